@@ -1,0 +1,88 @@
+// Package config is the operator's configuration: one struct whose field comments give meaning, unit, default and
+// zero; Default, Load (flag > environment > file > defaults) and Validate, which reports every problem at once.
+//
+// server and server/cmd/pimoe use it. It refuses unknown keys in files and keys without effect.
+package config
+
+import "time"
+
+// Config is everything an operator can set.
+type Config struct {
+	// Model is a folder, a name in the store, or empty for the embedded model.
+	Model string `koanf:"model"`
+	// Home is the folder of the store. Default: $XDG_DATA_HOME/pimoe, else ~/.local/share/pimoe.
+	Home   string `koanf:"home"`
+	Mode   string `koanf:"mode"` // preset: production (default), development, staging, high_performance, cost_optimized
+	Server Server `koanf:"server"`
+	Router Router `koanf:"router"`
+	// Experts says how the routed experts are spread over processes.
+	Experts Experts `koanf:"experts"`
+	KVCache KVCache `koanf:"kv_cache"`
+	// Policy says what happens when an expert can't answer: only "strict" so far.
+	Policy string `koanf:"policy"`
+	Limits Limits `koanf:"limits"`
+	Log    Log    `koanf:"log"`
+	// APIKey guards every route but health; empty = loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
+	APIKey string `koanf:"api_key"`
+	// Plugins is the folder of the plugin executables. Default: the folder of the pimoe executable.
+	Plugins string `koanf:"plugins"`
+}
+
+// Server is where the host listens.
+type Server struct {
+	Addr      string `koanf:"addr"`       // public API; default 127.0.0.1:8080; not loopback needs an API key
+	AdminAddr string `koanf:"admin_addr"` // admin API, loopback only; default 127.0.0.1:8081; "off" = none
+	Alias     string `koanf:"alias"`      // the model's id in the API; empty = its store name
+	// DrainTimeout is how long SIGTERM waits for running requests. Default 30 s.
+	DrainTimeout time.Duration `koanf:"drain_timeout"`
+}
+
+// Router chooses the routing strategy.
+type Router struct {
+	Plugin string            `koanf:"plugin"` // NAME of pimoe-router-NAME; default "model"
+	Params map[string]string `koanf:"params"` // the plugin's own, such as seed
+}
+
+// Experts places units in processes.
+type Experts struct {
+	// Group is "expert" (default: expert i of every layer = one process), "layer", or a map NAME: [{layers, experts}].
+	Group        any        `koanf:"group"`
+	MaxProcesses int        `koanf:"max_processes"` // default 64; further experts are grouped round robin
+	Backend      string     `koanf:"backend"`       // NAME of the built-in backend or of a plugin; default "cpu"
+	Precision    string     `koanf:"precision"`     // numeric class; default "auto" = by the weights' dtype
+	Replicas     int        `koanf:"replicas"`      // default 1
+	Overrides    []Override `koanf:"overrides"`     // later ones win
+	Transport    string     `koanf:"transport"`     // tensors by "auto" (default: shared memory where the platform has it), "shm" or "grpc"
+	Isolation    string     `koanf:"isolation"`     // "process" (default) or "inproc"
+}
+
+// Override changes the backend of some units.
+type Override struct {
+	Layers  any    `koanf:"layers"`  // "all" or a list of layer numbers and ranges "0-3"
+	Experts any    `koanf:"experts"` // "all" or a list of expert numbers and ranges
+	Backend string `koanf:"backend"`
+	Plugin  string `koanf:"plugin"` // path of an executable; empty = pimoe-expert-BACKEND in Plugins
+}
+
+// KVCache is the cache of keys and values.
+type KVCache struct {
+	DType    string `koanf:"dtype"`     // f32 (default), f16, bf16
+	MemoryMB int    `koanf:"memory_mb"` // 0 (default) = enough for max_concurrent_requests... bounded by a quarter of memory
+}
+
+// Limits bound what one request and all requests may take.
+type Limits struct {
+	MaxBatchSize          int           `koanf:"max_batch_size"`          // sequences in one step; default 32
+	MaxBatchTokens        int           `koanf:"max_batch_tokens"`        // tokens in one step, prompts in chunks; default 512
+	MaxSequenceLength     int           `koanf:"max_sequence_length"`     // default 2048; the context limit is the smaller of this and the model's
+	MaxConcurrentRequests int           `koanf:"max_concurrent_requests"` // running; default 100
+	MaxQueuedRequests     int           `koanf:"max_queued_requests"`     // behind them; default 1000; a full queue is 503
+	RequestTimeout        time.Duration `koanf:"request_timeout"`         // default 30 s
+	Threads               int           `koanf:"threads"`                 // 0 (default) = all cores
+}
+
+// Log is how the host logs, to standard error.
+type Log struct {
+	Level  string `koanf:"level"`  // trace, debug, info (default), warn, error
+	Format string `koanf:"format"` // console (default on a terminal) or json; "auto"
+}

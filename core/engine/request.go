@@ -1,0 +1,83 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/pimoe/pimoe/core/sampler"
+)
+
+// Request asks for one continuation of a prompt. A client's `n` is n Requests with the same prompt; prefix reuse makes
+// the repeats cheap.
+type Request struct {
+	ID        string // request id, for logs; the edge makes it
+	Tenant    string // salt of the prefix cache; requests of different tenants never share pages
+	Prompt    []int32
+	MaxTokens int // most new tokens; 0 = up to the context limit
+	Sampling  sampler.Params
+	Stop      []string // stop strings: the text ends before the first of them
+	IgnoreEOS bool     // end-of-text tokens are ordinary tokens
+	Logprobs  int      // -1 = none, else the number of alternatives in each Token's Logprobs
+	Deadline  time.Time
+	NoReuse   bool // neither reads nor feeds the prefix cache
+
+	// Observe, if not nil, sees every row the model computes for this request, in order. It is called from the decode
+	// loop and must not block or keep its arguments. It implies NoReuse, so that every prompt position is seen.
+	Observe *Observer
+	// Forced, if not nil, replaces sampling by given tokens (drafts, tools): token i of the continuation is Forced[i].
+	Forced []int32
+}
+
+// Observer receives intermediate values.
+type Observer struct {
+	// Logits of a position, after logit scaling, before any sampling. nil = not wanted.
+	Logits func(position int, logits []float32)
+	// Route of a position in a layer. nil = not wanted.
+	Route func(layer, position int, ids []int32, weights []float32)
+}
+
+// FinishReason says why a continuation ended, in OpenAI's words where those exist.
+type FinishReason string
+
+// The reasons.
+const (
+	FinishStop   FinishReason = "stop"   // end-of-text token or stop string
+	FinishLength FinishReason = "length" // MaxTokens or the context limit
+)
+
+// Token is one step of a continuation. Text is what can be shown so far: it may be empty while a character or a
+// possible stop string is incomplete, and the pieces concatenate to the whole text.
+type Token struct {
+	ID       int32
+	Text     string
+	Logprob  float32      // log-probability of ID under the unmodified distribution; 0 unless Logprobs >= 0
+	Top      []TopLogprob // the most probable tokens, best first, if asked
+	Finish   FinishReason // empty until the last Token
+	HasToken bool         // false for a closing event that only carries Text or Finish (end-of-text tokens are not counted as text)
+}
+
+// TopLogprob is one alternative.
+type TopLogprob struct {
+	ID      int32
+	Logprob float32
+}
+
+// Usage is what a request has cost.
+type Usage struct {
+	PromptTokens     int
+	CachedTokens     int // prompt tokens whose keys and values were reused
+	CompletionTokens int
+	Queued           time.Duration // submit to first scheduling
+	FirstToken       time.Duration // submit to first token
+}
+
+// Stream is the consumer's end of a request. One goroutine reads it.
+type Stream interface {
+	// Next blocks for the next Token. After the Token with Finish set it returns io.EOF. An error of the request
+	// (sdk.ErrDeadline, sdk.ErrUnavailable, ...) ends the stream. A done ctx cancels the request.
+	Next(ctx context.Context) (Token, error)
+	// Usage is final after Next has returned an error or io.EOF.
+	Usage() Usage
+	// Close cancels the request if it still runs and frees its slot. It is safe to call it more than once.
+	Close()
+}

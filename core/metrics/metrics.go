@@ -1,0 +1,108 @@
+// Package metrics counts what the host does, in a set of VictoriaMetrics/metrics that is printed as Prometheus text.
+// It adds to that library labels as pairs, with escaping, and a bound on the number of series, so that no input from
+// outside can grow memory.
+//
+// core/engine, core/host and server use it. It refuses to serve HTTP and to keep history.
+package metrics
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+
+	vm "github.com/VictoriaMetrics/metrics"
+)
+
+// Counter, Gauge and Histogram are the library's types; a histogram has `le` buckets.
+type (
+	Counter   = vm.Counter
+	Gauge     = vm.Gauge
+	Histogram = vm.PrometheusHistogram
+)
+
+// maxSeries bounds a registry. A model with 64 processes needs about 64 x 10 series; ten times that is a bug.
+const maxSeries = 10_000
+
+// Seconds are histogram buckets for latencies from a tenth of a millisecond to half a minute.
+var Seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// Registry is a set of series. Its methods are safe for concurrent use; asking twice for the same name and labels
+// gives the same series.
+type Registry struct {
+	set    *vm.Set
+	series atomic.Int64
+	drop   *vm.Counter
+}
+
+// New makes an empty registry.
+func New() *Registry {
+	set := vm.NewSet()
+	return &Registry{set: set, drop: set.NewCounter("pimoe_metrics_dropped_series_total")}
+}
+
+// Counter is the counter of a name and label pairs: Counter("pimoe_x_total", "code", "200").
+func (r *Registry) Counter(name string, labels ...string) *Counter {
+	if !r.room() {
+		return new(vm.Counter)
+	}
+	return r.set.GetOrCreateCounter(series(name, labels))
+}
+
+// Gauge is a value that is set. With f not nil it is asked at each scrape; f must not block.
+func (r *Registry) Gauge(name string, f func() float64, labels ...string) *Gauge {
+	if !r.room() {
+		return new(vm.Gauge)
+	}
+	return r.set.GetOrCreateGauge(series(name, labels), f)
+}
+
+// Histogram has upper bounds as buckets; nil means Seconds.
+func (r *Registry) Histogram(name string, bounds []float64, labels ...string) *Histogram {
+	if bounds == nil {
+		bounds = Seconds
+	}
+	if !r.room() {
+		return vm.NewSet().NewPrometheusHistogramExt("dropped", bounds)
+	}
+	return r.set.GetOrCreatePrometheusHistogramExt(series(name, labels), bounds)
+}
+
+// WriteTo prints all series as Prometheus text.
+func (r *Registry) Write(w io.Writer) { r.set.WritePrometheus(w) }
+
+// room is false, and counts, once the registry is full of series.
+func (r *Registry) room() bool {
+	if r.series.Add(1)%256 == 0 { // the list is only walked now and then
+		r.series.Store(int64(len(r.set.ListMetricNames())))
+	}
+	if r.series.Load() > maxSeries {
+		r.drop.Inc()
+		return false
+	}
+	return true
+}
+
+// series writes name{k="v",...}. An odd number of label strings is a programming error.
+func series(name string, labels []string) string {
+	if len(labels)%2 != 0 {
+		panic("metrics: labels come in pairs")
+	}
+	if len(labels) == 0 {
+		return name
+	}
+	var b strings.Builder
+	b.WriteString(name)
+	for i := 0; i < len(labels); i += 2 {
+		sep := byte(',')
+		if i == 0 {
+			sep = '{'
+		}
+		b.WriteByte(sep)
+		fmt.Fprintf(&b, `%s="%s"`, labels[i], escaper.Replace(labels[i+1]))
+	}
+	b.WriteByte('}')
+	return b.String()
+}
+
+var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)

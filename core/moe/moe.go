@@ -1,0 +1,40 @@
+// Package moe is one Mixture-of-Experts layer as the host runs it: route, dispatch, experts, combine, in this order.
+// Route asks the router for expert ids and weights; dispatch gathers the routed rows into one call per expert group
+// and sends all calls before any reply is read; combine adds the weighted rows in expert-id order.
+//
+// core/model calls a Block once per sparse layer; core/host supplies the Groups. Planning is a pure function of
+// values. The package refuses to know about processes, retries or weights.
+package moe
+
+import (
+	"context"
+
+	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+// Block runs the routed experts of a layer.
+type Block interface {
+	// Forward fills y, [rows, hidden], with the combined output of the routed experts for in. y is overwritten.
+	Forward(ctx context.Context, in Input, y tensor.Matrix) error
+}
+
+// Input is one layer's input: one row per token. Tokens and Positions have one entry a row.
+type Input struct {
+	Layer     int
+	X         tensor.Matrix // [rows, hidden], normalised hidden states
+	Logits    tensor.Matrix // [rows, experts], gate logits
+	Tokens    []int32       // token id of each row; -1 where a row is no token
+	Positions []int32
+	Observe   func(layer, row, k int, ids []int32, weights []float32) // called for each row after routing if not nil; the slices are only lent
+}
+
+// Group is a set of units that is called as one: an expert group's process, with whatever retries its owner makes.
+type Group interface {
+	// Start sends a call; the Pending's Wait fills call.Y.
+	Start(ctx context.Context, call *expert.Call) expert.Pending
+}
+
+// Placement says which group serves each unit: Placement[layer][expert] is an index into the groups; a layer without
+// experts has no entries.
+type Placement map[int][]int
