@@ -1,0 +1,38 @@
+package coretest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+	out  []byte
+}
+
+// Binaries is a folder with the host `pimoe` and the plugins, as `make build` makes it: PIMOE_BIN if that is set, else
+// built once for the test process.
+func Binaries(t testing.TB) string {
+	t.Helper()
+	if dir := os.Getenv("PIMOE_BIN"); dir != "" {
+		return existing(t, dir)
+	}
+	repo := Repo(t)
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "pimoe-bin-"); built.err != nil {
+			return
+		}
+		cmd := exec.Command("go", "build", "-o", built.dir+string(filepath.Separator), "./server/cmd/...", "./plugins/cmd/...")
+		cmd.Dir = repo
+		built.out, built.err = cmd.CombinedOutput()
+	})
+	if built.err != nil {
+		t.Fatalf("build the binaries: %v\n%s", built.err, built.out)
+	}
+	return built.dir
+}

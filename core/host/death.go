@@ -1,0 +1,68 @@
+package host
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pimoe/pimoe/sdk/client"
+)
+
+// Death says how a process ended.
+type Death struct {
+	At       time.Time `json:"at"`
+	PID      int       `json:"pid"`
+	Cause    string    `json:"cause"`            // one line for people
+	Signal   string    `json:"signal,omitempty"` // such as "SIGKILL"
+	ExitCode int       `json:"exit_code"`        // -1 when a signal ended it
+	OOM      bool      `json:"oom"`              // the kernel's out-of-memory killer, as far as it can be told
+	Log      []string  `json:"log"`              // last lines of standard error, escaped
+}
+
+func deathOf(d client.Death) *Death {
+	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: d.LastLines}
+}
+
+// describe completes the sentence "its process ...".
+func (d *Death) describe() string {
+	switch {
+	case d.OOM:
+		return "was killed for lack of memory"
+	case d.Signal != "":
+		return "was killed by " + d.Signal
+	default:
+		return fmt.Sprintf("exited with code %d", d.ExitCode)
+	}
+}
+
+// stoppedState reports whether the kernel has the process stopped or traced (proc(5), field state).
+func stoppedState(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	return ok && rest != "" && (rest[0] == 'T' || rest[0] == 't')
+}
+
+// privateBytes is the memory that only this process uses (proc(5), smaps_rollup); 0 where the kernel doesn't say.
+func privateBytes(pid int) uint64 {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	if err != nil {
+		return 0
+	}
+	var kib uint64
+	for _, line := range strings.Split(string(b), "\n") {
+		f := strings.Fields(line)
+		if len(f) == 3 && (f[0] == "Private_Clean:" || f[0] == "Private_Dirty:") {
+			n, err := strconv.ParseUint(f[1], 10, 64)
+			if err == nil {
+				kib += n
+			}
+		}
+	}
+	return kib << 10
+}

@@ -1,0 +1,220 @@
+// Package host runs the plugins: it starts every expert group's processes and the router's, checks them with a
+// known-answer inference, watches them, restarts them when they die or hang, and repeats calls that a dead process has
+// left unanswered, so that whoever computes a layer never sees a process.
+//
+// server/instance opens a Host and hands its groups and router to core/moe. The package refuses to know about tokens,
+// batching and HTTP, and it trusts nothing that a plugin says about itself.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/weights"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/router"
+)
+
+// Options say what a Host runs.
+type Options struct {
+	Model   *weights.Model // where the expert shards are
+	Experts ExpertShape
+	Groups  []GroupSpec
+	Router  RouterSpec
+	// RuntimeDir is the folder for sockets; it must be private (0700). Each host makes its own folder in it and
+	// removes those that dead hosts left behind.
+	RuntimeDir string
+	Transport  client.Transport
+	MaxRows    int // rows of one slot of shared memory; larger calls are split
+	// StartTimeout bounds one start: handshake, load and known-answer test. 0 means 60 s.
+	StartTimeout time.Duration
+	Metrics      *metrics.Registry
+	Log          *slog.Logger
+}
+
+// ExpertShape is what all experts of the model have in common.
+type ExpertShape struct {
+	Hidden, Intermediate int
+	Activation           string
+}
+
+// GroupSpec is one expert group.
+type GroupSpec struct {
+	Name      string
+	Units     []expert.Unit
+	Backend   string            // short name, for show and metrics
+	Path      string            // executable of the plugin
+	Precision string            // numeric class asked for; "auto" = by the weights' dtype
+	Params    map[string]string // for the plugin alone
+	Replicas  int               // at least 1
+}
+
+// RouterSpec is the routing strategy.
+type RouterSpec struct {
+	Name string // short name
+	Path string // executable of the plugin
+	Spec router.Spec
+	// StandIn answers while the plugin restarts; nil = calls wait for it. It must compute the same rule to the bit.
+	StandIn router.Router
+}
+
+// Host is a running set of expert groups and a router. Make it with Start or StartInProcess; Close ends every process
+// and waits for it.
+type Host struct {
+	groups []member
+	router routing
+	close  func() error
+	once   sync.Once
+}
+
+// member is an expert group, in processes of its own or in this one.
+type member interface {
+	moe.Group
+	available() error // nil, or why it can't answer now
+	status() []Status
+}
+
+// routing is the router, in a process of its own or in this one.
+type routing interface {
+	router.Router
+	available() error
+	status() RouterStatus
+}
+
+// Start starts all processes at once and returns when each has passed its known-answer test. An error names the group
+// and the cause, and nothing is left running.
+func Start(ctx context.Context, o Options) (*Host, error) {
+	if o.StartTimeout == 0 {
+		o.StartTimeout = 60 * time.Second
+	}
+	run, err := newRuntimeDir(o.RuntimeDir)
+	if err != nil {
+		return nil, err
+	}
+	identity, err := client.NewIdentity()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make the host's certificates: %w", err), run.close())
+	}
+	fleet := &fleet{run: run, shards: &shardSet{model: o.Model}}
+	fleet.life, fleet.stop = context.WithCancel(context.Background())
+	h := &Host{close: fleet.close}
+	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards}
+	for _, spec := range o.Groups {
+		g, err := newGroup(spec, launch)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("expert group %s: %w", spec.Name, err), h.Close())
+		}
+		h.groups = append(h.groups, g)
+		fleet.supervise(g.replicas...)
+	}
+	r := newSupervisedRouter(o.Router, launch)
+	h.router = r
+	fleet.supervise(r.process)
+	if err := fleet.awaitReady(ctx); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// fleet owns the supervisors' goroutines and what all processes share.
+type fleet struct {
+	life   context.Context // of all supervisors
+	stop   context.CancelFunc
+	all    []*supervisor
+	wg     sync.WaitGroup // one supervisor each
+	shards *shardSet
+	run    *runtimeDir
+}
+
+func (f *fleet) supervise(list ...*supervisor) {
+	for _, s := range list {
+		f.all = append(f.all, s)
+		f.wg.Add(1)
+		go func() {
+			defer f.wg.Done()
+			s.run(f.life)
+		}()
+	}
+}
+
+// awaitReady waits for the first good start of every process; the first start that fails decides.
+func (f *fleet) awaitReady(ctx context.Context) error {
+	wait, ctx := errgroup.WithContext(ctx)
+	for _, s := range f.all {
+		wait.Go(func() error { return s.firstStart(ctx) })
+	}
+	return wait.Wait()
+}
+
+func (f *fleet) close() error {
+	f.stop()
+	f.wg.Wait()
+	f.shards.close()
+	return f.run.close()
+}
+
+// Groups are the expert groups in the order of Options.Groups, for core/moe.
+func (h *Host) Groups() []moe.Group {
+	out := make([]moe.Group, len(h.groups))
+	for i, g := range h.groups {
+		out[i] = g
+	}
+	return out
+}
+
+// Router is the routing strategy; its Configure has been called.
+func (h *Host) Router() router.Router { return h.router }
+
+// Ready is nil when every group has a process that passed its last known-answer test and the router answers; else it
+// names the first that does not.
+func (h *Host) Ready() error {
+	for _, g := range h.groups {
+		if err := g.available(); err != nil {
+			return err
+		}
+	}
+	return h.router.available()
+}
+
+// Status lists every expert process; a pid of 0 means that there is none at the moment.
+func (h *Host) Status() []Status {
+	var out []Status
+	for _, g := range h.groups {
+		out = append(out, g.status()...)
+	}
+	return out
+}
+
+// RouterStatus describes the router's process.
+func (h *Host) RouterStatus() RouterStatus { return h.router.status() }
+
+// Close ends every process, gracefully first, and waits until all are gone. It may be called more than once.
+func (h *Host) Close() error {
+	var err error
+	h.once.Do(func() { err = h.close() })
+	return err
+}
+
+// isProcessFault reports whether an error is the process's, so that another process or a restart may answer.
+func isProcessFault(err error) bool {
+	return errors.Is(err, sdk.ErrUnavailable) || errors.Is(err, sdk.ErrInvalidOutput)
+}
+
+// removeAll deletes a folder that this process made.
+func removeAll(path string) error {
+	if err := os.RemoveAll(path); err != nil {
+		return fmt.Errorf("remove runtime folder: %w", err)
+	}
+	return nil
+}

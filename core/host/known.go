@@ -1,0 +1,187 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/ref"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+// knownTolerance is how far a backend's answer may lie from the oracle's, relative to the largest element: a hundred
+// times what another order of float32 summation makes of it, a hundredth of what one wrong weight row does.
+const knownTolerance = 1e-2
+
+// builtin names the backends whose function is the checkpoint's own: a plugin that bears such a name must agree with
+// the oracle. Any other plugin may compute what it likes; it is only held to giving the same bits every time.
+var builtin = map[string]bool{"cpu": true, "ref": true}
+
+// knownAnswers are the answers of one group's units to a fixed input. The first process that is let in sets them; every
+// later process and every probe must repeat them bit for bit, which is what makes replicas and restarts invisible.
+type knownAnswers struct {
+	spec   GroupSpec
+	shape  ExpertShape
+	input  []float32
+	shards *shardSet
+	mu     sync.Mutex
+	class  string
+	bits   map[expert.Unit][]float32
+	turn   int // which unit the next probe asks
+}
+
+func newKnownAnswers(spec GroupSpec, shape ExpertShape, shards *shardSet) (*knownAnswers, error) {
+	if len(spec.Units) == 0 {
+		return nil, fmt.Errorf("no units: %w", sdk.ErrInvalid)
+	}
+	return &knownAnswers{spec: spec, shape: shape, input: knownInput(shape.Hidden), shards: shards, bits: map[expert.Unit][]float32{}}, nil
+}
+
+// knownInput is a fixed row that looks like normalised hidden states: uniform in [-1, 1] by splitmix64.
+func knownInput(n int) []float32 {
+	x := make([]float32, n)
+	state := uint64(0x50694d6f45)
+	for i := range x {
+		state += 0x9E3779B97F4A7C15
+		z := state
+		z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
+		z = (z ^ z>>27) * 0x94D049BB133111EB
+		z ^= z >> 31
+		x[i] = float32(int64(z>>40)-1<<23) / (1 << 23)
+	}
+	return x
+}
+
+// admit asks a new process for all its units and lets it in if the answers are right.
+func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e *client.Expert) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.class != "" && k.class != info.NumericClass {
+		return fmt.Errorf("numeric class %q, the group computes in %q: %w", info.NumericClass, k.class, sdk.ErrUnsupported)
+	}
+	fresh := len(k.bits) == 0
+	if fresh && builtin[info.Name] {
+		if err := k.compareWithOracle(ctx, e); err != nil {
+			return err
+		}
+	}
+	got := map[expert.Unit][]float32{}
+	for _, u := range k.spec.Units {
+		y, err := k.ask(ctx, e, u)
+		if err != nil {
+			return err
+		}
+		if !fresh && !sameBits(y, k.bits[u]) {
+			return fmt.Errorf("layer %d expert %d: other bits than the first process's: %w", u.Layer, u.Expert, sdk.ErrInvalidOutput)
+		}
+		got[u] = y
+	}
+	k.class, k.bits = info.NumericClass, got
+	return nil
+}
+
+// probe asks one unit, another one each time, and compares bit for bit.
+func (k *knownAnswers) probe(ctx context.Context, e *client.Expert) error {
+	k.mu.Lock()
+	u := k.spec.Units[k.turn%len(k.spec.Units)]
+	k.turn++
+	want := k.bits[u]
+	k.mu.Unlock()
+	y, err := k.ask(ctx, e, u)
+	if err == nil && !sameBits(y, want) {
+		err = fmt.Errorf("layer %d expert %d: wrong numbers: %w", u.Layer, u.Expert, sdk.ErrInvalidOutput)
+	}
+	return err
+}
+
+func (k *knownAnswers) ask(ctx context.Context, e expert.Expert, u expert.Unit) ([]float32, error) {
+	y := make([]float32, k.shape.Hidden)
+	call := &expert.Call{
+		Layer: u.Layer, Threads: 1, Segments: []expert.Segment{{Expert: u.Expert, Rows: 1}},
+		X: tensor.MatrixOf(1, k.shape.Hidden, k.input), Y: tensor.MatrixOf(1, k.shape.Hidden, y),
+	}
+	if err := e.Forward(ctx, call); err != nil {
+		return nil, fmt.Errorf("layer %d expert %d: %w", u.Layer, u.Expert, err)
+	}
+	return y, nil
+}
+
+// compareWithOracle computes one unit in the host, with the naive backend on a private copy of its weights.
+func (k *knownAnswers) compareWithOracle(ctx context.Context, e *client.Expert) error {
+	u := k.spec.Units[0]
+	want, err := k.oracle(ctx, u)
+	if err != nil {
+		return err
+	}
+	got, err := k.ask(ctx, e, u)
+	if err != nil {
+		return err
+	}
+	worst, largest := 0.0, 0.0
+	for i := range want {
+		worst = max(worst, math.Abs(float64(want[i])-float64(got[i])))
+		largest = max(largest, math.Abs(float64(want[i])))
+	}
+	if !(worst <= knownTolerance*largest) {
+		return fmt.Errorf("layer %d expert %d: differs from the reference by %.3g where the largest value is %.3g: %w",
+			u.Layer, u.Expert, worst, largest, sdk.ErrInvalidOutput)
+	}
+	return nil
+}
+
+func (k *knownAnswers) oracle(ctx context.Context, u expert.Unit) ([]float32, error) {
+	sh, err := k.shards.open(ctx, u.Expert)
+	if err != nil {
+		return nil, err
+	}
+	var lin [3]backends.Linear
+	for i, name := range unitTensors(u) {
+		ext := sh.extents[name]
+		data := make([]byte, ext.Length)
+		if _, err := sh.file.ReadAt(data, ext.Offset); err != nil {
+			return nil, fmt.Errorf("read %s of expert %d: %w", name, u.Expert, err)
+		}
+		lin[i], err = ref.New().Linear(tensor.View{DType: ext.DType, Shape: ext.Shape, Data: data}, tensor.View{})
+		if err != nil {
+			return nil, fmt.Errorf("%s of expert %d: %w", name, u.Expert, err)
+		}
+	}
+	return feedForward(k.shape.Activation, lin[0], lin[1], lin[2], k.input), nil
+}
+
+// feedForward is down(act(gate x) * up x) for one row.
+func feedForward(activation string, gate, up, down backends.Linear, x []float32) []float32 {
+	row := func(l backends.Linear, x []float32) []float32 {
+		y := tensor.NewMatrix(1, l.Out())
+		l.Apply(y, tensor.MatrixOf(1, len(x), x), 1)
+		return y.Data
+	}
+	g, h := row(gate, x), row(up, x)
+	for i, v := range g {
+		a := float64(v)
+		if activation == "gelu_tanh" {
+			a = 0.5 * a * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(a+0.044715*a*a*a)))
+		} else {
+			a /= 1 + math.Exp(-a)
+		}
+		h[i] *= float32(a)
+	}
+	return row(down, h)
+}
+
+func sameBits(a, b []float32) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if math.Float32bits(a[i]) != math.Float32bits(b[i]) {
+			return false
+		}
+	}
+	return true
+}

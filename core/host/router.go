@@ -1,0 +1,241 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/router"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+// supervisedRouter is the router plugin's process behind the router contract: a call that finds no process goes to the
+// stand-in, if the rule has one, or waits for the restart.
+type supervisedRouter struct {
+	spec      RouterSpec
+	process   *supervisor
+	changed   *notifier
+	plugin    *metrics.Counter // calls answered by the plugin
+	standIn   *metrics.Counter // calls answered by the stand-in
+	errors    *metrics.Counter
+	knownRows router.Batch
+}
+
+func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
+	m := l.options.Metrics
+	r := &supervisedRouter{
+		spec: spec, changed: newNotifier(),
+		plugin:  m.Counter("pimoe_router_calls_total", "source", "plugin"),
+		standIn: m.Counter("pimoe_router_calls_total", "source", "stand-in"),
+		errors:  m.Counter("pimoe_router_errors_total"),
+	}
+	r.knownRows = knownBatch(spec.Spec)
+	r.process = newSupervisor("router", l.options, r.changed, func(ctx context.Context) (*incarnation, error) { return r.launch(ctx, l) })
+	return r
+}
+
+// launch starts the plugin, configures it and asks a question with a known answer.
+func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnation, error) {
+	proc, err := l.start(ctx, client.Command{
+		Path: r.spec.Path, Kind: sdk.KindRouter,
+		Plane: client.RouterPlane(l.options.MaxRows, l.options.Experts.Hidden, r.spec.Spec.Experts, r.spec.Spec.TopK),
+	}, "router")
+	if err != nil {
+		return nil, err
+	}
+	inc := &incarnation{proc: proc, router: proc.Router(), condemn: make(chan struct{})}
+	if err := inc.router.Configure(ctx, r.spec.Spec); err != nil {
+		return nil, l.abandon(inc, fmt.Errorf("%w: configure: %w", errLoad, err))
+	}
+	inc.info = inc.router.Info()
+	inc.probe = func(ctx context.Context) error { return r.probe(ctx, inc) }
+	if err := inc.probe(ctx); err != nil {
+		return nil, l.abandon(inc, fmt.Errorf("%w: %w", errWrongAnswer, err))
+	}
+	return inc, nil
+}
+
+// knownBatch is a small fixed question about the first layer.
+func knownBatch(spec router.Spec) router.Batch {
+	const rows = 2
+	b := router.Batch{
+		Logits: tensor.MatrixOf(rows, spec.Experts, knownInput(rows*spec.Experts)),
+		Tokens: []int32{1, 2}, Positions: []int32{0, 1},
+	}
+	if len(spec.Layers) > 0 {
+		b.Layer = spec.Layers[0]
+	}
+	return b
+}
+
+// probe checks the plugin's answer to the known question: against the stand-in bit for bit where there is one, else
+// for being a valid routing. A load-dependent router must not see rows that no request brought, so it is only pinged.
+func (r *supervisedRouter) probe(ctx context.Context, inc *incarnation) error {
+	if inc.info.Has(sdk.CapLoadDependent) {
+		return inc.proc.Ping(ctx)
+	}
+	batch := r.knownRows
+	if hr, ok := router.Router(inc.router).(router.HiddenRouter); ok && hr.WantsHidden() {
+		return inc.proc.Ping(ctx)
+	}
+	got := newRoutes(batch.Logits.Rows, r.spec.Spec.TopK)
+	if err := inc.router.Route(ctx, batch, got); err != nil {
+		return err
+	}
+	if r.spec.StandIn == nil {
+		return nil
+	}
+	want := newRoutes(batch.Logits.Rows, r.spec.Spec.TopK)
+	if err := r.spec.StandIn.Route(ctx, batch, want); err != nil {
+		return err
+	}
+	if !slices.Equal(got.IDs, want.IDs) || !sameBits(got.Weights, want.Weights) {
+		return fmt.Errorf("routes %v with weights %v, the rule gives %v with %v: %w", got.IDs, got.Weights, want.IDs, want.Weights, sdk.ErrInvalidOutput)
+	}
+	return nil
+}
+
+func newRoutes(rows, k int) router.Routes {
+	return router.Routes{K: k, IDs: make([]int32, rows*k), Weights: make([]float32, rows*k)}
+}
+
+// Info is the living plugin's, or what is configured while there is none.
+func (r *supervisedRouter) Info() sdk.Info {
+	if inc, _, _ := r.process.ready(); inc != nil {
+		return inc.info
+	}
+	return sdk.Info{Name: r.spec.Name, Kind: sdk.KindRouter}
+}
+
+// Configure is refused: the host configures every new process itself.
+func (r *supervisedRouter) Configure(context.Context, router.Spec) error {
+	return fmt.Errorf("router %s is configured by its host: %w", r.spec.Name, sdk.ErrUnsupported)
+}
+
+// WantsHidden makes the living plugin's wish known to the dispatcher.
+func (r *supervisedRouter) WantsHidden() bool {
+	inc, _, _ := r.process.ready()
+	if inc == nil {
+		return false
+	}
+	hr, ok := router.Router(inc.router).(router.HiddenRouter)
+	return ok && hr.WantsHidden()
+}
+
+// Route asks the plugin. While it is gone or gives invalid routes, the stand-in answers with the same bits; without a
+// stand-in the call waits for the restart until ctx ends. It is never another rule in silence.
+func (r *supervisedRouter) Route(ctx context.Context, b router.Batch, routes router.Routes) error {
+	for invalid := 0; ; {
+		changed := r.changed.wait()
+		inc, cause, hopeless := r.process.ready()
+		if inc != nil && inc.verdict.Load() == nil {
+			err := r.ask(ctx, inc, b, routes)
+			if err == nil {
+				return nil
+			}
+			if !isProcessFault(err) || ctx.Err() != nil {
+				return fmt.Errorf("router %s: %w", r.spec.Name, err)
+			}
+			if errors.Is(err, sdk.ErrInvalidOutput) {
+				inc.condemned("gave an invalid routing")
+				if invalid++; invalid > maxInvalid && r.spec.StandIn == nil {
+					return fmt.Errorf("router %s: %w", r.spec.Name, err)
+				}
+			}
+		}
+		if r.spec.StandIn != nil {
+			r.standIn.Inc()
+			return r.spec.StandIn.Route(ctx, b, routes)
+		}
+		if inc == nil && hopeless {
+			return r.unavailable(cause)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return r.unavailable(cause)
+			}
+			return fmt.Errorf("router %s: %w", r.spec.Name, ctx.Err())
+		}
+	}
+}
+
+func (r *supervisedRouter) ask(ctx context.Context, inc *incarnation, b router.Batch, routes router.Routes) error {
+	inc.inflight.Add(1)
+	defer inc.inflight.Add(-1)
+	err := inc.router.Route(ctx, b, routes)
+	if err == nil {
+		err = checkRoutes(routes, r.spec.Spec.Experts)
+	}
+	if err != nil {
+		r.errors.Inc()
+		return err
+	}
+	inc.served.Store(true)
+	r.plugin.Inc()
+	return nil
+}
+
+// checkRoutes holds a plugin's answer to the contract: distinct ids in range and finite weights.
+func checkRoutes(r router.Routes, experts int) error {
+	for i, id := range r.IDs {
+		row := i / r.K
+		if id < 0 || int(id) >= experts {
+			return fmt.Errorf("row %d: expert id %d of %d: %w", row, id, experts, sdk.ErrInvalidOutput)
+		}
+		if slices.Contains(r.IDs[row*r.K:i], id) {
+			return fmt.Errorf("row %d: expert %d twice: %w", row, id, sdk.ErrInvalidOutput)
+		}
+		if w := float64(r.Weights[i]); math.IsNaN(w) || math.IsInf(w, 0) {
+			return fmt.Errorf("row %d: weight %v: %w", row, w, sdk.ErrInvalidOutput)
+		}
+	}
+	return nil
+}
+
+func (r *supervisedRouter) unavailable(err error) error {
+	return &UnavailableError{What: "router " + r.spec.Name, Cause: publicCause(errors.Join(err, r.process.lastDeath())), err: err}
+}
+
+// available is nil if the plugin is ready.
+func (r *supervisedRouter) available() error {
+	if inc, err, _ := r.process.ready(); inc == nil {
+		return r.unavailable(err)
+	}
+	return nil
+}
+
+// Close does nothing: the host owns the process.
+func (r *supervisedRouter) Close() error { return nil }
+
+// RouterStatus is what is shown of the router's process.
+type RouterStatus struct {
+	Name         string   `json:"name"`
+	PID          int      `json:"pid"`
+	State        string   `json:"state"`
+	Restarts     uint64   `json:"restarts"`
+	Capabilities []string `json:"capabilities"`
+	PluginCalls  uint64   `json:"plugin_calls"`
+	StandInCalls uint64   `json:"stand_in_calls"`
+	LastDeath    *Death   `json:"last_death"`
+}
+
+func (r *supervisedRouter) status() RouterStatus {
+	var st Status
+	r.process.describe(&st)
+	return RouterStatus{
+		Name: r.spec.Name, PID: st.PID, State: st.State, Restarts: st.Restarts, LastDeath: st.LastDeath,
+		Capabilities: r.Info().Capabilities, PluginCalls: r.plugin.Get(), StandInCalls: r.standIn.Get(),
+	}
+}
+
+var (
+	_ routing             = (*supervisedRouter)(nil)
+	_ router.HiddenRouter = (*supervisedRouter)(nil)
+)

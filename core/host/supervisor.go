@@ -1,0 +1,285 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
+)
+
+// State is where a process is in its life, in the words of FAULTS 5.2.
+type State string
+
+// The states.
+const (
+	StateStarting State = "starting" // launching, loading or being tested
+	StateReady    State = "ready"
+	StateFailed   State = "failed" // a restart does not help now; tried again from time to time
+	StateStopped  State = "stopped"
+)
+
+const (
+	// beatEvery and missedBeats: a plugin counts up every 50 ms; three looks without a change mean that it is
+	// stopped. A process that merely gets no processor time is given slowBeats looks.
+	beatEvery   = 100 * time.Millisecond
+	missedBeats = 3
+	slowBeats   = 30
+	// probeEvery is the period of the known-answer test of an idle or busy process.
+	probeEvery = 5 * time.Second
+	stopWithin = 2 * time.Second
+)
+
+// incarnation is one process from its known-answer test to its death.
+type incarnation struct {
+	proc     *client.Process
+	expert   *client.Expert // of an expert process
+	router   *client.Router // of a router process
+	info     sdk.Info
+	served   atomic.Bool  // has answered a real call
+	inflight atomic.Int64 // calls under way
+	verdict  atomic.Pointer[string]
+	condemn  chan struct{} // closed when verdict is set: the process must be replaced
+	probe    func(ctx context.Context) error
+}
+
+// condemned marks the process for replacement, once; the first cause stays.
+func (i *incarnation) condemned(cause string) {
+	if i.verdict.CompareAndSwap(nil, &cause) {
+		close(i.condemn)
+	}
+}
+
+// supervisor keeps one process alive. run is its only goroutine; the fields under mu are what others read.
+type supervisor struct {
+	name    string // "e3/0" or "router"
+	launch  func(ctx context.Context) (*incarnation, error)
+	log     *slog.Logger
+	timeout time.Duration // of one start
+	changed *notifier     // of the group that waits for this process
+	started *metrics.Counter
+
+	first     chan struct{} // closed after the first start, good or not
+	firstOnce sync.Once
+
+	mu       sync.Mutex
+	state    State
+	current  *incarnation // nil unless ready
+	err      error        // why there is none now
+	hopeless bool         // err will not mend itself soon: waiting makes no sense
+	restarts uint64
+	death    *Death
+}
+
+func newSupervisor(name string, o Options, changed *notifier, launch func(context.Context) (*incarnation, error)) *supervisor {
+	return &supervisor{
+		name: name, launch: launch, changed: changed, timeout: o.StartTimeout, state: StateStarting,
+		log: o.Log.With("process", name), first: make(chan struct{}),
+		started: o.Metrics.Counter("pimoe_process_restarts_total", "process", name),
+	}
+}
+
+// run starts the process again and again until ctx ends, and ends it then.
+func (s *supervisor) run(ctx context.Context) {
+	defer s.set(StateStopped, nil, fmt.Errorf("%s: stopped: %w", s.name, sdk.ErrUnavailable), true)
+	var policy restarts
+	for {
+		inc, err := s.start(ctx)
+		worked := false
+		if err != nil {
+			s.noteFailure(err)
+		} else {
+			worked = s.attend(ctx, inc)
+		}
+		s.firstOnce.Do(func() { close(s.first) })
+		if ctx.Err() != nil {
+			return
+		}
+		wait, failed := policy.next(time.Now(), worked, rand.Float64())
+		if failed {
+			s.giveUp()
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+		s.mu.Lock()
+		s.restarts++
+		s.mu.Unlock()
+		s.started.Inc()
+	}
+}
+
+func (s *supervisor) start(ctx context.Context) (*incarnation, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	return s.launch(ctx)
+}
+
+// attend serves one incarnation: announce it, watch it, see it off. It reports whether the process had worked.
+func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool) {
+	s.set(StateReady, inc, nil, false)
+	s.firstOnce.Do(func() { close(s.first) })
+	s.log.Debug("process ready", "pid", inc.proc.PID(), "class", inc.info.NumericClass)
+	cause := s.watch(ctx, inc)
+	stopping := ctx.Err() != nil
+	if !stopping {
+		s.set(StateStarting, nil, fmt.Errorf("its process %s: %w", cause, sdk.ErrUnavailable), false)
+		inc.proc.Kill()
+	}
+	stop, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	if err := inc.proc.Stop(stop); err != nil {
+		s.log.Warn("stop process", "pid", inc.proc.PID(), "err", err)
+	}
+	if !stopping {
+		s.noteDeath(inc, cause)
+	}
+	return inc.served.Load()
+}
+
+// watch returns the reason why the process has to be replaced, or "" when ctx ended.
+func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
+	probing, stopProbing := context.WithCancel(ctx)
+	var probe sync.WaitGroup
+	probe.Add(1)
+	go func() { defer probe.Done(); s.probe(probing, inc) }()
+	defer func() { stopProbing(); probe.Wait() }()
+	pulse := newPulse(time.Now())
+	for {
+		select {
+		case <-ctx.Done():
+			return ""
+		case <-inc.proc.Exited():
+			return deathOf(inc.proc.Death()).describe()
+		case <-inc.condemn:
+			return *inc.verdict.Load()
+		case now := <-beat.C:
+			count, ok := inc.proc.Beat()
+			if ok && pulse.silent(now, count, func() bool { return stoppedState(inc.proc.PID()) }) {
+				return "hung (no heartbeat)"
+			}
+		}
+	}
+}
+
+// probe repeats the known-answer test while the process lives; a wrong or missing answer condemns the process.
+func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
+	for sleep(ctx, probeEvery) {
+		one, cancel := context.WithTimeout(ctx, probeEvery)
+		err := inc.probe(one)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			select {
+			case <-inc.proc.Exited(): // its death says more than the failed probe
+			default:
+				s.log.Warn("known-answer test failed", "pid", inc.proc.PID(), "err", err)
+				inc.condemned("failed its known-answer test")
+			}
+			return
+		}
+	}
+}
+
+// firstStart waits for the first start and returns its error.
+func (s *supervisor) firstStart(ctx context.Context) error {
+	select {
+	case <-s.first:
+	case <-ctx.Done():
+		return fmt.Errorf("start %s: %w", s.name, ctx.Err())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != StateReady {
+		return fmt.Errorf("start %s: %w", s.name, s.err)
+	}
+	return nil
+}
+
+func (s *supervisor) set(state State, inc *incarnation, err error, hopeless bool) {
+	s.mu.Lock()
+	s.state, s.current, s.err, s.hopeless = state, inc, err, hopeless
+	s.mu.Unlock()
+	s.changed.broadcast()
+}
+
+// noteFailure records a start that failed. A cause outside the process, such as a missing executable, is hopeless:
+// calls that wait get their answer now, while the supervisor goes on trying.
+func (s *supervisor) noteFailure(err error) {
+	s.log.Error("process start failed", "err", err)
+	s.set(StateStarting, nil, err, hopelessStart(err))
+}
+
+func (s *supervisor) noteDeath(inc *incarnation, cause string) {
+	d := deathOf(inc.proc.Death())
+	d.Cause, d.PID = cause, inc.proc.PID()
+	s.mu.Lock()
+	s.death = d
+	s.mu.Unlock()
+	s.log.Warn("process died", "pid", d.PID, "cause", cause, "signal", d.Signal, "exit_code", d.ExitCode, "oom", d.OOM, "last_lines", d.Log)
+}
+
+func (s *supervisor) giveUp() {
+	s.mu.Lock()
+	s.state, s.hopeless = StateFailed, true
+	s.mu.Unlock()
+	s.changed.broadcast()
+	s.log.Error("process keeps dying before it answers; next try later", "after", halfOpenPeriod)
+}
+
+// ready is the living process, or nil and the reason.
+func (s *supervisor) ready() (inc *incarnation, err error, hopeless bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current, s.err, s.hopeless
+}
+
+// hopelessStart reports whether a start failed for a reason that only an operator can mend.
+func hopelessStart(err error) bool {
+	return errors.Is(err, sdk.ErrNotFound) || errors.Is(err, sdk.ErrInvalid) || errors.Is(err, sdk.ErrUnsupported)
+}
+
+// sleep waits; false means that ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// notifier wakes everybody who waits for a change.
+type notifier struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func newNotifier() *notifier { return &notifier{ch: make(chan struct{})} }
+
+// wait is closed at the next change.
+func (n *notifier) wait() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ch
+}
+
+func (n *notifier) broadcast() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.ch)
+	n.ch = make(chan struct{})
+}

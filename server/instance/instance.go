@@ -1,0 +1,285 @@
+// Package instance opens everything that serves one model: store, tokenizer, trunk, plugin processes and engine, in
+// this order, and closes it in the reverse one. server puts HTTP before it; the commands of server/cmd/pimoe use it
+// as it is.
+//
+// It refuses to know about HTTP and flags: a Config comes in, an Instance goes out.
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/host"
+	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/tokenizer"
+	"github.com/pimoe/pimoe/core/weights"
+	"github.com/pimoe/pimoe/core/weights/embedded"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/router"
+)
+
+// Options say what to open.
+type Options struct {
+	Config   config.Config
+	Log      *slog.Logger
+	Builtin  Builtin
+	Progress func(done, total int64) // of an import, in bytes; may be nil
+	// NoPrefixReuse makes every request compute its whole prompt, for measurements.
+	NoPrefixReuse bool
+}
+
+// Builtin makes the experts and routers that the host itself links: for --isolation inproc and the stand-in.
+type Builtin struct {
+	Expert func(backend string) (expert.Expert, error)
+	Router func(name string) (router.Router, error)
+}
+
+// Instance is one served model. Close it.
+type Instance struct {
+	ID        string    // the model's id in the API
+	Created   time.Time // when the model was imported
+	Digest    string    // of the weights, "sha256:..."
+	Config    config.Config
+	Model     *model.Config
+	Tokenizer *tokenizer.Tokenizer
+	Engine    *engine.Engine
+	Host      *host.Host
+	Metrics   *metrics.Registry
+	Log       *slog.Logger
+	Notes     []string // what an operator should know of the placement
+}
+
+// Open starts everything, or returns an error that names what failed and leaves nothing behind.
+func Open(ctx context.Context, o Options) (*Instance, error) {
+	stored, err := OpenModel(ctx, o.Config, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := model.ReadConfig(stored.Dir)
+	if err != nil {
+		return nil, err
+	}
+	tok, err := tokenizer.Load(stored.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer of %s: %w", stored.Name, err)
+	}
+	trunk, err := loadTrunk(ctx, stored, cfg)
+	if err != nil {
+		return nil, err
+	}
+	i := &Instance{
+		ID: stored.Name, Created: stored.Manifest.Created, Digest: stored.Digest(), Config: o.Config,
+		Model: cfg, Tokenizer: tok, Metrics: metrics.New(), Log: o.Log,
+	}
+	if o.Config.Server.Alias != "" {
+		i.ID = o.Config.Server.Alias
+	}
+	placement, err := i.startHost(ctx, stored, o.Builtin)
+	if err != nil {
+		return nil, err
+	}
+	threads := Threads(o.Config)
+	block := moe.New(i.Host.Router(), cfg.TopK, cfg.Experts, placement, i.Host.Groups(), cfg.Hidden, threads)
+	i.Engine, err = engine.New(engine.Options{
+		Model: cfg, Trunk: trunk, Block: block, Tokenizer: tok, Limits: o.Config.Limits,
+		Cache: cacheSpec(o.Config), MemoryBytes: cacheBytes(o.Config, cfg), Threads: threads,
+		Metrics: i.Metrics, Log: o.Log, Now: time.Now, PrefixReuse: !o.NoPrefixReuse,
+	})
+	if err != nil {
+		return nil, errors.Join(err, i.Host.Close())
+	}
+	return i, nil
+}
+
+// Ready is nil when a request would be answered now; else it names what is missing.
+func (i *Instance) Ready() error { return i.Host.Ready() }
+
+// Close ends running requests and all processes, and waits for them.
+func (i *Instance) Close() error {
+	return errors.Join(i.Engine.Close(), i.Host.Close())
+}
+
+// OpenModel finds the configured model in the store and imports it first where needed: a folder, a name, or the
+// embedded model.
+func OpenModel(ctx context.Context, c config.Config, progress func(done, total int64)) (*weights.Model, error) {
+	store, err := weights.OpenStore(c.Home)
+	if err != nil {
+		return nil, err
+	}
+	if progress == nil {
+		progress = func(int64, int64) {}
+	}
+	if c.Model == "" || c.Model == embedded.Name {
+		return store.EnsureEmbedded(ctx, planOf(embedded.FS()), progress)
+	}
+	if info, err := os.Stat(c.Model); err == nil && info.IsDir() {
+		return store.Ensure(ctx, c.Model, planOf(os.DirFS(c.Model)), progress)
+	}
+	m, err := store.Find(c.Model)
+	if errors.Is(err, sdk.ErrNotFound) {
+		return nil, fmt.Errorf("model %q: no such folder and no such name in the store (see: pimoe models): %w", c.Model, err)
+	}
+	return m, err
+}
+
+func loadTrunk(ctx context.Context, stored *weights.Model, cfg *model.Config) (*model.Trunk, error) {
+	f, err := os.Open(stored.TrunkPath())
+	if err != nil {
+		return nil, fmt.Errorf("open trunk: %w", err)
+	}
+	defer f.Close()
+	if err := stored.Verify(ctx, filepath.Base(stored.TrunkPath()), f); err != nil {
+		return nil, err
+	}
+	file, err := weights.Read(stored.TrunkPath())
+	if err != nil {
+		return nil, err
+	}
+	return model.Load(cfg, file, cpu.New())
+}
+
+// startHost places the units, starts the processes and returns which group serves which unit.
+func (i *Instance) startHost(ctx context.Context, stored *weights.Model, builtin Builtin) (moe.Placement, error) {
+	c := i.Config
+	plans, notes, err := c.Experts.Groups(i.Model.SparseLayers(), i.Model.Experts)
+	if err != nil {
+		return nil, err
+	}
+	i.Notes = notes
+	placement := moe.Placement{}
+	for _, l := range i.Model.SparseLayers() {
+		placement[l] = make([]int, i.Model.Experts)
+	}
+	o := host.Options{
+		Model:   stored,
+		Experts: host.ExpertShape{Hidden: i.Model.Hidden, Intermediate: i.Model.Intermediate, Activation: i.Model.Activation},
+		MaxRows: maxRows, Metrics: i.Metrics, Log: i.Log,
+	}
+	for g, plan := range plans {
+		for _, u := range plan.Units {
+			placement[u.Layer][u.Expert] = g
+		}
+		o.Groups = append(o.Groups, host.GroupSpec{
+			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Replicas: plan.Replicas,
+			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend),
+		})
+	}
+	o.Router = host.RouterSpec{
+		Name: c.Router.Plugin, Path: pluginPath(c, "", "pimoe-router-", c.Router.Plugin),
+		Spec: router.Spec{
+			Layers: i.Model.SparseLayers(), Experts: i.Model.Experts, TopK: i.Model.TopK,
+			Rule: i.Model.Rule, Params: c.Router.Params,
+		},
+	}
+	if c.Experts.Isolation == "inproc" {
+		i.Host, err = inProcess(ctx, o, c, builtin)
+		return placement, err
+	}
+	if o.Transport, err = transport(c.Experts.Transport); err != nil {
+		return nil, err
+	}
+	if o.RuntimeDir, err = runtimeDir(c.Home); err != nil {
+		return nil, err
+	}
+	if o.Router.StandIn, err = standIn(ctx, o.Router, builtin); err != nil {
+		return nil, err
+	}
+	i.Host, err = host.Start(ctx, o)
+	return placement, err
+}
+
+// maxRows is the height of a slot of shared memory: enough for a usual prompt chunk that goes to one expert, and small
+// enough that 64 processes stay within a few hundred megabytes. Larger calls are split.
+const maxRows = 256
+
+func inProcess(ctx context.Context, o host.Options, c config.Config, b Builtin) (*host.Host, error) {
+	r, err := b.Router(o.Router.Name)
+	if err != nil {
+		return nil, err
+	}
+	return host.StartInProcess(ctx, o, host.InProcess{Expert: b.Expert, Router: r, Threads: Threads(c)})
+}
+
+// standIn is the host's own copy of the model rule; only the model router has one.
+func standIn(ctx context.Context, spec host.RouterSpec, b Builtin) (router.Router, error) {
+	if spec.Name != "model" {
+		return nil, nil
+	}
+	r, err := b.Router(spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Configure(ctx, spec.Spec); err != nil {
+		return nil, fmt.Errorf("stand-in router: %w", err)
+	}
+	return r, nil
+}
+
+func transport(name string) (client.Transport, error) {
+	switch name {
+	case "grpc":
+		return client.TransportGRPC, nil
+	case "shm":
+		return client.TransportSHM, nil
+	case "auto", "":
+		if client.SharedMemory() {
+			return client.TransportSHM, nil
+		}
+		return client.TransportGRPC, nil
+	}
+	return 0, fmt.Errorf("experts.transport %q: want auto, shm or grpc: %w", name, sdk.ErrInvalid)
+}
+
+// pluginPath is the executable of a plugin: the one named, or prefix+name in the plugin folder.
+func pluginPath(c config.Config, path, prefix, name string) string {
+	if path != "" {
+		return path
+	}
+	dir := c.Plugins
+	if dir == "" {
+		if exe, err := os.Executable(); err == nil {
+			dir = filepath.Dir(exe)
+		}
+	}
+	return filepath.Join(dir, prefix+name)
+}
+
+// runtimeDir is where sockets live: in the store's folder, or in the user's own runtime folder where that path is too
+// long for a Unix socket. Never the system's temporary folder, which cleaners sweep.
+func runtimeDir(home string) (string, error) {
+	const longest = 60
+	dir := filepath.Join(home, "run")
+	if len(dir) <= longest {
+		return dir, nil
+	}
+	for _, base := range []string{os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/run/user/%d", os.Getuid()), "/run", "/var/run"} {
+		if base == "" {
+			continue
+		}
+		if dir := filepath.Join(base, "pimoe"); os.MkdirAll(dir, 0o700) == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no folder for sockets: %s is longer than %d bytes, and there is no runtime folder; set XDG_RUNTIME_DIR: %w", dir, longest, sdk.ErrInvalid)
+}
+
+// Threads is how many threads the configuration allows.
+func Threads(c config.Config) int {
+	if c.Limits.Threads > 0 {
+		return c.Limits.Threads
+	}
+	return runtime.GOMAXPROCS(0)
+}
