@@ -1,0 +1,96 @@
+package backends
+
+import (
+	"fmt"
+
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+// FloatClass is the numeric class of float32 arithmetic on weights of a storage type: "f32", "bf16w-f32" or
+// "f16w-f32". In all three a weight is converted to float32 exactly; each output has one accumulator, which starts at
+// zero; the input dimension ascends; a product is rounded to float32 before it is added, so nothing is fused; the bias
+// comes last. Backends that promise one of these names agree to the bit. Other types are sdk.ErrUnsupported.
+func FloatClass(dtype tensor.DType) (string, error) {
+	switch dtype {
+	case tensor.F32:
+		return "f32", nil
+	case tensor.BF16:
+		return "bf16w-f32", nil
+	case tensor.F16:
+		return "f16w-f32", nil
+	}
+	return "", fmt.Errorf("%w: weights of type %v in float32 arithmetic", sdk.ErrUnsupported, dtype)
+}
+
+// CheckLinear is what Backend.Linear verifies before it reads a byte: w is [out, in] and bias, unless it has no data,
+// is [out], both of a type that FloatClass knows and with exactly as many bytes as their shape needs.
+func CheckLinear(w, bias tensor.View) error {
+	if err := checkView("weight", w, 2); err != nil {
+		return err
+	}
+	if len(bias.Data) == 0 {
+		return nil
+	}
+	if err := checkView("bias", bias, 1); err != nil {
+		return err
+	}
+	if bias.Shape[0] != w.Shape[0] {
+		return fmt.Errorf("%w: bias has %d values for %d outputs", sdk.ErrInvalid, bias.Shape[0], w.Shape[0])
+	}
+	return nil
+}
+
+func checkView(what string, v tensor.View, dims int) error {
+	if _, err := FloatClass(v.DType); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if len(v.Shape) != dims {
+		return fmt.Errorf("%w: %s has shape %v, want %d dimensions", sdk.ErrInvalid, what, v.Shape, dims)
+	}
+	// The length is divided by the shape, not the shape multiplied, so that a hostile shape can't overflow.
+	rest, exact := len(v.Data)/v.DType.Size(), len(v.Data)%v.DType.Size() == 0
+	for _, d := range v.Shape {
+		if d < 1 {
+			return fmt.Errorf("%w: %s has shape %v", sdk.ErrInvalid, what, v.Shape)
+		}
+		exact = exact && rest%d == 0
+		rest /= d
+	}
+	if !exact || rest != 1 {
+		return fmt.Errorf("%w: %s has %d bytes for shape %v of %v", sdk.ErrInvalid, what, len(v.Data), v.Shape, v.DType)
+	}
+	return nil
+}
+
+// The panics of Linear.Apply: each is a programming error of the caller.
+const (
+	panicRows    = "backends: x and y differ in rows"
+	panicIn      = "backends: x does not have In columns"
+	panicOut     = "backends: y does not have Out columns"
+	panicThreads = "backends: threads is less than 1"
+	panicStride  = "backends: rows of a matrix overlap"
+	panicShort   = "backends: a matrix is shorter than its shape"
+)
+
+// CheckApply panics unless y and x fit l, as Linear.Apply promises.
+func CheckApply(l Linear, y, x tensor.Matrix, threads int) {
+	switch {
+	case x.Rows != y.Rows:
+		panic(panicRows)
+	case x.Cols != l.In():
+		panic(panicIn)
+	case y.Cols != l.Out():
+		panic(panicOut)
+	case threads < 1:
+		panic(panicThreads)
+	case x.Rows > 1 && (x.Stride < x.Cols || y.Stride < y.Cols):
+		panic(panicStride)
+	case short(x) || short(y):
+		panic(panicShort)
+	}
+}
+
+func short(m tensor.Matrix) bool {
+	return m.Rows < 0 || m.Rows > 0 && len(m.Data) < (m.Rows-1)*m.Stride+m.Cols
+}
