@@ -7,10 +7,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/core/weights"
+	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
 // Every golden folder opens, and each way of opening a file sees the same tensors.
@@ -90,7 +89,7 @@ func sameEverywhere(t *testing.T, path string, ck *weights.Checkpoint) int {
 				t.Fatalf("%s: %s differs from what Scan says", way, name)
 			}
 			c, _ := ck.Tensor(name)
-			if !cmp.Equal(v, c) {
+			if !sameView(v, c) {
 				t.Fatalf("%s: %s differs from the checkpoint", way, name)
 			}
 		}
@@ -115,10 +114,14 @@ func TestShardedEqualsSingle(t *testing.T) {
 	for _, name := range sharded.Names() {
 		a, _ := sharded.Tensor(name)
 		b, _ := single.Tensor(name)
-		if !cmp.Equal(a, b) {
+		if !sameView(a, b) {
 			t.Errorf("%s differs", name)
 		}
 	}
+}
+
+func sameView(a, b tensor.View) bool {
+	return a.DType == b.DType && slices.Equal(a.Shape, b.Shape) && bytes.Equal(a.Data, b.Data)
 }
 
 // openCopy writes all tensors of a checkpoint into one file and opens that.

@@ -30,8 +30,8 @@ type File struct {
 	name    string
 	meta    map[string]string
 	extents map[string]Extent
-	names   []string // sorted
-	data    []byte   // the whole file: a mapping or memory
+	names   []string    // sorted
+	data    []byte      // the whole file: a mapping or memory
 	src     io.ReaderAt // the same bytes for copying; after Open it is closed
 	release func() error
 	once    sync.Once
