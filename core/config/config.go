@@ -1,7 +1,10 @@
 // Package config is the operator's configuration: one struct whose field comments give meaning, unit, default and
 // zero; Default, Load (flag > environment > file > defaults) and Validate, which reports every problem at once.
 //
-// server and server/cmd/pimoe use it. It refuses unknown keys in files and keys without effect.
+// Experts.Groups turns the placement settings and a model's shape into groups of units, as a pure function.
+//
+// server, core/host and server/cmd/pimoe use it. It refuses unknown keys in files, keys without effect and secrets on
+// the command line; it never logs: what is worth a warning is returned.
 package config
 
 import "time"
@@ -23,7 +26,7 @@ type Config struct {
 	Limits Limits `koanf:"limits"`
 	Log    Log    `koanf:"log"`
 	// APIKey guards every route but health; empty = loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
-	APIKey string `koanf:"api_key"`
+	APIKey string `koanf:"api_key" secret:"true"`
 	// Plugins is the folder of the plugin executables. Default: the folder of the pimoe executable.
 	Plugins string `koanf:"plugins"`
 }
@@ -56,12 +59,15 @@ type Experts struct {
 	Isolation    string     `koanf:"isolation"`     // "process" (default) or "inproc"
 }
 
-// Override changes the backend of some units.
+// Override changes how some units are served. An empty or zero field keeps the value of Experts.
 type Override struct {
 	Layers  any    `koanf:"layers"`  // "all" or a list of layer numbers and ranges "0-3"
 	Experts any    `koanf:"experts"` // "all" or a list of expert numbers and ranges
 	Backend string `koanf:"backend"`
 	Plugin  string `koanf:"plugin"` // path of an executable; empty = pimoe-expert-BACKEND in Plugins
+	// Precision is a numeric class; one group never mixes classes, so an override splits groups where needed.
+	Precision string `koanf:"precision"`
+	Replicas  int    `koanf:"replicas"`
 }
 
 // KVCache is the cache of keys and values.

@@ -1,0 +1,153 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/pimoe/pimoe/sdk/expert"
+)
+
+// expertsOf reads the experts section as Load does.
+func expertsOf(t *testing.T, text string) Experts {
+	t.Helper()
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+		t.Fatal(err)
+	}
+	cfg, _, err := Load(LoadOptions{Environ: []string{}, File: writeFile(t, "c.yaml", "experts:\n  "+strings.ReplaceAll(text, "\n", "\n  "), 0o600)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg.Experts
+}
+
+// planText writes groups as "name backend units..." lines.
+func planText(plans []GroupPlan) string {
+	var b strings.Builder
+	for _, p := range plans {
+		fmt.Fprintf(&b, "%s %s", p.Name, p.Backend)
+		if p.Plugin != "" {
+			fmt.Fprintf(&b, " plugin=%s", p.Plugin)
+		}
+		if p.Precision != "auto" {
+			fmt.Fprintf(&b, " %s", p.Precision)
+		}
+		if p.Replicas != 1 {
+			fmt.Fprintf(&b, " x%d", p.Replicas)
+		}
+		b.WriteString(":")
+		for _, u := range p.Units {
+			fmt.Fprintf(&b, " %d.%d", u.Layer, u.Expert)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func TestGroups(t *testing.T) {
+	for _, c := range []struct {
+		name, yaml string
+		layers     []int
+		experts    int
+		want, note string
+	}{
+		{"one expert per process", "max_processes: 64", []int{0, 1}, 3, "e0 cpu: 0.0 1.0\ne1 cpu: 0.1 1.1\ne2 cpu: 0.2 1.2\n", ""},
+		{"round robin", "max_processes: 2", []int{0, 2}, 3, "e0 cpu: 0.0 0.2 2.0 2.2\ne1 cpu: 0.1 2.1\n", "3 experts share 2 groups round robin"},
+		{"by layer", "group: layer", []int{1, 3}, 2, "l1 cpu: 1.0 1.1\nl3 cpu: 3.0 3.1\n", ""},
+		{"by layer, round robin", "group: layer\nmax_processes: 2", []int{1, 3, 5}, 1, "l1 cpu: 1.0 5.0\nl3 cpu: 3.0\n", "3 layers share 2 groups"},
+		{"dense", "backend: ref", []int{0, 1}, 1, "e0 ref: 0.0 1.0\n", ""},
+		{"explicit", "group: {b: [{layers: all, experts: 0-1}], a: [{layers: 0, experts: 2}, {layers: [1], experts: [2]}]}", []int{0, 1}, 3,
+			"a cpu: 0.2 1.2\nb cpu: 0.0 0.1 1.0 1.1\n", ""},
+		{"whole group overridden keeps its name", "overrides: [{layers: all, experts: 1, backend: ref}]", []int{0, 1}, 2, "e0 cpu: 0.0 1.0\ne1 ref: 0.1 1.1\n", ""},
+		{"split, the larger part keeps the name", "overrides: [{layers: 0, experts: 1, backend: ref}]", []int{0, 1, 2}, 2,
+			"e0 cpu: 0.0 1.0 2.0\ne1 cpu: 1.1 2.1\ne1-ref ref: 0.1\n", ""},
+		{"later overrides win", "overrides: [{layers: all, experts: all, backend: ref, plugin: /x}, {layers: all, experts: 0, backend: cpu, precision: f32, replicas: 2}]", []int{0}, 2,
+			"e0 cpu f32 x2: 0.0\ne1 ref plugin=/x: 0.1\n", ""},
+		{"names stay distinct", "overrides: [{layers: 0, experts: 0, precision: f32}, {layers: 1, experts: 0, precision: bf16w-f32}]", []int{0, 1, 2, 3}, 1,
+			"e0 cpu: 2.0 3.0\ne0-cpu cpu f32: 0.0\ne0-cpu-2 cpu bf16w-f32: 1.0\n", ""},
+		{"overrides make room by grouping", "max_processes: 3\noverrides: [{layers: 0, experts: 0, backend: ref}]", []int{0, 1}, 3,
+			"e0 cpu: 0.2 1.0 1.2\ne0-ref ref: 0.0\ne1 cpu: 0.1 1.1\n", "3 experts share 2 groups"},
+		{"replicas count as processes", "max_processes: 4\nreplicas: 2", []int{0}, 3, "e0 cpu x2: 0.0 0.2\ne1 cpu x2: 0.1\n", "3 experts share 2 groups"},
+		{"a range may span layers without experts", "overrides: [{layers: 0-3, experts: all, backend: ref}]", []int{1, 3}, 1, "e0 ref: 1.0 3.0\n", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			plans, notes, err := expertsOf(t, c.yaml).Groups(c.layers, c.experts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := planText(plans); got != c.want {
+				t.Errorf("got\n%swant\n%s", got, c.want)
+			}
+			if got := strings.Join(notes, "; "); (c.note == "") != (got == "") || !strings.Contains(got, c.note) {
+				t.Errorf("notes %q, want %q", got, c.note)
+			}
+		})
+	}
+}
+
+func TestGroupsRefuse(t *testing.T) {
+	for _, c := range []struct {
+		name, yaml string
+		layers     []int
+		experts    int
+		want       []string
+	}{
+		{"missing units", "group: {a: [{layers: all, experts: 0-6}]}", []int{0, 1}, 8, []string{"in none: layer 0 expert 7, layer 1 expert 7"}},
+		{"many missing", "group: {a: [{layers: 0, experts: 0}]}", []int{0, 1}, 8, []string{"and 10 more"}},
+		{"doubled unit", "group: {a: [{layers: all, experts: all}], b: [{layers: 1, experts: 3}]}", []int{0, 1}, 4, []string{"in two: layer 1 expert 3 (in a and b)"}},
+		{"doubled in one group", "group: {a: [{layers: all, experts: all}, {layers: 0, experts: 0}]}", []int{0}, 1, []string{"layer 0 expert 0 (in a and a)"}},
+		{"no such expert", "overrides: [{layers: all, experts: 8, backend: ref}, {layers: 5, experts: 0-9, backend: ref}]", []int{0, 2}, 8, []string{
+			`experts.overrides[0].experts: "8" is wrong: want the model's experts: 0-7`, `experts.overrides[1].layers: "5" is wrong: want the model's layers with experts: 0, 2`,
+			`experts.overrides[1].experts: "0-9"`}},
+		{"a layer without experts", "overrides: [{layers: 1, experts: 0, backend: ref}]", []int{0, 2}, 1, []string{`want the model's layers with experts: 0, 2`}},
+		{"too many explicit groups", "max_processes: 1\ngroup: {a: [{layers: 0, experts: 0}], b: [{layers: 0, experts: 1}]}", []int{0}, 2, []string{"at least 2"}},
+		{"overrides need more", "max_processes: 1\noverrides: [{layers: 0, experts: 0, backend: ref}]", []int{0}, 2, []string{"at least 2"}},
+		{"no experts", "backend: cpu", nil, 0, []string{"a model with routed experts"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, _, err := expertsOf(t, c.yaml).Groups(c.layers, c.experts)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, w := range c.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%v\nwant it to contain %s", err, w)
+				}
+			}
+		})
+	}
+}
+
+// TestGroupsCoverEveryUnitOnce tries many shapes and bounds.
+func TestGroupsCoverEveryUnitOnce(t *testing.T) {
+	for _, group := range []string{"expert", "layer"} {
+		for _, experts := range []int{1, 2, 8, 65, 128} {
+			for _, bound := range []int{1, 3, 8, 64} {
+				e := Experts{Group: group, MaxProcesses: bound, Backend: "cpu", Precision: "auto", Replicas: 1}
+				plans, _, err := e.Groups([]int{0, 1, 4}, experts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen, names := map[expert.Unit]bool{}, map[string]bool{}
+				for _, p := range plans {
+					if names[p.Name] || len(p.Units) == 0 {
+						t.Errorf("%s %d/%d: group %s twice or empty", group, experts, bound, p.Name)
+					}
+					names[p.Name] = true
+					for _, u := range p.Units {
+						if seen[u] {
+							t.Errorf("unit %v twice", u)
+						}
+						seen[u] = true
+					}
+				}
+				if len(seen) != 3*experts || len(plans) > bound {
+					t.Errorf("%s %d/%d: %d units in %d groups", group, experts, bound, len(seen), len(plans))
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package config
+
+import (
+	"time"
+)
+
+// Key describes one setting for `config schema`, the documentation and Validate.
+type Key struct {
+	Name     string   // dotted, such as "limits.max_batch_size"
+	Env      string   // its environment variable
+	Flat     string   // a second, shorter variable, where one exists
+	About    string   // one sentence: meaning and unit
+	Enum     []string // allowed values; nil = not an enumeration
+	Min, Max int64    // bounds of a number (of milliseconds for a duration); 0, 0 = not a number
+	Default  any      // of mode production; a secret has none
+	Secret   bool     // never printed; also taken from the variable with _FILE appended
+}
+
+// Modes are the documented presets, the default first.
+var modes = []string{"production", "development", "staging", "high_performance", "cost_optimized"}
+
+// about is one sentence for every key; a test holds it against the struct.
+var about = map[string]string{
+	"model":                          "A folder in Hugging Face's layout, a name in the store, or empty for the embedded model.",
+	"home":                           "Folder of the store with imported models.",
+	"mode":                           "Preset that changes defaults; every value that is set anywhere else wins over it.",
+	"server.addr":                    "Listen address of the public API; anything but loopback needs api_key.",
+	"server.admin_addr":              "Listen address of the admin API, loopback only; \"off\" for none.",
+	"server.alias":                   "The model's id in the API; empty for its own name.",
+	"server.drain_timeout":           "How long a graceful stop waits for running requests.",
+	"router.plugin":                  "NAME of the executable pimoe-router-NAME.",
+	"router.params":                  "Parameters of the router plugin, such as seed.",
+	"experts.group":                  "Which units share a process: expert (expert i of every layer), layer, or a map NAME: [{layers, experts}].",
+	"experts.max_processes":          "Most expert processes; experts beyond it are grouped round robin.",
+	"experts.backend":                "NAME of the executable pimoe-expert-NAME: cpu, ref or another plugin.",
+	"experts.precision":              "Numeric class; auto follows the dtype of the weights.",
+	"experts.replicas":               "Processes that serve the same units.",
+	"experts.overrides":              "List of {layers, experts, backend, plugin, precision, replicas}; later ones win.",
+	"experts.overrides[].layers":     "all, a layer, a range \"0-3\" or a list of them.",
+	"experts.overrides[].experts":    "all, an expert, a range \"0-3\" or a list of them.",
+	"experts.overrides[].backend":    "Backend of these units; empty keeps experts.backend.",
+	"experts.overrides[].plugin":     "Path of an executable; empty for pimoe-expert-BACKEND in the plugins folder.",
+	"experts.overrides[].precision":  "Numeric class of these units; empty keeps experts.precision.",
+	"experts.overrides[].replicas":   "Processes for these units; 0 keeps experts.replicas.",
+	"experts.transport":              "How tensors travel: shm (shared memory), grpc, or auto for shm where the platform has it.",
+	"experts.isolation":              "process: experts in their own processes; inproc: direct calls in the host, for comparison.",
+	"kv_cache.dtype":                 "Storage type of keys and values.",
+	"kv_cache.memory_mb":             "Memory of the cache in MiB; 0 sizes it from the limits, bounded by a quarter of the machine's memory.",
+	"policy":                         "What happens when an expert can't answer: strict waits for its restart or fails with the cause.",
+	"limits.max_batch_size":          "Sequences in one step.",
+	"limits.max_batch_tokens":        "Tokens in one step; longer prompts are computed in chunks of it.",
+	"limits.max_sequence_length":     "Most tokens of prompt and continuation; the model's own limit applies too.",
+	"limits.max_concurrent_requests": "Requests that run at the same time.",
+	"limits.max_queued_requests":     "Requests that wait behind them; one more is answered with 503.",
+	"limits.request_timeout":         "Deadline of a request, queueing included.",
+	"limits.threads":                 "Threads for arithmetic; 0 for all cores.",
+	"log.level":                      "Least level that is logged.",
+	"log.format":                     "console, json, or auto for console on a terminal and json elsewhere.",
+	"api_key":                        "Secret that guards every route but health; needed for any address but loopback.",
+	"plugins":                        "Folder of the plugin executables.",
+}
+
+// enums are the keys that take one of a few words.
+var enums = map[string][]string{
+	"mode":              modes,
+	"experts.transport": {"auto", "shm", "grpc"},
+	"experts.isolation": {"process", "inproc"},
+	"kv_cache.dtype":    {"f32", "f16", "bf16"},
+	"policy":            {"strict"},
+	"log.level":         {"trace", "debug", "info", "warn", "error"},
+	"log.format":        {"auto", "console", "json"},
+}
+
+// bounds are the keys that are numbers or durations (in milliseconds). The upper ends are far beyond any machine that
+// exists and only catch slips such as a number of bytes where tokens are meant.
+var bounds = map[string][2]int64{
+	"server.drain_timeout":           {0, ms(time.Hour)},
+	"experts.max_processes":          {1, 1024},
+	"experts.replicas":               {1, 64},
+	"experts.overrides[].replicas":   {0, 64},
+	"kv_cache.memory_mb":             {0, 16 << 20},
+	"limits.max_batch_size":          {1, 4096},
+	"limits.max_batch_tokens":        {1, 1 << 20},
+	"limits.max_sequence_length":     {1, 16 << 20},
+	"limits.max_concurrent_requests": {1, 1 << 20},
+	"limits.max_queued_requests":     {0, 1 << 20},
+	"limits.request_timeout":         {1, ms(7 * 24 * time.Hour)},
+	"limits.threads":                 {0, 4096},
+}
+
+// flat are the short environment variables of settings that people know from elsewhere.
+var flat = map[string]string{
+	"PIMOE_MAX_BATCH_SIZE":          "limits.max_batch_size",
+	"PIMOE_MAX_SEQUENCE_LENGTH":     "limits.max_sequence_length",
+	"PIMOE_MAX_CONCURRENT_REQUESTS": "limits.max_concurrent_requests",
+	"PIMOE_REQUEST_TIMEOUT":         "limits.request_timeout",
+	"PIMOE_LOG_LEVEL":               "log.level",
+}
+
+// otherEnv are variables of the project that are no settings: the file's own path, the choice of kernels, and what the
+// tests read.
+var otherEnv = []string{"PIMOE_CONFIG", "PIMOE_CPU"}
+
+// otherEnvPrefixes are the same as families.
+var otherEnvPrefixes = []string{"PIMOE_TEST_"}
+
+// presets are the values that a mode changes. production is the defaults. Presets never touch the arithmetic, the
+// addresses or the placement of single experts, so that a mode never changes an answer or who can reach the server.
+var presets = map[string]map[string]any{
+	"production": {},
+	"development": { // one developer at a terminal: everything visible, nothing times out in a debugger
+		"log.level": "debug", "log.format": "console",
+		"limits.request_timeout": 10 * time.Minute, "limits.max_concurrent_requests": 16,
+		"limits.max_queued_requests": 16, "server.drain_timeout": 2 * time.Second,
+	},
+	"staging": { // production's limits with everything written down for a collector
+		"log.level": "debug", "log.format": "json",
+	},
+	"high_performance": { // throughput first: larger steps, more requests at once
+		"limits.max_batch_size": 64, "limits.max_batch_tokens": 2048,
+		"limits.max_concurrent_requests": 256, "limits.max_queued_requests": 4096,
+	},
+	"cost_optimized": { // a small machine: fewer processes, a small cache, short queues
+		"experts.max_processes": 8, "kv_cache.memory_mb": 256,
+		"limits.max_batch_size": 16, "limits.max_batch_tokens": 256,
+		"limits.max_concurrent_requests": 32, "limits.max_queued_requests": 100,
+	},
+}
+
+func ms(d time.Duration) int64 { return d.Milliseconds() }

@@ -1,0 +1,267 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/pimoe/pimoe/sdk"
+)
+
+// Problem is one thing that is wrong: which key, with which value, and what would be right.
+type Problem struct {
+	Key    string
+	Value  string // empty where it says nothing, and for secrets
+	Want   string // what is allowed
+	Source string // file and line, variable or flag; empty for a value that several keys make wrong together
+	// Unknown says that the key does not exist; Near is the existing key that was probably meant.
+	Unknown bool
+	Near    string
+}
+
+// String is one line.
+func (p Problem) String() string {
+	var b strings.Builder
+	if p.Source != "" {
+		b.WriteString(p.Source + ": ")
+	}
+	if p.Key != "" {
+		b.WriteString(p.Key + ": ")
+	}
+	switch {
+	case p.Unknown && p.Near != "":
+		b.WriteString("unknown key; did you mean " + p.Near + "?")
+	case p.Unknown:
+		b.WriteString("unknown key")
+		if p.Want != "" {
+			b.WriteString("; want " + p.Want)
+		}
+	case p.Value != "":
+		fmt.Fprintf(&b, "%q is wrong: want %s", p.Value, p.Want)
+	default:
+		b.WriteString("want " + p.Want)
+	}
+	return b.String()
+}
+
+// Problems are all problems of a configuration; as an error it is sdk.ErrInvalid.
+type Problems []Problem
+
+// Error is one line with every problem.
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i := range p {
+		lines[i] = p[i].String()
+	}
+	return "configuration: " + strings.Join(lines, "; ")
+}
+
+// Unwrap makes it sdk.ErrInvalid.
+func (p Problems) Unwrap() error { return sdk.ErrInvalid }
+
+// Validate reports every problem at once, as Problems, or nil.
+func (c Config) Validate() error {
+	if p := c.problems(); len(p) > 0 {
+		return Problems(p)
+	}
+	return nil
+}
+
+func (c Config) problems() []Problem {
+	v := &validator{}
+	v.table("", reflect.ValueOf(c))
+	v.addresses(c)
+	v.server(c)
+	v.plugins(c)
+	v.placement(c.Experts)
+	if c.Limits.MaxBatchTokens >= 1 && c.Limits.MaxBatchTokens < c.Limits.MaxBatchSize {
+		v.bad("limits.max_batch_tokens", strconv.Itoa(c.Limits.MaxBatchTokens),
+			fmt.Sprintf("at least limits.max_batch_size (%d): each running sequence takes one token a step", c.Limits.MaxBatchSize))
+	}
+	return v.problems
+}
+
+type validator struct{ problems []Problem }
+
+func (v *validator) bad(key, val, want string) {
+	v.problems = append(v.problems, Problem{Key: key, Value: short(val), Want: want})
+}
+
+// table checks the keys that are enumerations or bounded numbers, by the tables of keys.go.
+func (v *validator) table(key string, val reflect.Value) {
+	general := generalKey(key)
+	switch x := val.Interface().(type) {
+	case string:
+		if allowed, ok := enums[general]; ok && !slices.Contains(allowed, x) {
+			v.bad(key, orEmpty(x), allowedWords(key, allowed))
+		}
+		return
+	case int:
+		if b, ok := bounds[general]; ok && (int64(x) < b[0] || int64(x) > b[1]) {
+			v.bad(key, strconv.Itoa(x), "a whole number"+boundsText(key))
+		}
+		return
+	case time.Duration:
+		if b, ok := bounds[general]; ok && (x < time.Duration(b[0])*time.Millisecond || x > time.Duration(b[1])*time.Millisecond) {
+			v.bad(key, x.String(), "a duration"+boundsText(key))
+		}
+		return
+	}
+	switch val.Kind() {
+	case reflect.Struct:
+		for i := range val.NumField() {
+			v.table(join(key, val.Type().Field(i).Tag.Get("koanf")), val.Field(i))
+		}
+	case reflect.Slice:
+		for i := range val.Len() {
+			v.table(fmt.Sprintf("%s[%d]", key, i), val.Index(i))
+		}
+	}
+}
+
+func allowedWords(key string, allowed []string) string {
+	want := strings.Join(allowed, ", ")
+	if key == "policy" {
+		return want + " (fallback, renormalise and substitute do not exist yet)"
+	}
+	if len(allowed) > 1 {
+		want = "one of " + want
+	}
+	return want
+}
+
+func (v *validator) addresses(c Config) {
+	loopback, err := checkAddr(c.Server.Addr)
+	switch {
+	case err != nil:
+		v.bad("server.addr", orEmpty(c.Server.Addr), "HOST:PORT: "+err.Error())
+	case !loopback && c.APIKey == "":
+		v.bad("server.addr", c.Server.Addr, "a loopback address such as 127.0.0.1:8080 while no API key is set; "+
+			"set PIMOE_API_KEY or PIMOE_API_KEY_FILE to listen there")
+	}
+	if c.Server.AdminAddr == "off" {
+		return
+	}
+	loopback, err = checkAddr(c.Server.AdminAddr)
+	switch {
+	case err != nil:
+		v.bad("server.admin_addr", orEmpty(c.Server.AdminAddr), "HOST:PORT or off: "+err.Error())
+	case !loopback:
+		v.bad("server.admin_addr", c.Server.AdminAddr, "a loopback address or off: the admin API stops and starts processes")
+	case c.Server.AdminAddr == c.Server.Addr && !strings.HasSuffix(c.Server.Addr, ":0"):
+		v.bad("server.admin_addr", c.Server.AdminAddr, "another address than server.addr")
+	}
+}
+
+// checkAddr splits HOST:PORT. A name other than localhost counts as not loopback: what it resolves to may change.
+func checkAddr(addr string) (loopback bool, err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false, fmt.Errorf("for example 127.0.0.1:8080")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
+		return false, fmt.Errorf("the port is a number from 0 (any free one) to 65535")
+	}
+	if host == "localhost" {
+		return true, nil
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback(), nil
+}
+
+// maxAlias is the longest model id that common clients show whole.
+const maxAlias = 128
+
+func (v *validator) server(c Config) {
+	if len(c.Server.Alias) > maxAlias || strings.ContainsFunc(c.Server.Alias, unprintable) {
+		v.bad("server.alias", c.Server.Alias, fmt.Sprintf("at most %d printable characters without spaces", maxAlias))
+	}
+	if strings.ContainsFunc(c.APIKey, unprintable) {
+		v.bad("api_key", "", "printable characters without spaces, as an HTTP header carries them")
+	}
+	if c.Home == "" {
+		v.bad("home", "", "a folder")
+	}
+}
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) }
+
+var (
+	// pluginName keeps a name from being a path: it becomes part of a file name.
+	pluginName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	className  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	groupName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+)
+
+func (v *validator) plugins(c Config) {
+	const wantName = "a name of lower-case letters, digits, - and _"
+	if !pluginName.MatchString(c.Router.Plugin) {
+		v.bad("router.plugin", orEmpty(c.Router.Plugin), wantName+", such as model")
+	}
+	if !pluginName.MatchString(c.Experts.Backend) {
+		v.bad("experts.backend", orEmpty(c.Experts.Backend), wantName+", such as cpu")
+	}
+	if !className.MatchString(c.Experts.Precision) {
+		v.bad("experts.precision", orEmpty(c.Experts.Precision), "auto or a numeric class such as f32 or bf16w-f32")
+	}
+	for i, o := range c.Experts.Overrides {
+		key := fmt.Sprintf("experts.overrides[%d]", i)
+		if o.Backend != "" && !pluginName.MatchString(o.Backend) {
+			v.bad(key+".backend", o.Backend, wantName+", such as ref")
+		}
+		if o.Precision != "" && !className.MatchString(o.Precision) {
+			v.bad(key+".precision", o.Precision, "auto or a numeric class such as f32 or bf16w-f32")
+		}
+		if o.Backend == "" && o.Plugin == "" && o.Precision == "" && o.Replicas == 0 {
+			v.bad(key, "", "backend, plugin, precision or replicas: it changes nothing")
+		}
+	}
+}
+
+func (v *validator) placement(e Experts) {
+	if e.Replicas > e.MaxProcesses && e.MaxProcesses > 0 {
+		v.bad("experts.replicas", strconv.Itoa(e.Replicas), fmt.Sprintf("at most experts.max_processes (%d)", e.MaxProcesses))
+	}
+	if _, err := e.lists(); err != nil {
+		v.problems = append(v.problems, *err)
+	}
+	for i, o := range e.Overrides {
+		key := fmt.Sprintf("experts.overrides[%d]", i)
+		if _, err := parseSelection(key+".layers", o.Layers); err != nil {
+			v.problems = append(v.problems, *err)
+		}
+		if _, err := parseSelection(key+".experts", o.Experts); err != nil {
+			v.problems = append(v.problems, *err)
+		}
+	}
+}
+
+var listIndex = regexp.MustCompile(`\[\d+\]`)
+
+// generalKey is the key of the tables: list indices are left out.
+func generalKey(key string) string { return listIndex.ReplaceAllString(key, "[]") }
+
+func boundsText(key string) string {
+	b, ok := bounds[generalKey(key)]
+	if !ok {
+		return ""
+	}
+	if t, ok := typeOf(key); ok && t == durationType {
+		return fmt.Sprintf(" from %s to %s", time.Duration(b[0])*time.Millisecond, time.Duration(b[1])*time.Millisecond)
+	}
+	return fmt.Sprintf(" from %d to %d", b[0], b[1])
+}
+
+func orEmpty(s string) string {
+	if s == "" {
+		return "(empty)"
+	}
+	return s
+}
