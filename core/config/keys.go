@@ -99,7 +99,7 @@ var flat = map[string]string{
 
 // otherEnv are variables of the project that are no settings: the file's own path, the choice of kernels, and what the
 // tests read.
-var otherEnv = []string{"PIMOE_CONFIG", "PIMOE_CPU"}
+var otherEnv = []string{"PIMOE_CONFIG", "PIMOE_CPU", "PIMOE_BIN"}
 
 // otherEnvPrefixes are the same as families.
 var otherEnvPrefixes = []string{"PIMOE_TEST_"}
