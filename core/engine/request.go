@@ -13,7 +13,7 @@ type Request struct {
 	ID        string // request id, for logs; the edge makes it
 	Tenant    string // salt of the prefix cache; requests of different tenants never share pages
 	Prompt    []int32
-	MaxTokens int // most new tokens; 0 = up to the context limit
+	MaxTokens int // most new tokens; 0 = up to the context limit; PromptOnly = none
 	Sampling  sampler.Params
 	Stop      []string // stop strings: the text ends before the first of them
 	IgnoreEOS bool     // end-of-text tokens are ordinary tokens
@@ -27,6 +27,9 @@ type Request struct {
 	// Forced, if not nil, replaces sampling by given tokens (drafts, tools): token i of the continuation is Forced[i].
 	Forced []int32
 }
+
+// PromptOnly as MaxTokens computes the prompt, for Observe, and ends with FinishLength without a token.
+const PromptOnly = -1
 
 // Observer receives intermediate values.
 type Observer struct {

@@ -1,0 +1,466 @@
+// Package engine turns prompts into streams of tokens: continuous batching of all live requests in one decode loop,
+// prompts in chunks, a paged cache of keys and values with prefix reuse, bounded queues, deadlines and cancellation.
+//
+// server and the commands use it: New, then Submit for each request, Drain and Close at the end. One goroutine owns all
+// state; it hands one step at a time to a second one that computes, so that a step that waits for a dead expert never
+// delays another request's cancellation or deadline. Scheduling (schedule.go), page accounting (pages.go) and stop
+// strings (text.go) are functions of values.
+//
+// The package refuses to know about HTTP, processes and retries, and it never changes an answer: batching, chunking,
+// preemption and reuse give the bits that the request has alone.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/tokenizer"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+// ErrQueueFull refuses a request because as many as the limits allow are running and waiting.
+var ErrQueueFull = fmt.Errorf("engine queue is full: %w", sdk.ErrOverloaded)
+
+// The defaults of what Options leaves zero.
+const (
+	defaultPageTokens = 16  // small pages waste little at a sequence's end; smaller ones only add book-keeping
+	defaultChunk      = 128 // enough rows to keep the kernels busy, few enough that streams go on every fraction of a second
+	defaultBuffer     = 64  // tokens that a slow reader may lag behind
+	defaultTimeout    = 30 * time.Second
+)
+
+// Options are what an engine is made of. Model, Trunk, Block and Tokenizer are required.
+type Options struct {
+	Model     *model.Config
+	Trunk     *model.Trunk
+	Block     moe.Block // the routed experts
+	Tokenizer *tokenizer.Tokenizer
+	Limits    config.Limits // zero fields have their defaults
+
+	// Cache is the cache's shape. Pages 0 = as many as MemoryBytes hold; PageTokens 0 = 16; no DType = F32.
+	Cache model.CacheSpec
+	// MemoryBytes bounds the cache. 0 = enough for all requests that may run at once, at most a quarter of the
+	// machine's memory.
+	MemoryBytes int64
+	PrefixReuse bool // keep full pages and let later requests of the same tenant take them over
+
+	Chunk   int               // most prompt tokens in a step that also decodes; 0 = 128
+	Buffer  int               // tokens that a stream holds for a slow reader before it is parked; 0 = 64
+	Metrics *metrics.Registry // nil = counted but not shown
+	Log     *slog.Logger      // nil = none
+	Now     func() time.Time  // nil = time.Now
+}
+
+// Engine runs requests. Its methods are safe for concurrent use.
+type Engine struct {
+	setup
+	box      *inbox
+	finished chan struct{} // closed when both goroutines are gone
+}
+
+// setup is what the loop works with: values and small interfaces, so that tests supply a model of their own.
+type setup struct {
+	trunk      forwarder
+	decoder    func() decoder
+	vocab      int
+	eos        []int32
+	context    int // most tokens of a sequence, prompt and continuation
+	pages      int
+	pageTokens int
+	limits     config.Limits
+	reuse      bool
+	chunk      int
+	buffer     int
+	metrics    *metrics.Registry
+	log        *slog.Logger
+	now        func() time.Time
+}
+
+// New allocates the cache and starts the decode loop. The caller must Close the engine.
+func New(o Options) (*Engine, error) {
+	if o.Model == nil || o.Trunk == nil || o.Block == nil || o.Tokenizer == nil {
+		return nil, fmt.Errorf("new engine: model, trunk, block and tokenizer are required: %w", sdk.ErrInvalid)
+	}
+	s := setup{
+		decoder: func() decoder { return o.Tokenizer.Stream(true) },
+		vocab:   o.Model.Vocab, eos: o.Model.EOS, limits: o.Limits, reuse: o.PrefixReuse,
+		chunk: o.Chunk, buffer: o.Buffer, metrics: o.Metrics, log: o.Log, now: o.Now,
+	}
+	s.fill()
+	s.context = min(o.Model.MaxPositions, s.limits.MaxSequenceLength)
+	spec, err := cacheSpec(o, s)
+	if err != nil {
+		return nil, fmt.Errorf("new engine: %w", err)
+	}
+	cache, err := o.Model.NewCache(spec)
+	if err != nil {
+		return nil, fmt.Errorf("new engine: %w", err)
+	}
+	s.pages, s.pageTokens = spec.Pages, spec.PageTokens
+	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, sparse: o.Model.SparseLayers(), hidden: o.Model.Hidden, threads: s.limits.Threads}
+	return start(s), nil
+}
+
+// fill sets what the options left zero.
+func (s *setup) fill() {
+	orInt := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	orInt(&s.limits.MaxBatchSize, 32)
+	orInt(&s.limits.MaxBatchTokens, 512)
+	orInt(&s.limits.MaxSequenceLength, 2048)
+	orInt(&s.limits.MaxConcurrentRequests, 100)
+	orInt(&s.limits.Threads, runtime.GOMAXPROCS(0))
+	orInt(&s.chunk, defaultChunk)
+	orInt(&s.buffer, defaultBuffer)
+	s.limits.MaxQueuedRequests = max(s.limits.MaxQueuedRequests, 0)
+	if s.limits.RequestTimeout <= 0 {
+		s.limits.RequestTimeout = defaultTimeout
+	}
+	if s.metrics == nil {
+		s.metrics = metrics.New()
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+}
+
+// cacheSpec completes the cache's shape.
+func cacheSpec(o Options, s setup) (model.CacheSpec, error) {
+	spec := o.Cache
+	if spec.PageTokens <= 0 {
+		spec.PageTokens = defaultPageTokens
+	}
+	if spec.DType == tensor.Invalid {
+		spec.DType = tensor.F32
+	}
+	if spec.Pages > 0 {
+		return spec, nil
+	}
+	perSequence := (s.context + spec.PageTokens - 1) / spec.PageTokens
+	page := max(o.Model.PageBytes(spec), 1)
+	if o.MemoryBytes > 0 {
+		spec.Pages = int(min(o.MemoryBytes/page, math.MaxInt32))
+		if spec.Pages == 0 {
+			return spec, fmt.Errorf("a cache of %d bytes holds no page of %d bytes: %w", o.MemoryBytes, page, sdk.ErrInvalid)
+		}
+		return spec, nil
+	}
+	wanted := int64(s.limits.MaxConcurrentRequests) * int64(perSequence)
+	spec.Pages = int(min(wanted, max(memoryBytes()/4/page, int64(perSequence)), math.MaxInt32))
+	return spec, nil
+}
+
+// memoryBytes is the machine's memory; 4 GiB where the system does not say.
+func memoryBytes() int64 {
+	const unknown = 4 << 30
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return unknown
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[0] == "MemTotal:" {
+			if kb, err := strconv.ParseInt(f[1], 10, 64); err == nil {
+				return kb << 10
+			}
+		}
+	}
+	return unknown
+}
+
+// start runs the two goroutines of an engine.
+func start(s setup) *Engine {
+	e := &Engine{setup: s, box: newInbox(), finished: make(chan struct{})}
+	e.box.stats = Stats{Pages: s.pages, FreePages: s.pages}
+	l := newLoop(s, e.box)
+	go func() {
+		defer close(e.finished)
+		l.run()
+	}()
+	return e
+}
+
+// Submit queues a request. It does not block: a full queue is ErrQueueFull, an engine that drains or is closed is
+// sdk.ErrUnavailable, a request that can never run is sdk.ErrInvalid. A done ctx cancels the request at any time; its
+// deadline, if earlier than the request's, is the request's.
+func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
+	name := requestName(r.ID)
+	if err := e.check(r); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, cancelled(name, context.Cause(ctx))
+	}
+	now := e.now()
+	if d, ok := ctx.Deadline(); ok && (r.Deadline.IsZero() || d.Before(r.Deadline)) {
+		r.Deadline = d
+	}
+	if !r.Deadline.IsZero() && !now.Before(r.Deadline) {
+		return nil, cancelled(name, sdk.ErrDeadline)
+	}
+	s := newSequence(r, e.most(r), now)
+	s.text = &text{decoder: e.decoder(), stops: stops{strings: r.Stop}}
+	s.stream = newStream(name, e.buffer, func() { e.box.touch(s) })
+	s.unwatch = context.AfterFunc(ctx, func() { s.stream.cancel(cancelled(name, context.Cause(ctx))) })
+	if err := e.box.submit(s, e.limits.MaxConcurrentRequests+e.limits.MaxQueuedRequests); err != nil {
+		s.unwatch()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return s.stream, nil
+}
+
+// requestName is how errors name a request.
+func requestName(id string) string { return "request " + id }
+
+// check refuses requests that can never run.
+func (e *Engine) check(r Request) error {
+	limit := e.context
+	switch {
+	case len(r.Prompt) == 0:
+		return fmt.Errorf("the prompt is empty: %w", sdk.ErrInvalid)
+	case len(r.Prompt) > limit:
+		return fmt.Errorf("the prompt has %d tokens, the context limit is %d: %w", len(r.Prompt), limit, sdk.ErrInvalid)
+	case r.MaxTokens < PromptOnly:
+		return fmt.Errorf("max tokens %d: %w", r.MaxTokens, sdk.ErrInvalid)
+	case r.Logprobs < -1 || r.Logprobs > e.vocab:
+		return fmt.Errorf("logprobs %d is outside -1..%d: %w", r.Logprobs, e.vocab, sdk.ErrInvalid)
+	case slices.Contains(r.Stop, ""):
+		return fmt.Errorf("a stop string is empty: %w", sdk.ErrInvalid)
+	}
+	for _, ids := range [][]int32{r.Prompt, r.Forced} {
+		for i, id := range ids {
+			if id < 0 || int(id) >= e.vocab {
+				return fmt.Errorf("token id %d at %d is outside 0..%d: %w", id, i, e.vocab-1, sdk.ErrInvalid)
+			}
+		}
+	}
+	room := e.pages * e.pageTokens
+	if need := cached(r, e.most(r)); need > room {
+		return fmt.Errorf("prompt and continuation need %d tokens of the key and value cache, which holds %d: %w", need, room, sdk.ErrInvalid)
+	}
+	return nil
+}
+
+// most is the largest number of new tokens of a request.
+func (e *Engine) most(r Request) int {
+	switch left := e.context - len(r.Prompt); {
+	case r.MaxTokens == PromptOnly:
+		return 0
+	case r.MaxTokens > 0:
+		return min(r.MaxTokens, left)
+	default: // as many as fit; the last token of a sequence needs no place in the cache
+		return max(min(left, e.pages*e.pageTokens+1-len(r.Prompt)), min(left, 1))
+	}
+}
+
+// cached is the most tokens that a request has in the cache: all but the last one of the continuation.
+func cached(r Request, most int) int { return max(len(r.Prompt), len(r.Prompt)+most-1) }
+
+// Stats is a snapshot of an engine.
+type Stats struct {
+	Running          int // requests that hold a place, also parked ones
+	Queued           int // requests that wait for one: new, preempted, or parked without a place
+	Pages            int
+	FreePages        int // pages that can be given out at once, with CachedPages
+	CachedPages      int // pages that nobody uses but whose content can be taken over
+	Steps            uint64
+	PromptTokens     uint64 // of requests whose prompt was computed
+	CachedTokens     uint64 // of these, taken over from the cache
+	CompletionTokens uint64
+	Preemptions      uint64
+}
+
+// Stats is the state after the last step.
+func (e *Engine) Stats() Stats {
+	e.box.mu.Lock()
+	defer e.box.mu.Unlock()
+	s := e.box.stats
+	s.Queued = max(e.box.live-s.Running, 0)
+	return s
+}
+
+// Context is the most tokens that a sequence can have, prompt and continuation together.
+func (e *Engine) Context() int { return e.context }
+
+// Drain refuses new work and waits until all accepted requests have ended, or until ctx is done.
+func (e *Engine) Drain(ctx context.Context) error {
+	select {
+	case <-e.box.drain():
+		return nil
+	case <-ctx.Done():
+		s := e.Stats()
+		return fmt.Errorf("drain engine: %d requests left: %w", s.Running+s.Queued, context.Cause(ctx))
+	}
+}
+
+// Close ends all requests with sdk.ErrUnavailable, cancels the step under way and waits for the loop. It is safe to
+// call it more than once.
+func (e *Engine) Close() error {
+	e.box.close()
+	<-e.finished
+	return nil
+}
+
+var (
+	errDraining = fmt.Errorf("engine is shutting down: %w", sdk.ErrUnavailable)
+	errStopped  = fmt.Errorf("engine is closed: %w", sdk.ErrUnavailable)
+)
+
+// inbox is how other goroutines talk to the loop. It also bounds the live requests, so that Submit has its answer at
+// once.
+type inbox struct {
+	wake chan struct{} // capacity 1
+
+	mu       sync.Mutex // guards all below; never held while another lock is taken
+	arrived  []*sequence
+	touched  []*sequence // cancelled by the reader, or with room again
+	jobs     []*job
+	number   uint64
+	live     int // requests and jobs that were accepted and whose resources are not yet free
+	draining bool
+	closed   bool
+	idle     chan struct{} // closed when draining and nothing lives
+	stats    Stats
+}
+
+// mail is what has come in.
+type mail struct {
+	arrived, touched []*sequence
+	jobs             []*job
+	closed           bool
+}
+
+func newInbox() *inbox {
+	return &inbox{wake: make(chan struct{}, 1), idle: make(chan struct{})}
+}
+
+// submit accepts a sequence if fewer than most requests live.
+func (b *inbox) submit(s *sequence, most int) error {
+	return b.accept(most, func() {
+		b.number++
+		s.number = b.number
+		b.arrived = append(b.arrived, s)
+	})
+}
+
+// accept calls add under the lock if there is room, and wakes the loop.
+func (b *inbox) accept(most int, add func()) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed:
+		return errStopped
+	case b.draining:
+		return errDraining
+	case b.live >= most:
+		return ErrQueueFull
+	}
+	b.live++
+	add()
+	b.signal()
+	return nil
+}
+
+// touch tells the loop to look at a sequence again.
+func (b *inbox) touch(s *sequence) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.touched = append(b.touched, s)
+	}
+	b.signal()
+}
+
+// leave counts a request or job out.
+func (b *inbox) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.live--
+	b.rest()
+}
+
+// rest closes idle when a drain is complete.
+func (b *inbox) rest() {
+	if b.draining && b.live == 0 {
+		select {
+		case <-b.idle:
+		default:
+			close(b.idle)
+		}
+	}
+}
+
+// drain refuses new work; the channel is closed when nothing lives.
+func (b *inbox) drain() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.draining = true
+	b.rest()
+	return b.idle
+}
+
+// close tells the loop to end everything.
+func (b *inbox) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed, b.draining = true, true
+	b.signal()
+}
+
+// signal wakes the loop.
+func (b *inbox) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the inbox.
+func (b *inbox) take() mail {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m := mail{b.arrived, b.touched, b.jobs, b.closed}
+	b.arrived, b.touched, b.jobs = nil, nil, nil
+	return m
+}
+
+// publish stores the loop's figures.
+func (b *inbox) publish(s Stats) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stats = s
+}
+
+// classify puts an error of a step into a class.
+func classify(err error) error {
+	for _, class := range []error{sdk.ErrInvalid, sdk.ErrNotFound, sdk.ErrOverloaded, sdk.ErrUnavailable, sdk.ErrUnsupported, sdk.ErrInvalidOutput, sdk.ErrDeadline} {
+		if errors.Is(err, class) {
+			return err
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", sdk.ErrDeadline, err)
+	}
+	return err
+}

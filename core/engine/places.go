@@ -1,0 +1,225 @@
+package engine
+
+import "slices"
+
+// This file gives places and pages to sequences. The rule that keeps everybody moving: a sequence that lacks pages
+// takes them from parked ones first, then from younger ones, never from older ones. So the oldest sequence that can
+// run always runs, and since no request is larger than the pool, every request's turn comes.
+
+// admit gives places to the queue's sequences, oldest first, while there are places and pages. One whose reader lags is
+// passed over.
+func (l *loop) admit() {
+	for {
+		i := slices.IndexFunc(l.queue, func(s *sequence) bool { return s.stream.room() })
+		if i < 0 {
+			return
+		}
+		s := l.queue[i]
+		if len(l.running) >= l.limits.MaxConcurrentRequests && !l.evictParked() {
+			return
+		}
+		for !l.fits(s) {
+			if !l.evictParked() {
+				return
+			}
+		}
+		l.queue = remove(l.queue, s)
+		l.running = insert(l.running, s)
+		s.running = true
+		l.take(s)
+	}
+}
+
+// fits reports whether the pages that a sequence needs for what it has to compute can be had, beside those that the
+// running ones still need, with one more each to grow into: less would preempt somebody at once. One that is alone
+// always fits.
+func (l *loop) fits(s *sequence) bool {
+	if len(l.running) == 0 {
+		return true
+	}
+	chain, idle := l.prefix(s)
+	need := l.pool.need(len(s.tokens)) - chain
+	for _, r := range l.running {
+		need += l.pool.need(len(r.tokens)+l.pageTokens) - len(r.pages)
+	}
+	return l.pool.available()-idle >= need
+}
+
+// prefix counts the pages of the prefix cache that a sequence could take over, and how many of them are idle.
+func (l *loop) prefix(s *sequence) (pages, idle int) {
+	chain := s.chain
+	for s.reuse {
+		id, ok := l.next(s, pages, chain)
+		if !ok {
+			break
+		}
+		if l.pool.pages[id].refs == 0 {
+			idle++
+		}
+		chain = l.pool.pages[id].serial
+		pages++
+	}
+	return pages, idle
+}
+
+// next finds page i of a sequence in the prefix cache. The last pending token is always computed: its logits are
+// wanted.
+func (l *loop) next(s *sequence, i int, chain uint64) (int32, bool) {
+	from, to := i*l.pageTokens, (i+1)*l.pageTokens
+	if to >= len(s.tokens) {
+		return -1, false
+	}
+	return l.pool.lookup(chain, s.request.Tenant, s.tokens[from:to])
+}
+
+// take lets a sequence take over pages of the prefix cache from where it stands, which must be the end of a page.
+func (l *loop) take(s *sequence) {
+	if !s.reuse || s.broken || s.indexed != len(s.pages) || s.computed != s.indexed*l.pageTokens {
+		return
+	}
+	for {
+		id, ok := l.next(s, s.indexed, s.chain)
+		if !ok {
+			return
+		}
+		l.pool.retain(id)
+		s.pages = append(s.pages, id)
+		s.chain = l.pool.pages[id].serial
+		s.indexed++
+		s.computed += l.pageTokens
+		if !s.preempted && s.computed <= len(s.request.Prompt) {
+			s.usage.CachedTokens += l.pageTokens
+		}
+	}
+}
+
+// index offers the pages that a sequence has filled to the prefix cache.
+func (l *loop) index(s *sequence) {
+	for s.reuse && !s.broken && (s.indexed+1)*l.pageTokens <= s.computed {
+		from := s.indexed * l.pageTokens
+		serial, ok := l.pool.publish(s.pages[s.indexed], s.chain, s.request.Tenant, s.tokens[from:from+l.pageTokens])
+		if !ok {
+			s.broken = true
+			return
+		}
+		s.chain = serial
+		s.indexed++
+	}
+}
+
+// claim is a page that a sequence is about to fill.
+type claim struct {
+	chain, hash uint64
+}
+
+// runnable lists the running sequences that can take part in a step, oldest first. A sequence at the beginning of a
+// page that an older one is filling with the same tokens waits and takes the page over: so repeats of a prompt that
+// come at once cost one prompt.
+func (l *loop) runnable() []*sequence {
+	var list []*sequence
+	claims := map[claim]bool{}
+	for _, s := range l.running {
+		if !s.stream.room() {
+			s.parked = true
+			continue
+		}
+		l.take(s)
+		from, to := s.indexed*l.pageTokens, (s.indexed+1)*l.pageTokens
+		if s.reuse && !s.broken && s.pending() > 1 && to < len(s.tokens) {
+			c := claim{s.chain, l.pool.hash(s.request.Tenant, s.tokens[from:to])}
+			if claims[c] && s.computed == from {
+				continue
+			}
+			claims[c] = true
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// compose chooses the next step and secures its pages, oldest sequence first.
+func (l *loop) compose() []entry {
+	ready := l.runnable()
+	if len(ready) == 0 {
+		return nil
+	}
+	candidates := make([]candidate, len(ready))
+	for i, s := range ready {
+		candidates[i] = candidate{pending: s.pending(), served: s.served}
+	}
+	var entries []entry
+	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.chunk}
+	for _, sh := range plan(candidates, b) {
+		if s := ready[sh.index]; s.running { // not preempted for an older one meanwhile
+			entries = l.enter(entries, s, sh.tokens)
+		}
+	}
+	if len(entries) == 0 { // none of the chosen ones found pages; the oldest always does
+		entries = l.enter(entries, ready[0], 1)
+	}
+	return entries
+}
+
+// enter adds a sequence to a step with as many of n tokens as pages can be had for.
+func (l *loop) enter(entries []entry, s *sequence, n int) []entry {
+	n = l.secure(s, n)
+	if n == 0 {
+		return entries
+	}
+	return append(entries, entry{s: s, n: n, ready: n == s.pending()})
+}
+
+// secure gives a sequence pages for its next n tokens and returns for how many it has them.
+func (l *loop) secure(s *sequence, n int) int {
+	for need := l.pool.need(s.computed + n); len(s.pages) < need; {
+		id, ok := l.pool.alloc()
+		if ok {
+			s.pages = append(s.pages, id)
+		} else if !l.reclaim(s) {
+			break
+		}
+	}
+	return min(n, len(s.pages)*l.pageTokens-s.computed)
+}
+
+// reclaim preempts one sequence for the sake of s: the youngest parked one, else the youngest one, if younger than s.
+func (l *loop) reclaim(s *sequence) bool {
+	if l.evictParked() {
+		return true
+	}
+	for _, v := range slices.Backward(l.running) {
+		if v.number <= s.number {
+			return false
+		}
+		if len(v.pages) > 0 {
+			l.preempt(v)
+			return true
+		}
+	}
+	return false
+}
+
+// evictParked preempts the youngest sequence whose reader lags, if there is one.
+func (l *loop) evictParked() bool {
+	for _, v := range slices.Backward(l.running) {
+		if !v.stream.room() {
+			v.parked = true
+			l.preempt(v)
+			return true
+		}
+	}
+	return false
+}
+
+// preempt takes place and pages from a sequence and puts it back into the queue at its age. It computes its tokens
+// again later, the same to the bit; its sampler and its text stay as they are.
+func (l *loop) preempt(s *sequence) {
+	l.pool.release(s.pages)
+	s.forget()
+	s.running, s.preempted = false, true
+	l.running = remove(l.running, s)
+	l.queue = insert(l.queue, s)
+	l.stats.Preemptions++
+	l.meters.preemptions.Inc()
+	l.log.Debug("request preempted", "request", s.request.ID, "tokens", len(s.tokens))
+}
