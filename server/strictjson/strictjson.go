@@ -22,9 +22,37 @@ const maxDepth = 64
 // Error says what is wrong with a document.
 type Error struct {
 	Malformed bool   // the bytes are not one JSON document; otherwise a field has a wrong shape or value
+	Code      Code   // what kind of refusal; empty means InvalidValue
 	Path      string // field, such as messages[0].role; empty for the document itself
 	Expected  string // what would have been right
 	Got       string // what was found, never a long text
+}
+
+// Code is a stable name of a kind of refusal.
+type Code string
+
+// The codes, in the words of OpenAI's API where it has them.
+const (
+	InvalidValue     Code = "invalid_value"
+	UnknownField     Code = "unknown_parameter"
+	MissingField     Code = "missing_required_parameter"
+	DuplicateField   Code = "duplicate_parameter"
+	UnsupportedValue Code = "unsupported_value" // a documented value that this server can't honour
+)
+
+// Unknown refuses a field that its object does not have.
+func (m Member) Unknown() *Error {
+	return &Error{Code: UnknownField, Path: m.path, Expected: "a documented field", Got: "an unknown one"}
+}
+
+// Missing refuses an object without one of its fields.
+func Missing(path, expected string) *Error {
+	return &Error{Code: MissingField, Path: path, Expected: expected, Got: "nothing"}
+}
+
+// Unsupported refuses a documented value that can't be honoured.
+func (v Value) Unsupported(expected string) *Error {
+	return &Error{Code: UnsupportedValue, Path: v.path, Expected: expected, Got: v.describe()}
 }
 
 // Error implements error.

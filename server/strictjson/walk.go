@@ -94,7 +94,7 @@ func (w walker) object(i int, path string, depth int) (int, error) {
 		name := key(w.b[i:e])
 		at := join(path, name)
 		if _, twice := seen[name]; twice {
-			return 0, &Error{Path: at, Expected: "each field once", Got: "a duplicate"}
+			return 0, &Error{Code: DuplicateField, Path: at, Expected: "each field once", Got: "a duplicate"}
 		}
 		seen[name] = struct{}{}
 		var err error
