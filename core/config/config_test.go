@@ -87,6 +87,10 @@ func TestPrecedence(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, c.got, c.want)
 		}
 	}
+	base := []Setting{{"log.level", "error", "eval"}, {"limits.threads", "9", "eval"}}
+	if cfg, _, err = Load(LoadOptions{Environ: []string{"PIMOE_MODE=development"}, Base: base}); err != nil || cfg.Log.Level != "debug" || cfg.Limits.Threads != 9 {
+		t.Errorf("a command's defaults: %+v %+v %v", cfg.Log, cfg.Limits, err)
+	}
 	other := writeFile(t, "d.yaml", "limits: {threads: 1}\n", 0o600)
 	if cfg, _, err = Load(LoadOptions{File: other, Environ: env[:1]}); err != nil || cfg.Limits.Threads != 1 || cfg.Limits.MaxBatchSize != 32 {
 		t.Errorf("--config does not replace PIMOE_CONFIG: %+v %v", cfg.Limits, err)

@@ -30,6 +30,7 @@ type Setting struct {
 type LoadOptions struct {
 	File    string    // YAML file; empty = PIMOE_CONFIG, or none
 	Environ []string  // KEY=value; nil = the process's environment
+	Base    []Setting // a command's own defaults; everything that the operator sets wins, the mode too
 	Flags   []Setting // later ones win
 }
 
@@ -101,12 +102,13 @@ func Load(o LoadOptions) (Config, []string, error) {
 		return Config{}, nil, err
 	}
 	envTree, warnings := readEnv(environ, &problems)
+	baseTree := readFlags(o.Base, &problems)
 	flagTree := readFlags(o.Flags, &problems)
 
 	k := koanf.New(sep)
 	def := defaults(environ)
-	layers := []map[string]any{tree(reflect.ValueOf(def)).(map[string]any), nil, fileTree, envTree, flagTree}
-	layers[1] = preset(chosenMode(layers))
+	layers := []map[string]any{tree(reflect.ValueOf(def)).(map[string]any), baseTree, nil, fileTree, envTree, flagTree}
+	layers[2] = preset(chosenMode(layers))
 	for _, l := range layers {
 		if err := k.Load(confmap.Provider(l, ""), nil); err != nil {
 			return Config{}, nil, fmt.Errorf("merge configuration: %w", err)
