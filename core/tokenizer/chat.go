@@ -1,0 +1,3 @@
+package tokenizer
+
+const maxTemplate = 1 << 20
