@@ -112,7 +112,7 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("new engine: %w", err)
 	}
 	s.pages, s.pageTokens = spec.Pages, spec.PageTokens
-	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, sparse: o.Model.SparseLayers(), hidden: o.Model.Hidden, threads: s.limits.Threads}
+	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, sparse: o.Model.SparseLayers(), threads: s.limits.Threads}
 	return start(s), nil
 }
 

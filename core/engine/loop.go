@@ -66,6 +66,7 @@ func (l *loop) run() {
 			l.land(r)
 		}
 	}
+	l.publish()
 	close(l.tasks)
 	<-gone
 }

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -18,7 +17,7 @@ import (
 type forwarder interface {
 	// Forward is model.Trunk.Forward.
 	Forward(ctx context.Context, spans []model.Span) ([]tensor.Matrix, error)
-	// Hidden runs one layer's experts on raw hidden states.
+	// Hidden is model.Trunk.Hidden; route is lent its slices.
 	Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(row int, ids []int32, weights []float32)) (tensor.Matrix, error)
 	// Layers are the layers that have experts, ascending.
 	Layers() []int
@@ -135,20 +134,17 @@ func (e entry) finish(sp model.Span, rows tensor.Matrix) drawn {
 
 // draw chooses the next token of a sequence.
 func (s *sequence) draw(logits []float32) drawn {
-	for id, v := range logits {
-		if v != v || v > math.MaxFloat32 {
-			return drawn{err: fmt.Errorf("logit of token %d at position %d is %v: %w", id, len(s.tokens)-1, v, sdk.ErrInvalidOutput)}
-		}
-	}
 	id, given := s.forced()
-	if !given {
-		id = s.sampler.Next(logits)
+	if given {
+		s.sampler.Push(id)
+	} else if id = s.sampler.Next(logits); id == sampler.None {
+		return drawn{err: fmt.Errorf("the logits of position %d are not finite: %w", len(s.tokens)-1, sdk.ErrInvalidOutput)}
 	}
 	d := drawn{id: id}
 	if n := s.request.Logprobs; n >= 0 {
 		d.logprob = sampler.Logprob(logits, id)
 		for _, t := range sampler.TopLogprobs(logits, n) {
-			d.top = append(d.top, TopLogprob{ID: t.ID, Logprob: t.Logprob})
+			d.top = append(d.top, TopLogprob(t))
 		}
 	}
 	return d
@@ -180,7 +176,6 @@ type trunk struct {
 	cache   *model.Cache
 	block   moe.Block
 	sparse  []int
-	hidden  int
 	threads int
 }
 
@@ -197,8 +192,6 @@ func (t *trunk) Threads() int { return t.threads }
 
 // Hidden implements forwarder.
 func (t *trunk) Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(int, []int32, []float32)) (tensor.Matrix, error) {
-	if x.Cols != t.hidden {
-		return tensor.Matrix{}, fmt.Errorf("hidden states have %d columns, the model %d: %w", x.Cols, t.hidden, sdk.ErrInvalid)
-	}
-	return t.trunk.Sparse(ctx, layer, x, t.block, t.threads, route)
+	observe := func(_, row, _ int, ids []int32, weights []float32) { route(row, ids, weights) }
+	return t.trunk.Hidden(ctx, layer, x, t.block, t.threads, observe)
 }
