@@ -100,6 +100,7 @@ const (
 	headsLimit        = 1 << 10
 	headDimLimit      = 1 << 12
 	expertsLimit      = 1 << 12
+	unitsLimit        = 1 << 18 // layers x experts
 	widthLimit        = 1 << 20
 	maxPositionsLimit = 1 << 24 // positions above are not exact in float32
 	fileLimit         = 4 << 20 // bytes of a config file
@@ -211,6 +212,9 @@ func (c *Config) readExperts(o *object) {
 	c.TopK = o.integer("num_experts_per_tok", 1, expertsLimit, required)
 	if c.TopK > c.Experts {
 		o.fail("num_experts_per_tok", "%d of %d experts", c.TopK, c.Experts)
+	}
+	if c.Layers*c.Experts > unitsLimit {
+		o.fail("num_hidden_layers", "%d layers of %d experts are more than %d units", c.Layers, c.Experts, unitsLimit)
 	}
 	if key := a.renormalise.key; key != "" {
 		if a.renormalise.missing && !o.has(key) {
