@@ -3,6 +3,7 @@
 package weights_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
 // childEnv makes the test executable an importer: "HOME|NAME|SOURCE|K". It kills itself before its K-th change to the
@@ -64,10 +66,27 @@ func child(t *testing.T, home, name, src string, k int) *exec.Cmd {
 	return cmd
 }
 
+// smallModel is a source with two experts, so small that an import costs little; seeds differ in the weights.
+func smallModel(t *testing.T, seed byte) string {
+	t.Helper()
+	data := make([]byte, 24)
+	var list []weights.NamedView
+	for i, name := range []string{"model.embed_tokens.weight", "model.layers.0.mlp.experts.0.gate_proj.weight",
+		"model.layers.0.mlp.experts.0.up_proj.weight", "model.layers.0.mlp.experts.1.gate_proj.weight", "model.norm.weight"} {
+		data[0], data[1] = seed, byte(i)
+		list = append(list, weights.NamedView{Name: name, View: view(tensor.F32, bytes.Clone(data), 2, 3)})
+	}
+	var b bytes.Buffer
+	if err := weights.Write(&b, list, nil); err != nil {
+		t.Fatal(err)
+	}
+	return folder(t, map[string][]byte{"model.safetensors": b.Bytes(), "config.json": {'{', '}'}, "tokenizer.json": {'{', '}'}})
+}
+
 // An import fails at the k-th change to the disk, for k = 0, 1, 2... until one succeeds. After each failure nothing half
 // done is visible and an import goes on from there; together they end in the right model.
 func TestImportFailsAtEveryChange(t *testing.T) {
-	src := coretest.Golden(t, "models", "qwen3_moe")
+	src := smallModel(t, 1)
 	broken := errors.New("injected")
 	for k := 0; ; k++ {
 		s := openStore(t, filepath.Join(t.TempDir(), strconv.Itoa(k)))
@@ -82,7 +101,7 @@ func TestImportFailsAtEveryChange(t *testing.T) {
 		m, err := s.Import(t.Context(), "m", src, qwenPlan, nil)
 		if err == nil {
 			checkModel(t, m, src)
-			if k < 60 {
+			if k < 45 {
 				t.Errorf("only %d changes to the disk", k)
 			}
 			return
@@ -105,11 +124,11 @@ func TestImportFailsAtEveryChange(t *testing.T) {
 
 // The same with a kill in place of an error, at some of the changes, and a model that is replaced: it stays whole.
 func TestImportKilled(t *testing.T) {
-	first, second := coretest.Golden(t, "models", "qwen3_moe"), coretest.Golden(t, "models", "olmoe")
+	first, second := smallModel(t, 1), smallModel(t, 2)
 	home := t.TempDir()
 	s := openStore(t, home)
 	kills := 0
-	for k := 0; ; k += 9 {
+	for k := 0; ; k += 4 {
 		old := mustImport(t, s, "m", first)
 		out, err := child(t, home, "m", second, k).CombinedOutput()
 		if err == nil {
@@ -129,7 +148,7 @@ func TestImportKilled(t *testing.T) {
 		}
 		checkModel(t, mustImport(t, s, "m", second), second)
 	}
-	if kills < 5 {
+	if kills < 10 {
 		t.Errorf("only %d kills", kills)
 	}
 }

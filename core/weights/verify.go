@@ -44,6 +44,21 @@ type run struct {
 	err    error
 }
 
+// wait waits for the end of a run. One that has ended has ended, also for a ctx that has.
+func (r *run) wait(ctx context.Context) error {
+	select {
+	case <-r.done:
+		return nil
+	default:
+	}
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // digest is f's sha256. The caller who comes first hashes, with its own ctx; the others wait, and if the first gives
 // up one of them goes on.
 func (d *digests) digest(ctx context.Context, f *os.File, size int64, fresh bool) (string, error) {
@@ -60,10 +75,8 @@ func (d *digests) digest(ctx context.Context, f *os.File, size int64, fresh bool
 			d.hash(ctx, f, r)
 			return r.digest, r.err
 		}
-		select {
-		case <-ctx.Done():
-			return "", ctx.Err()
-		case <-r.done:
+		if err := r.wait(ctx); err != nil {
+			return "", err
 		}
 		if !errors.Is(r.err, context.Canceled) && !errors.Is(r.err, context.DeadlineExceeded) {
 			return r.digest, r.err
