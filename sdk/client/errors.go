@@ -1,0 +1,89 @@
+package client
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pimoe/pimoe/sdk"
+)
+
+// Reason says why a plugin did not start.
+type Reason string
+
+// The reasons.
+const (
+	ReasonMissing       Reason = "missing"        // no such file
+	ReasonNotExecutable Reason = "not executable" // no permission, a folder, or no program for this machine
+	ReasonExited        Reason = "exited"         // ended before the handshake
+	ReasonNotOurs       Reason = "not ours"       // a go-plugin program of another host
+	ReasonOutput        Reason = "output"         // printed something else on standard output
+	ReasonProtocol      Reason = "protocol"       // another protocol version
+	ReasonAddress       Reason = "address"        // named a socket that is not its own
+	ReasonKind          Reason = "kind"           // a router where an expert is wanted, or the reverse
+	ReasonTimeout       Reason = "timeout"        // silent until the start timeout
+	ReasonControl       Reason = "control"        // shook hands, but does not answer on its socket
+)
+
+// StartError is returned by Start when the plugin is to blame. It wraps sdk.ErrUnavailable, sdk.ErrUnsupported (another
+// protocol or kind) or sdk.ErrDeadline (silent).
+type StartError struct {
+	Path   string
+	Reason Reason
+	Text   string // what happened, for people
+	Death  *Death // how the process ended, if it ended by itself
+	class  error
+	cause  error
+}
+
+func (e *StartError) Error() string { return "start plugin " + e.Path + ": " + e.Text }
+
+// Unwrap gives the class and the cause.
+func (e *StartError) Unwrap() []error {
+	if e.cause == nil {
+		return []error{e.class}
+	}
+	return []error{e.class, e.cause}
+}
+
+// Death is how a process ended.
+type Death struct {
+	Signal    string    // name of the signal that ended it, such as "SIGKILL"; empty if it exited
+	ExitCode  int       // if it exited; -1 otherwise
+	OOM       bool      // best effort: killed while the kernel was short of memory
+	Asked     bool      // the host had told it to end
+	LastLines []string  // the last lines on standard error, oldest first
+	At        time.Time // when the host noticed
+}
+
+// String is one line without the last lines.
+func (d Death) String() string {
+	switch {
+	case d.OOM:
+		return "killed because memory ran out (" + d.Signal + ")"
+	case d.Signal != "":
+		return "killed by " + d.Signal
+	}
+	return fmt.Sprintf("exit code %d", d.ExitCode)
+}
+
+// withLines is String with the last few lines.
+func (d Death) withLines() string {
+	if len(d.LastLines) == 0 {
+		return d.String() + ", nothing on standard error"
+	}
+	return d.String() + ", last on standard error: " + strings.Join(d.LastLines[max(0, len(d.LastLines)-5):], " / ")
+}
+
+// DeadError is the error of every call on a process that has ended. It wraps sdk.ErrUnavailable.
+type DeadError struct {
+	Process *Process
+	Death   Death
+}
+
+func (e *DeadError) Error() string {
+	return fmt.Sprintf("plugin %s (pid %d) is dead: %s", e.Process.name, e.Process.PID(), e.Death)
+}
+
+// Unwrap gives the class.
+func (e *DeadError) Unwrap() error { return sdk.ErrUnavailable }

@@ -1,0 +1,111 @@
+package client
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	maxLine   = 8 << 10 // longer lines are cut
+	lastLines = 20      // kept of standard error for a Death
+	// A plugin that floods its log is slowed down: what it writes beyond this in a tenth of a second waits in the pipe,
+	// and the pipe makes the writer wait. 10 MiB a second is far above any honest log.
+	floodBytes = 1 << 20
+	floodTime  = 100 * time.Millisecond
+)
+
+// output reads a process's standard streams to their end: by lines, with bounds, never waiting for a grandchild that
+// keeps the pipes open after the process has ended.
+type output struct {
+	log   func(string)
+	first chan string // the first line on standard output; closed without one at its end
+	wg    sync.WaitGroup
+
+	mu   sync.Mutex // guards last; held while log is called, which keeps lines whole and in order
+	last []string
+}
+
+func newOutput(log func(string), stdout, stderr *os.File) *output {
+	if log == nil {
+		log = func(string) {}
+	}
+	o := &output{log: log, first: make(chan string, 1)}
+	o.wg.Add(2)
+	go func() {
+		defer o.wg.Done()
+		defer close(o.first)
+		handshake := false
+		readLines(stdout, func(line string) {
+			if !handshake {
+				handshake = true
+				o.first <- line
+				return
+			}
+			o.line("stdout: "+line, false)
+		})
+	}()
+	go func() {
+		defer o.wg.Done()
+		readLines(stderr, func(line string) { o.line(line, true) })
+	}()
+	return o
+}
+
+func (o *output) line(s string, keep bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if keep {
+		if len(o.last) == lastLines {
+			o.last = append(o.last[:0], o.last[1:]...)
+		}
+		o.last = append(o.last, s)
+	}
+	o.log(s)
+}
+
+func (o *output) lines() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return append([]string(nil), o.last...)
+}
+
+// readLines calls f for each line, cut at maxLine, until the end or an error.
+func readLines(r io.Reader, f func(string)) {
+	b := bufio.NewReaderSize(&paced{r: r}, maxLine)
+	for {
+		line, err := b.ReadSlice('\n')
+		if len(line) > 0 {
+			f(strings.TrimRight(string(line), "\r\n"))
+		}
+		for errors.Is(err, bufio.ErrBufferFull) { // the rest of an over-long line
+			_, err = b.ReadSlice('\n')
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// paced lets floodBytes through in a floodTime.
+type paced struct {
+	r     io.Reader
+	since time.Time
+	got   int
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	if now := time.Now(); now.Sub(p.since) > floodTime {
+		p.since, p.got = now, 0
+	}
+	if p.got > floodBytes {
+		time.Sleep(time.Until(p.since.Add(floodTime)))
+	}
+	n, err := p.r.Read(b)
+	p.got += n
+	return n, err
+}

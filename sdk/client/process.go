@@ -1,0 +1,327 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	goplugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/internal/pb"
+	"github.com/pimoe/pimoe/sdk/internal/plane"
+	"github.com/pimoe/pimoe/sdk/internal/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// killAfter is how long a process may take to end after SIGTERM, unless Stop's context ends sooner.
+const killAfter = 2 * time.Second
+
+// Process is a running plugin. Its owner calls Stop when done with it, also after it has died. All methods are safe for
+// concurrent use.
+type Process struct {
+	name   string // of the executable's file
+	cmd    *exec.Cmd
+	dir    string // private folder
+	life   *os.File
+	plane  *plane.Host // nil with gRPC
+	out    *output
+	client *goplugin.Client
+	conn   *grpc.ClientConn
+	link   *link
+
+	asked   atomic.Bool // to end
+	exited  chan struct{}
+	drained chan struct{} // the output is read to its end
+	gone    context.Context
+	cancel  context.CancelFunc // of gone, at death
+	death   Death              // written before exited is closed, except LastLines
+
+	stop    sync.Once
+	stopped chan struct{}
+	stopErr error
+}
+
+// PID is the process's number.
+func (p *Process) PID() int {
+	if p.cmd == nil || p.cmd.Process == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
+// Info is what the plugin says of itself, after Load with its numeric class.
+func (p *Process) Info() sdk.Info { return p.link.Info() }
+
+// Exited is closed as soon as the process has ended.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Death tells how the process ended. It waits for the end, and for a moment until the last lines are read.
+func (p *Process) Death() Death {
+	<-p.drained
+	return p.deathNow()
+}
+
+func (p *Process) deathNow() Death {
+	d := p.death
+	d.LastLines = p.out.lines()
+	return d
+}
+
+// Beat is the process's heartbeat counter, which rises every 50 ms; false where there is none (gRPC) or no more.
+func (p *Process) Beat() (uint64, bool) {
+	theOOM.look()
+	if p.plane == nil {
+		return 0, false
+	}
+	return p.plane.Beat()
+}
+
+// Ping asks the control plane for a sign of life.
+func (p *Process) Ping(ctx context.Context) error { return p.link.ping(ctx) }
+
+// Stats asks the process what it has done.
+func (p *Process) Stats(ctx context.Context) (calls, rows, errors uint64, err error) {
+	s, err := p.link.stats(ctx)
+	return s.GetCalls(), s.GetRows(), s.GetErrors(), err
+}
+
+// Drain tells the process to refuse new calls and waits until the running ones have ended.
+func (p *Process) Drain(ctx context.Context) error { return p.link.drain(ctx) }
+
+// Expert is the process as an expert; nil for a router.
+func (p *Process) Expert() *Expert {
+	if p.link.kind != sdk.KindExpert {
+		return nil
+	}
+	return &Expert{link: p.link}
+}
+
+// Router is the process as a router; nil for an expert.
+func (p *Process) Router() *Router {
+	if p.link.kind != sdk.KindRouter {
+		return nil
+	}
+	return &Router{link: p.link}
+}
+
+// SharedBytes is the memory of the process's plane, 0 with gRPC.
+func (p *Process) SharedBytes() int64 {
+	if p.plane == nil {
+		return 0
+	}
+	return p.plane.Bytes()
+}
+
+// Transport is how tensors travel: TransportGRPC if shared memory was asked for and isn't there.
+func (p *Process) Transport() Transport {
+	if p.plane == nil {
+		return TransportGRPC
+	}
+	return TransportSHM
+}
+
+// Kill ends the process now, without waiting. Stop is still to be called.
+func (p *Process) Kill() error { return p.signal(syscall.SIGKILL) }
+
+// signal goes through the process's pidfd where there is one, so that it can't hit another process.
+func (p *Process) signal(s syscall.Signal) error {
+	p.asked.Store(true)
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal plugin %s (pid %d): %w", p.name, p.PID(), err)
+	}
+	return nil
+}
+
+// Stop ends the process and frees everything that belongs to it: SIGTERM, SIGKILL when the context ends or after 2 s,
+// its process group, the shared memory, the sockets, the goroutines. Calls under way fail with a DeadError. It may be
+// called several times; all callers wait for the end.
+func (p *Process) Stop(ctx context.Context) error {
+	p.stop.Do(func() {
+		p.stopErr = p.end(ctx)
+		close(p.stopped)
+	})
+	<-p.stopped
+	return p.stopErr
+}
+
+func (p *Process) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, killAfter)
+	defer cancel()
+	err := p.signal(syscall.SIGTERM)
+	select {
+	case <-p.exited:
+	case <-ctx.Done():
+		err = errors.Join(err, p.Kill())
+	}
+	select {
+	case <-p.exited:
+	case <-time.After(10 * time.Second): // a process that the kernel can't end, stuck in a device
+		return errors.Join(err, fmt.Errorf("plugin %s (pid %d) survives SIGKILL: %w", p.name, p.PID(), sdk.ErrUnavailable))
+	}
+	p.free()
+	return err
+}
+
+// free gives everything back after the process has ended, or before it was made.
+func (p *Process) free() {
+	if p.conn != nil {
+		p.conn.Close()
+	}
+	if p.client != nil && p.conn != nil {
+		// go-plugin's Kill blocks on a process that doesn't answer; this one is dead and its connection closed. It waits
+		// for go-plugin's own goroutines.
+		p.client.Kill()
+	}
+	if p.plane != nil {
+		p.plane.Close()
+	}
+	if p.life != nil {
+		p.life.Close()
+	}
+	if p.cmd != nil {
+		<-p.drained
+	}
+	os.RemoveAll(p.dir)
+}
+
+// reap waits for the process's end and tells everybody.
+func (p *Process) reap(stdout, stderr *os.File) {
+	awaitDeath(p.PID())
+	unix.Kill(-p.PID(), unix.SIGKILL) // what it started and left in its group
+	state, err := p.cmd.Process.Wait()
+	theStarter.release()
+	p.death = Death{ExitCode: -1, Asked: p.asked.Load(), At: time.Now()}
+	if err == nil {
+		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			p.death.Signal = unix.SignalName(ws.Signal())
+			p.death.OOM = ws.Signal() == syscall.SIGKILL && !p.death.Asked && theOOM.rose()
+		} else {
+			p.death.ExitCode = state.ExitCode()
+		}
+	}
+	if p.plane != nil {
+		p.plane.Abort()
+	}
+	p.cancel()
+	close(p.exited)
+
+	// What is in the pipes is read; a grandchild that keeps them open is not waited for.
+	deadline := time.Now().Add(100 * time.Millisecond)
+	stdout.SetReadDeadline(deadline)
+	stderr.SetReadDeadline(deadline)
+	p.out.wg.Wait()
+	stdout.Close()
+	stderr.Close()
+	close(p.drained)
+}
+
+// dead is the error of a call on an ended process.
+func (p *Process) dead() error { return &DeadError{Process: p, Death: p.deathNow()} }
+
+// link is a connection to a plugin as calls see it. Process has one; NewExpert and NewRouter make one of a bare
+// connection.
+type link struct {
+	process *Process // nil for a bare connection
+	kind    sdk.Kind
+	expert  pb.ExpertClient
+	router  pb.RouterClient
+	plane   *plane.Host // nil with gRPC
+	info    atomic.Pointer[pb.InfoReply]
+}
+
+func newLink(p *Process, conn grpc.ClientConnInterface) *link {
+	l := &link{process: p, expert: pb.NewExpertClient(conn), router: pb.NewRouterClient(conn)}
+	if p != nil {
+		l.plane = p.plane
+	}
+	return l
+}
+
+func (l *link) Info() sdk.Info { return wire.InfoBack(l.info.Load()) }
+
+// call runs one RPC under a context that ends with the process too, and gives its error a class and a name.
+func (l *link) call(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	if l.process != nil {
+		defer context.AfterFunc(l.process.gone, cancel)()
+	}
+	return l.failure(ctx, wire.FromStatus(f(ctx)))
+}
+
+// failure names the cause of a failed call: a dead process before anything else.
+func (l *link) failure(ctx context.Context, err error) error {
+	if err == nil || l.process == nil {
+		return wire.FromContext(err)
+	}
+	p := l.process
+	if errors.Is(err, plane.ErrClosed) || errors.Is(err, sdk.ErrUnavailable) || errors.Is(err, context.Canceled) {
+		// The connection's end may be seen before the process's.
+		wait := time.NewTimer(250 * time.Millisecond)
+		defer wait.Stop()
+		select {
+		case <-p.exited:
+			return p.dead()
+		default:
+		}
+		if !errors.Is(err, context.Canceled) {
+			select {
+			case <-p.exited:
+				return p.dead()
+			case <-wait.C:
+			case <-ctx.Done():
+			}
+		}
+	}
+	if errors.Is(err, plane.ErrClosed) {
+		return fmt.Errorf("plugin %s (pid %d) is being stopped: %w", p.name, p.PID(), sdk.ErrUnavailable)
+	}
+	return wire.FromContext(err)
+}
+
+func (l *link) ping(ctx context.Context) error {
+	return l.call(ctx, func(ctx context.Context) (err error) {
+		if l.kind == sdk.KindRouter {
+			_, err = l.router.Ping(ctx, &pb.PingRequest{})
+		} else {
+			_, err = l.expert.Ping(ctx, &pb.PingRequest{})
+		}
+		return err
+	})
+}
+
+func (l *link) stats(ctx context.Context) (s *pb.StatsReply, err error) {
+	err = l.call(ctx, func(ctx context.Context) (err error) {
+		if l.kind == sdk.KindRouter {
+			s, err = l.router.Stats(ctx, &pb.StatsRequest{})
+		} else {
+			s, err = l.expert.Stats(ctx, &pb.StatsRequest{})
+		}
+		return err
+	})
+	return s, err
+}
+
+func (l *link) drain(ctx context.Context) error {
+	return l.call(ctx, func(ctx context.Context) (err error) {
+		if l.kind == sdk.KindRouter {
+			_, err = l.router.Drain(ctx, &pb.DrainRequest{})
+		} else {
+			_, err = l.expert.Drain(ctx, &pb.DrainRequest{})
+		}
+		return err
+	})
+}
+
+// shortName is a plugin's name for messages.
+func shortName(path string) string { return filepath.Base(path) }

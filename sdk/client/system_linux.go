@@ -1,0 +1,96 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// attributes: a process group of its own, so that all it starts can be ended with it, and death with the host.
+func attributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+// awaitDeath returns when the child has ended and can be waited for. Until it is, its number stays taken, so that its
+// group can be ended without hitting another one.
+func awaitDeath(pid int) {
+	for {
+		if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// peerPID is the process that listens at the other end.
+func peerPID(c *net.UnixConn) (int, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, err
+	}
+	if credErr != nil {
+		return 0, fmt.Errorf("peer credentials: %w", credErr)
+	}
+	return int(cred.Pid), nil
+}
+
+// oom watches the kernel's count of processes that it killed for memory. The count is the whole machine's, so a rise
+// shortly before a SIGKILL is a good guess and no proof.
+type oom struct {
+	mu     sync.Mutex // guards all below
+	recent [2]struct {
+		at    time.Time
+		count uint64
+	}
+}
+
+var theOOM oom
+
+// look notes the count, at most once a second.
+func (o *oom) look() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now := time.Now(); now.Sub(o.recent[1].at) > time.Second {
+		o.recent[0] = o.recent[1]
+		o.recent[1].at, o.recent[1].count = now, oomKills()
+	}
+}
+
+// rose reports whether the count is higher than it was one or two looks ago.
+func (o *oom) rose() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	before := o.recent[0]
+	if before.at.IsZero() {
+		before = o.recent[1]
+	}
+	return !before.at.IsZero() && oomKills() > before.count
+}
+
+func oomKills() uint64 {
+	b, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		return 0
+	}
+	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
+		if rest, ok := bytes.CutPrefix(s.Bytes(), []byte("oom_kill ")); ok {
+			n, _ := strconv.ParseUint(string(rest), 10, 64)
+			return n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,119 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/internal/pb"
+	"github.com/pimoe/pimoe/sdk/internal/plane"
+	"github.com/pimoe/pimoe/sdk/internal/wire"
+)
+
+// Expert serves an expert.Expert.
+type Expert struct {
+	pb.UnimplementedExpertServer
+	gate
+	setup
+	expert expert.Expert
+	shards [][]byte
+	close  sync.Once
+	hidden int // set by Load
+}
+
+// NewExpert puts a service in front of an expert whose weights lie in the shards.
+func NewExpert(e expert.Expert, shards [][]byte) *Expert { return &Expert{expert: e, shards: shards} }
+
+// Register implements Service.
+func (s *Expert) Register(g *grpc.Server) { pb.RegisterExpertServer(g, s) }
+
+// Close implements Service.
+func (s *Expert) Close() (err error) {
+	s.close.Do(func() { err = s.expert.Close() })
+	return err
+}
+
+// info fills in the kind, which the author can't choose.
+func (s *Expert) info() *pb.InfoReply {
+	i := s.expert.Info()
+	i.Kind = sdk.KindExpert
+	return wire.Info(i, false)
+}
+
+// Info implements the gRPC service.
+func (s *Expert) Info(context.Context, *pb.InfoRequest) (*pb.InfoReply, error) { return s.info(), nil }
+
+// Load implements the gRPC service.
+func (s *Expert) Load(ctx context.Context, req *pb.LoadRequest) (*pb.LoadReply, error) {
+	err := s.once("load", func() error {
+		spec, err := wire.SpecOf(req, s.shards)
+		if err != nil {
+			return err
+		}
+		s.hidden = spec.Hidden
+		return s.expert.Load(ctx, spec)
+	})
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	return &pb.LoadReply{Info: s.info()}, nil
+}
+
+// forward is the way of both transports.
+func (s *Expert) forward(ctx context.Context, c *expert.Call) error {
+	return s.run(c.X.Rows, func() error {
+		if err := s.check("load"); err != nil {
+			return err
+		}
+		if c.X.Cols != s.hidden {
+			return fmt.Errorf("x has %d columns, want %d: %w", c.X.Cols, s.hidden, sdk.ErrInvalid)
+		}
+		return wire.FromContext(s.expert.Forward(ctx, c))
+	})
+}
+
+// Forward implements the gRPC service.
+func (s *Expert) Forward(ctx context.Context, req *pb.ForwardRequest) (*pb.ForwardReply, error) {
+	c, err := wire.CallOf(req)
+	if err == nil {
+		err = s.forward(ctx, c)
+	}
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	return wire.ForwardReply(c.Y), nil
+}
+
+// Handle implements Service.
+func (s *Expert) Handle(ctx context.Context, h plane.Head, in, out []byte) plane.Reply {
+	if h.Op != plane.OpForward {
+		return wire.ToReply(fmt.Errorf("operation %d: %w", h.Op, sdk.ErrUnsupported))
+	}
+	c, err := wire.PlaneCall(h, in, out)
+	if err == nil {
+		err = s.forward(ctx, c)
+	}
+	if err != nil {
+		return wire.ToReply(err)
+	}
+	return wire.PlaneForwardReply(c)
+}
+
+// Ping implements the gRPC service.
+func (s *Expert) Ping(context.Context, *pb.PingRequest) (*pb.PingReply, error) { return s.ping(), nil }
+
+// Stats implements the gRPC service.
+func (s *Expert) Stats(context.Context, *pb.StatsRequest) (*pb.StatsReply, error) {
+	return s.counts(), nil
+}
+
+// Drain implements the gRPC service.
+func (s *Expert) Drain(ctx context.Context, _ *pb.DrainRequest) (*pb.DrainReply, error) {
+	return &pb.DrainReply{}, wire.ToStatus(wire.FromContext(s.Finish(ctx)))
+}
+
+var _ Service = (*Expert)(nil)
