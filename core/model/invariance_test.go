@@ -84,7 +84,7 @@ func invariance(t *testing.T, dir string, dtype tensor.DType) {
 	sameBits(t, "pages in another order", chunks(r, ids, pages, 40), whole)
 
 	// A sequence that reuses the first two pages of an earlier one.
-	shared := slices.Concat(pages[:2], r.sequence(len(ids) - 32))
+	shared := slices.Concat(pages[:2], r.sequence(len(ids)-32))
 	m := r.forward(model.Span{Pages: shared, Start: 32, Tokens: ids[32:], AllLogits: true})
 	sameBits(t, "reused pages", m[0], whole.Slice(32, len(ids)))
 
