@@ -88,7 +88,7 @@ func mix(z uint64) uint64 {
 
 // DecodeCompletion reads a body of /v1/completions. Errors are *strictjson.Error.
 func DecodeCompletion(body []byte) (*Request, error) {
-	r, err := decode(body, completionFields, "model", "prompt")
+	r, err := decodeBody(body, completionFields, "model", "prompt")
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func DecodeCompletion(body []byte) (*Request, error) {
 
 // DecodeChat reads a body of /v1/chat/completions. Errors are *strictjson.Error.
 func DecodeChat(body []byte) (*Request, error) {
-	r, err := decode(body, chatFields, "model", "messages")
+	r, err := decodeBody(body, chatFields, "model", "messages")
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +113,27 @@ func DecodeChat(body []byte) (*Request, error) {
 	return r, nil
 }
 
-// decode reads an object by a table of fields. null means absent for every field that is not required.
-func decode(body []byte, table fields, required ...string) (*Request, error) {
+// native are the fields that a generation on the native API has in common with chat.
+var native = []string{
+	"messages", "chat_template_kwargs", "max_tokens", "stop", "ignore_eos", "seed", "temperature", "top_p", "top_k", "min_p",
+	"repetition_penalty", "frequency_penalty", "presence_penalty",
+}
+
+// DecodeNative reads a body of the native API: messages and sampling settings as in a chat, and the caller's own
+// fields, which are read by own. Errors are *strictjson.Error.
+func DecodeNative(body []byte, own map[string]func(strictjson.Value) error) (*Request, error) {
+	table := fields{}
+	for _, name := range native {
+		table[name] = chatFields[name]
+	}
+	for name, read := range own {
+		table[name] = func(_ *Request, v strictjson.Value) error { return read(v) }
+	}
+	return decodeBody(body, table)
+}
+
+// decodeBody reads an object by a table of fields. null means absent for every field that is not required.
+func decodeBody(body []byte, table fields, required ...string) (*Request, error) {
 	doc, err := strictjson.Parse(body)
 	if err != nil {
 		return nil, err

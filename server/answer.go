@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/pimoe/pimoe/server/openai"
+)
+
+// dialect is how one of the two generation routes writes its answer.
+type dialect struct {
+	head  openai.Head
+	whole func(openai.Head, []openai.Choice, openai.Usage) []byte
+	event func(openai.Head, openai.Choice, bool) []byte
+	usage func(openai.Head, openai.Usage) []byte
+	role  bool // each choice begins with an event that has the role
+}
+
+// generate runs a request and answers it at once or as a stream.
+func (s *Server) generate(ctx context.Context, r *request, want *openai.Request, prompts []prompt, d dialect) (*reply, error) {
+	g, err := s.start(ctx, r.id, want, prompts)
+	if err != nil {
+		return nil, err
+	}
+	if want.Stream {
+		return &reply{
+			status: http.StatusOK, contentType: mimeEvents, header: s.disclosure(),
+			stream: func(ctx context.Context, w *events) error { return g.stream(ctx, r, d, w) },
+		}, nil
+	}
+	defer g.close()
+	choices, err := g.whole(ctx)
+	u := g.usage()
+	r.tokens.prompt, r.tokens.completion = u.PromptTokens, u.CompletionTokens
+	if err != nil {
+		return nil, err
+	}
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(), body: d.whole(d.head, choices, u)}, nil
+}
+
+// stream writes the pieces as events until all choices have ended.
+func (g *generation) stream(ctx context.Context, r *request, d dialect, w *events) error {
+	defer g.close()
+	if d.role {
+		for _, c := range g.choices {
+			w.data(d.event(d.head, openai.Choice{Index: c.index, Role: true}, g.want.IncludeUsage))
+		}
+	}
+	emit := func(p openai.Choice) error {
+		for _, e := range split(p) {
+			w.data(d.event(d.head, e, g.want.IncludeUsage))
+		}
+		return w.err
+	}
+	err := g.run(ctx, emit, func() error { w.comment(); return w.err })
+	u := g.usage()
+	r.tokens.prompt, r.tokens.completion = u.PromptTokens, u.CompletionTokens
+	if err != nil {
+		return err
+	}
+	if g.want.IncludeUsage {
+		w.data(d.usage(d.head, u))
+	}
+	w.done()
+	return nil
+}
+
+// split makes the events of a piece: none for a token whose text is still held back, and one of its own for the finish
+// reason, as OpenAI's streams have it.
+func split(p openai.Choice) []openai.Choice {
+	var out []openai.Choice
+	if p.Text != "" || len(p.Logprobs) > 0 {
+		text := p
+		text.Finish = ""
+		out = append(out, text)
+	}
+	if p.Finish != "" {
+		out = append(out, openai.Choice{Index: p.Index, Finish: p.Finish})
+	}
+	return out
+}
+
+// disclosure says in headers what computed the answer: under the strict policy always exactly the model.
+func (s *Server) disclosure() map[string]string {
+	h := map[string]string{
+		"Pimoe-Status": "exact", "Pimoe-Model-Digest": s.service.digest, "Pimoe-Numeric-Class": s.service.class,
+	}
+	if s.service.routing != "" {
+		h["Pimoe-Routing"] = s.service.routing
+	}
+	return h
+}

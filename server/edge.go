@@ -1,0 +1,304 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/google/uuid"
+)
+
+const (
+	mimeJSON    = "application/json"
+	mimeProblem = "application/problem+json"
+	mimeEvents  = "text/event-stream; charset=utf-8"
+	mimeBytes   = "application/octet-stream"
+	mimeText    = "text/plain; charset=utf-8"
+)
+
+// request is a copy of all that a handler may see: Fiber reuses its buffers for the next request on the connection, and
+// a request may live on in queues and streams.
+type request struct {
+	id          string
+	body        []byte
+	contentType string
+	accept      string
+	shape       string // X-Tensor-Shape
+	model       string // of the path
+	query       url.Values
+	tokens      struct{ prompt, completion int } // for the log
+}
+
+// reply is an answer: a body, or a stream that is written event by event.
+type reply struct {
+	status      int
+	contentType string
+	header      map[string]string
+	body        []byte
+	stream      func(ctx context.Context, w *events) error
+}
+
+// handler answers one route. An error becomes an error answer in the shape of the route.
+type handler func(ctx context.Context, r *request) (*reply, error)
+
+// exchange is one request on its way through the edge.
+type exchange struct {
+	s      *Server
+	route  route
+	req    *request
+	conn   net.Conn
+	began  time.Time
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stop   func() // ends timer and watcher of ctx, and waits for the watcher
+}
+
+// handle is the one place where Fiber's world ends: it copies the request, runs the handler and writes its reply.
+func (s *Server) handle(rt route) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		x := s.begin(c, rt)
+		rep, err := x.answer(c)
+		if err != nil {
+			rep = x.refuse(err)
+		}
+		if rep.stream != nil {
+			x.writeStream(c, rep)
+			return nil
+		}
+		x.stop()
+		x.write(c, rep)
+		x.end(rep.status)
+		return nil
+	}
+}
+
+// begin copies what is needed of the request. Its context has no deadline yet.
+func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
+	s.running.add()
+	x := &exchange{s: s, route: rt, began: time.Now(), conn: c.Context().Conn(), stop: func() {}}
+	x.req = &request{
+		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
+		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")),
+		model: strings.Clone(c.Params("model")),
+	}
+	x.ctx, x.cancel = context.WithCancelCause(s.base)
+	return x
+}
+
+// answer checks what is the same for all routes and runs the handler. A panic ends this request alone.
+func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			rep, err = nil, fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	s := x.s
+	if !x.route.open {
+		if err := s.key.admit(c.Get(fiber.HeaderAuthorization)); err != nil {
+			return nil, err
+		}
+	}
+	if x.req.query, err = url.ParseQuery(string(c.Context().URI().QueryString())); err != nil {
+		return nil, &fault{status: http.StatusBadRequest, code: "malformed_query", message: "the query string is malformed"}
+	}
+	if x.route.method == http.MethodPost {
+		if err := x.readBody(c); err != nil {
+			return nil, err
+		}
+	}
+	if x.route.work {
+		if s.drain.Load() {
+			return nil, errStopping
+		}
+		if err := x.limit(c.Get("X-Request-Timeout")); err != nil {
+			return nil, err
+		}
+	}
+	return x.route.handle(x.ctx, x.req)
+}
+
+// readBody copies the body of a known type. A compressed one is refused: it may unpack to a thousand times its size.
+func (x *exchange) readBody(c *fiber.Ctx) error {
+	unsupported := func(code, message string) error {
+		return &fault{status: http.StatusUnsupportedMediaType, code: code, message: message}
+	}
+	if enc := c.Get(fiber.HeaderContentEncoding); enc != "" && !strings.EqualFold(enc, "identity") {
+		return unsupported("unsupported_encoding", "compressed bodies are not taken: send the body without Content-Encoding")
+	}
+	kind, params, _ := strings.Cut(x.req.contentType, ";")
+	kind = strings.ToLower(strings.TrimSpace(kind))
+	if kind != mimeJSON && (kind != mimeBytes || !x.route.bytes) {
+		return unsupported("unsupported_media_type", "send the body as Content-Type: application/json")
+	}
+	if _, charset, ok := strings.Cut(strings.ToLower(params), "charset="); ok && strings.Trim(charset, `" `) != "utf-8" {
+		return unsupported("unsupported_charset", "send the body as UTF-8")
+	}
+	x.req.contentType = kind
+	x.req.body = bytes.Clone(c.Context().Request.Body())
+	return nil
+}
+
+// limit gives the request its deadline, X-Request-Timeout within the configured one, and watches its socket.
+func (x *exchange) limit(header string) error {
+	timeout := x.s.cfg.Limits.RequestTimeout
+	if header != "" {
+		wanted, err := parseTimeout(header)
+		if err != nil {
+			return err
+		}
+		timeout = min(timeout, wanted)
+	}
+	ctx, release := context.WithTimeout(x.ctx, timeout)
+	unwatch := watch(ctx, x.conn, x.s.limits.watch, x.cancel)
+	x.ctx, x.stop = ctx, func() { unwatch(); release() }
+	return nil
+}
+
+// parseTimeout reads seconds ("2.5") or a duration ("2500ms").
+func parseTimeout(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		var seconds float64
+		if seconds, err = strconv.ParseFloat(text, 64); err == nil {
+			d = time.Duration(min(seconds, 1e6) * float64(time.Second))
+		}
+	}
+	if err != nil || d <= 0 {
+		return 0, &fault{status: http.StatusBadRequest, code: "invalid_header", message: "X-Request-Timeout: expected seconds above 0 or a duration such as 2500ms", param: "X-Request-Timeout"}
+	}
+	return d, nil
+}
+
+// refuse logs an error that its client can't be told and turns it into an answer.
+func (x *exchange) refuse(err error) *reply {
+	if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
+		err = errors.Join(cause, err)
+	}
+	f := x.s.faultOf(err)
+	if f.status >= http.StatusInternalServerError {
+		level := slog.LevelWarn
+		if f.status == http.StatusInternalServerError {
+			level = slog.LevelError
+		}
+		x.s.log.Log(context.Background(), level, "request failed", "request", x.req.id, "route", x.route.path, "code", f.code, "error", err.Error())
+	}
+	sh := x.route.shape
+	if x.route.path == processPath && sh == problemShape {
+		return f.processReply(x.req.id)
+	}
+	return f.reply(sh, x.req.id)
+}
+
+// write sends a reply without a stream.
+func (x *exchange) write(c *fiber.Ctx, rep *reply) {
+	x.head(c, rep)
+	c.Context().Response.SetBodyRaw(rep.body)
+	x.writeDeadline(x.s.limits.write)
+}
+
+// head sets status and headers.
+func (x *exchange) head(c *fiber.Ctx, rep *reply) {
+	h := &c.Context().Response.Header
+	h.SetStatusCode(rep.status)
+	h.SetContentType(rep.contentType)
+	h.Set("X-Request-Id", x.req.id)
+	for k, v := range safety {
+		h.Set(k, v)
+	}
+	for k, v := range rep.header {
+		h.Set(k, v)
+	}
+	if x.s.drain.Load() {
+		h.SetConnectionClose()
+	}
+}
+
+// safety are headers of every answer. HSTS is for whoever terminates TLS.
+var safety = map[string]string{
+	"X-Content-Type-Options":       "nosniff",
+	"X-Frame-Options":              "DENY",
+	"Referrer-Policy":              "no-referrer",
+	"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'",
+	"Cross-Origin-Resource-Policy": "same-origin",
+	"Cache-Control":                "no-store",
+}
+
+// writeStream hands the connection to the reply's stream. It runs on a goroutine of its own, after this handler has
+// returned, and touches nothing of Fiber.
+func (x *exchange) writeStream(c *fiber.Ctx, rep *reply) {
+	x.head(c, rep)
+	c.Context().Response.Header.Set("X-Accel-Buffering", "no")
+	c.Context().SetBodyStreamWriter(func(w *bufio.Writer) {
+		status := rep.status
+		err := x.runStream(rep, &events{w: w, before: func() { x.writeDeadline(x.s.limits.event) }})
+		x.stop()
+		if err != nil {
+			status = x.refuse(err).status
+			if errors.Is(context.Cause(x.ctx), errGone) {
+				status = statusGone
+			}
+		}
+		x.end(status)
+	})
+}
+
+// runStream writes the events, and at an error one more that says so.
+func (x *exchange) runStream(rep *reply, w *events) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+		if err != nil && w.err == nil {
+			if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
+				err = errors.Join(cause, err)
+			}
+			w.data(x.s.faultOf(err).openai(x.req.id).Body())
+			w.done()
+		}
+	}()
+	err = rep.stream(x.ctx, w)
+	if w.err != nil {
+		x.cancel(errGone)
+		err = errGone
+	}
+	return err
+}
+
+// writeDeadline bounds the next write: a client that does not read is cut off.
+func (x *exchange) writeDeadline(d time.Duration) {
+	if x.conn != nil {
+		_ = x.conn.SetWriteDeadline(time.Now().Add(d)) // fails only on a closed connection, where the write fails too
+	}
+}
+
+// end counts and logs the request. Prompts and paths never get into the log.
+func (x *exchange) end(status int) {
+	x.cancel(nil)
+	took := time.Since(x.began)
+	x.s.meters.request(x.route.name(), status, took)
+	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
+		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion)
+	x.s.running.done()
+}
+
+// requestID takes a client's id if it is harmless in logs and headers, else it makes one.
+func requestID(given string) string {
+	if harmless.MatchString(given) {
+		return strings.Clone(given)
+	}
+	return uuid.NewString()
+}
+
+var harmless = regexp.MustCompile(`^[A-Za-z0-9._:/-]{1,128}$`)

@@ -1,0 +1,30 @@
+package server
+
+import "bufio"
+
+// events writes server-sent events (HTML Living Standard, 9.2). After an error it writes nothing more.
+type events struct {
+	w      *bufio.Writer
+	before func() // called before each event is sent
+	err    error
+}
+
+// data sends one event. The text holds no line break: it is JSON.
+func (e *events) data(text []byte) { e.send("data: ", text) }
+
+// comment keeps the connection alive and finds out whether the client is still there.
+func (e *events) comment() { e.send(": keep-alive", nil) }
+
+// done is OpenAI's last event.
+func (e *events) done() { e.send("data: [DONE]", nil) }
+
+func (e *events) send(prefix string, text []byte) {
+	if e.err != nil {
+		return
+	}
+	e.before()
+	_, _ = e.w.WriteString(prefix) // bufio keeps the first error for Flush
+	_, _ = e.w.Write(text)
+	_, _ = e.w.WriteString("\n\n")
+	e.err = e.w.Flush()
+}

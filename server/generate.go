@@ -1,0 +1,268 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/openai"
+	"github.com/pimoe/pimoe/server/strictjson"
+)
+
+// generation is one client request as a set of engine requests, one for each choice.
+type generation struct {
+	s       *Server
+	id      string
+	want    *openai.Request
+	choices []*choice
+}
+
+// choice is one continuation.
+type choice struct {
+	index  int
+	prompt []int32
+	echo   *echo // nil = the prompt is not part of the answer
+	stream engine.Stream
+	first  bool // its prompt is counted in the usage: once for all n choices
+	offset int  // characters of the answer's text so far, for logprobs
+}
+
+// prompt is one prompt of a request: its ids, and the text to echo.
+type prompt struct {
+	ids  []int32
+	text string
+	lead int // ids at the start that the tokenizer added and that are not in the text
+}
+
+// start submits all choices. The caller must call close on the generation.
+func (s *Server) start(ctx context.Context, id string, want *openai.Request, prompts []prompt) (*generation, error) {
+	if most := s.cfg.Limits.MaxConcurrentRequests + s.cfg.Limits.MaxQueuedRequests; len(prompts)*want.N > most {
+		return nil, &strictjson.Error{Path: "n", Expected: fmt.Sprintf("at most %d choices in all", most), Got: fmt.Sprint(len(prompts) * want.N)}
+	}
+	g := &generation{s: s, id: id, want: want}
+	for i, p := range prompts {
+		for n := range want.N {
+			c := &choice{index: i*want.N + n, prompt: p.ids, first: n == 0}
+			if err := g.submit(ctx, c, p, n); err != nil {
+				g.close()
+				return nil, err
+			}
+			g.choices = append(g.choices, c)
+		}
+	}
+	return g, nil
+}
+
+// submit hands one choice to the engine.
+func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) error {
+	r := engine.Request{
+		ID: g.id, Prompt: p.ids, MaxTokens: g.maxTokens(), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
+		Stop: g.want.Stop, IgnoreEOS: g.want.IgnoreEOS, Logprobs: g.want.Logprobs,
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		r.Deadline = deadline
+	}
+	if g.want.Echo {
+		c.echo = newEcho(p, g.want.Logprobs)
+		if g.want.Logprobs >= 0 {
+			r.Observe = c.echo.observer()
+		}
+	}
+	var err error
+	c.stream, err = g.s.service.engine.Submit(ctx, r)
+	return err
+}
+
+// maxTokens is the engine's limit: 0 asks for the prompt's logprobs alone, and the one token that the engine then
+// makes is dropped.
+func (g *generation) maxTokens() int {
+	switch {
+	case g.want.MaxTokens == 0:
+		return 1
+	case g.want.MaxTokens > 0:
+		return g.want.MaxTokens
+	case g.want.Messages == nil:
+		return defaultMaxTokens
+	}
+	return g.s.service.maxNew
+}
+
+// defaultMaxTokens is OpenAI's default of /v1/completions.
+const defaultMaxTokens = 16
+
+// run reads all choices until their ends and calls emit for each piece, from this goroutine. With idle not nil it is
+// called whenever nothing has come for the keep-alive time. The first error, also of these two, ends all choices.
+func (g *generation) run(ctx context.Context, emit func(openai.Choice) error, idle func() error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	pieces, errs := make(chan openai.Choice, len(g.choices)), make(chan error, len(g.choices))
+	var readers sync.WaitGroup
+	for _, c := range g.choices {
+		readers.Go(func() { errs <- g.read(ctx, c, pieces) })
+	}
+	defer readers.Wait()
+	defer cancel() // before the wait: the readers end
+	tick := time.NewTicker(g.s.limits.keepAlive)
+	defer tick.Stop()
+	for left := len(g.choices); left > 0; {
+		select {
+		case p := <-pieces:
+			if err := emit(p); err != nil {
+				return err
+			}
+			tick.Reset(g.s.limits.keepAlive)
+		case err := <-errs:
+			if left--; err != nil {
+				return err
+			}
+		case <-tick.C:
+			if idle == nil {
+				continue
+			}
+			if err := idle(); err != nil {
+				return err
+			}
+		}
+	}
+	for len(pieces) > 0 { // a reader's last piece may have come with its end
+		if err := emit(<-pieces); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read turns one engine stream into pieces.
+func (g *generation) read(ctx context.Context, c *choice, out chan<- openai.Choice) error {
+	for {
+		t, err := c.stream.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case out <- g.piece(c, t):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// piece is one token as a part of the answer, behind the echoed prompt if it is the first.
+func (g *generation) piece(c *choice, t engine.Token) openai.Choice {
+	p := openai.Choice{Index: c.index, Finish: string(t.Finish)}
+	if c.echo != nil {
+		p.Text, p.Logprobs = c.echo.take(g.s.service.text)
+		c.offset = utf8.RuneCountInString(p.Text)
+		c.echo = nil
+	}
+	if g.want.MaxTokens == 0 {
+		p.Finish = string(engine.FinishLength)
+		return p
+	}
+	p.Text += t.Text
+	if g.want.Logprobs >= 0 && t.HasToken {
+		p.Logprobs = append(p.Logprobs, g.s.tokenOf(t, c.offset))
+		c.offset += utf8.RuneCount(p.Logprobs[len(p.Logprobs)-1].Bytes)
+	}
+	return p
+}
+
+// whole runs the generation to its end and joins the pieces of each choice.
+func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
+	out := make([]openai.Choice, len(g.choices))
+	for i := range out {
+		out[i].Index = i
+		if g.want.Logprobs >= 0 {
+			out[i].Logprobs = []openai.Token{}
+		}
+	}
+	err := g.run(ctx, func(p openai.Choice) error {
+		c := &out[p.Index]
+		c.Text += p.Text
+		c.Logprobs = append(c.Logprobs, p.Logprobs...)
+		if p.Finish != "" {
+			c.Finish = p.Finish
+		}
+		return nil
+	}, nil)
+	return out, err
+}
+
+// usage sums what the choices cost; a prompt counts once.
+func (g *generation) usage() openai.Usage {
+	var u openai.Usage
+	for _, c := range g.choices {
+		e := c.stream.Usage()
+		if c.first {
+			u.PromptTokens += len(c.prompt)
+			u.CachedTokens += e.CachedTokens
+		}
+		if g.want.MaxTokens != 0 {
+			u.CompletionTokens += e.CompletionTokens
+		}
+	}
+	return u
+}
+
+// close frees the slots of what still runs.
+func (g *generation) close() {
+	for _, c := range g.choices {
+		c.stream.Close()
+	}
+}
+
+// checkLength refuses a prompt that leaves no room for an answer.
+func (s *Server) checkLength(ids []int32, param string) error {
+	if len(ids) == 0 {
+		return &strictjson.Error{Path: param, Expected: "a prompt of at least one token", Got: "none"}
+	}
+	if most := s.service.context; len(ids) >= most {
+		return &fault{
+			status: http.StatusUnprocessableEntity, code: "context_length_exceeded", param: param,
+			message:  fmt.Sprintf("the prompt has %d tokens, and this model's context of %d tokens must also hold the answer", len(ids), most),
+			expected: fmt.Sprintf("fewer than %d tokens", most), got: fmt.Sprint(len(ids)),
+		}
+	}
+	return nil
+}
+
+// checkVocabulary refuses biases of tokens that the model does not have.
+func (s *Server) checkVocabulary(r *openai.Request) error {
+	for id := range r.Sampling.LogitBias {
+		if int(id) >= s.service.vocab {
+			return &strictjson.Error{Path: fmt.Sprintf("logit_bias.%d", id), Expected: fmt.Sprintf("a token id below %d", s.service.vocab), Got: fmt.Sprint(id)}
+		}
+	}
+	return nil
+}
+
+// checkModel refuses a model that is not served here.
+func (s *Server) checkModel(id string) error {
+	if id == s.service.id {
+		return nil
+	}
+	if len(id) > 64 {
+		id = "of that name"
+	}
+	return &fault{status: http.StatusNotFound, code: "model_not_found", param: "model", message: fmt.Sprintf("the model %q does not exist here; this server has %q", id, s.service.id)}
+}
+
+// templateError tells the client's mistakes in a conversation from a model that has no template.
+func templateError(err error) error {
+	if errors.Is(err, sdk.ErrNotFound) {
+		return &fault{status: http.StatusUnprocessableEntity, code: "no_chat_template", param: "messages", message: "this model has no chat template: use /v1/completions"}
+	}
+	if errors.Is(err, sdk.ErrInvalid) {
+		return &fault{status: http.StatusUnprocessableEntity, code: "invalid_value", param: "messages", message: "the model's chat template refuses this conversation: " + plain(err)}
+	}
+	return fmt.Errorf("render the chat template: %w", err)
+}

@@ -1,0 +1,60 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	vm "github.com/VictoriaMetrics/metrics"
+
+	"github.com/pimoe/pimoe/core/metrics"
+)
+
+// build says what is running.
+type build struct {
+	Version, Revision string
+}
+
+// buildOf reads what the linker and the Go command have left in the binary; a version that is given wins.
+func buildOf(version string) build {
+	b := build{Version: version, Revision: "unknown"}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	if b.Version == "" {
+		b.Version = info.Main.Version
+	}
+	for _, kv := range info.Settings {
+		if kv.Key == "vcs.revision" {
+			b.Revision = kv.Value
+		}
+	}
+	return b
+}
+
+// meters counts HTTP requests. Routes and codes come from tables, so the number of series is bounded.
+type meters struct{ r *metrics.Registry }
+
+func newMeters(r *metrics.Registry, b build, running *tally) *meters {
+	r.Gauge("pimoe_build_info", func() float64 { return 1 }, "version", b.Version, "revision", b.Revision, "go_version", runtime.Version())
+	r.Gauge("pimoe_http_requests_in_flight", func() float64 { return float64(running.count()) })
+	return &meters{r: r}
+}
+
+func (m *meters) request(route string, status int, took time.Duration) {
+	m.r.Counter("pimoe_http_requests_total", "route", route, "code", strconv.Itoa(status)).Inc()
+	m.r.Histogram("pimoe_http_request_seconds", nil, "route", route).Update(took.Seconds())
+}
+
+// metrics is GET /metrics: Prometheus text.
+func (s *Server) metrics(context.Context, *request) (*reply, error) {
+	var b bytes.Buffer
+	s.service.metrics.Write(&b)
+	vm.WriteProcessMetrics(&b)
+	return &reply{status: http.StatusOK, contentType: "text/plain; version=0.0.4; charset=utf-8", body: b.Bytes()}, nil
+}

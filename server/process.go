@@ -1,0 +1,285 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/tensor"
+	"github.com/pimoe/pimoe/server/openai"
+	"github.com/pimoe/pimoe/server/strictjson"
+)
+
+// processInput is a request of POST /api/v1/process: hidden states for the MoE layers, or a text to go on with.
+type processInput struct {
+	states *states // nil = generation
+	text   *string // a raw prompt; nil = want.Messages
+	want   *openai.Request
+
+	layer     int // -1 = the first layer that has experts
+	all       bool
+	info      bool
+	requestID string
+}
+
+// processResult is the body of a success.
+type processResult struct {
+	RequestID string  `json:"request_id"`
+	Output    any     `json:"output"`
+	Shape     []int   `json:"shape,omitempty"`
+	Seconds   float64 `json:"processing_time"`
+	Success   bool    `json:"success"`
+	Info      any     `json:"comprehensive_info"`
+	Error     *string `json:"error"`
+}
+
+// process is POST /api/v1/process.
+func (s *Server) process(ctx context.Context, r *request) (*reply, error) {
+	began := time.Now()
+	in, err := s.processInput(r)
+	if err != nil {
+		return nil, err
+	}
+	if in.requestID != "" {
+		r.id = in.requestID
+	}
+	if in.states == nil {
+		return s.processText(ctx, r, in, began)
+	}
+	y, routes, err := s.processStates(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	header := s.disclosure()
+	if in.states.form == formBytes && strings.Contains(r.accept, mimeBytes) {
+		header["X-Tensor-Shape"] = in.states.shapeText()
+		return &reply{status: http.StatusOK, contentType: mimeBytes, header: header, body: littleEndian(y)}, nil
+	}
+	out := processResult{RequestID: r.id, Output: in.states.encode(y), Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds()}
+	if in.info {
+		out.Info = s.routeInfo(in, routes)
+	}
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: mustJSON(out)}, nil
+}
+
+// processInput reads either of the two bodies.
+func (s *Server) processInput(r *request) (*processInput, error) {
+	var in *processInput
+	var err error
+	if r.contentType == mimeBytes {
+		in, err = s.readBinary(r)
+	} else {
+		in, err = s.readJSON(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if in.states == nil {
+		return in, nil
+	}
+	for _, l := range s.service.layers {
+		if in.layer == l {
+			return in, nil
+		}
+	}
+	if in.layer == -1 {
+		return in, nil
+	}
+	return nil, &strictjson.Error{Path: "layer", Expected: fmt.Sprintf("a layer with experts: one of %v", s.service.layers), Got: strconv.Itoa(in.layer)}
+}
+
+// readJSON reads the fields of a JSON body. Exactly one of input_tensor, text and messages says what is asked.
+func (s *Server) readJSON(r *request) (*processInput, error) {
+	in := &processInput{layer: -1}
+	var data, shape, mask strictjson.Value
+	keep := func(to *strictjson.Value) func(strictjson.Value) error {
+		return func(v strictjson.Value) error { *to = v; return nil }
+	}
+	var err error
+	in.want, err = openai.DecodeNative(r.body, map[string]func(strictjson.Value) error{
+		"input_tensor": keep(&data), "shape": keep(&shape), "attention_mask": keep(&mask),
+		"text": func(v strictjson.Value) error {
+			text, err := v.Text()
+			in.text = &text
+			return err
+		},
+		"layer": func(v strictjson.Value) error {
+			n, err := v.Int(0, 1<<20)
+			in.layer = int(n)
+			return err
+		},
+		"all_layers":                func(v strictjson.Value) (err error) { in.all, err = v.Bool(); return },
+		"return_comprehensive_info": func(v strictjson.Value) (err error) { in.info, err = v.Bool(); return },
+		"request_id": func(v strictjson.Value) (err error) {
+			if in.requestID, err = v.Text(); err == nil && !harmless.MatchString(in.requestID) {
+				err = v.Errorf("1 to 128 letters, digits and . _ : / -")
+			}
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	given := 0
+	for _, is := range []bool{data.Exists(), in.text != nil, in.want.Messages != nil} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		return nil, &strictjson.Error{Path: "input_tensor", Expected: "exactly one of input_tensor, text and messages", Got: strconv.Itoa(given) + " of them"}
+	}
+	if !data.Exists() {
+		return in, nil
+	}
+	in.states, err = s.readStates(data, shape, mask)
+	return in, err
+}
+
+// readBinary reads float32 little-endian bytes; everything else is in the query string and the header X-Tensor-Shape.
+func (s *Server) readBinary(r *request) (*processInput, error) {
+	in := &processInput{layer: -1}
+	bad := func(name, expected, got string) error {
+		if len(got) > 32 {
+			got = "a longer text"
+		}
+		return &strictjson.Error{Path: name, Expected: expected, Got: got}
+	}
+	shape := r.shape
+	for name, values := range r.query {
+		if len(values) != 1 {
+			return nil, &strictjson.Error{Code: strictjson.DuplicateField, Path: name, Expected: "each parameter once", Got: "a duplicate"}
+		}
+		v := values[0]
+		var err error
+		switch name {
+		case "shape":
+			shape = v
+		case "layer":
+			if in.layer, err = strconv.Atoi(v); err != nil || in.layer < 0 {
+				return nil, bad(name, "a layer number", v)
+			}
+		case "all_layers":
+			if in.all, err = strconv.ParseBool(v); err != nil {
+				return nil, bad(name, "true or false", v)
+			}
+		case "return_comprehensive_info":
+			if in.info, err = strconv.ParseBool(v); err != nil {
+				return nil, bad(name, "true or false", v)
+			}
+		case "request_id":
+			if in.requestID = v; !harmless.MatchString(v) {
+				return nil, bad(name, "1 to 128 letters, digits and . _ : / -", "another text")
+			}
+		default:
+			return nil, &strictjson.Error{Code: strictjson.UnknownField, Path: name, Expected: "a documented parameter", Got: "an unknown one"}
+		}
+	}
+	dims, err := parseShape(shape)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkShape(dims, "shape"); err != nil {
+		return nil, err
+	}
+	in.states, err = newStates(dims, r.body, formBytes, "body")
+	return in, err
+}
+
+// processStates runs the layers on the positions that the mask leaves; the others are zero in the answer.
+func (s *Server) processStates(ctx context.Context, in *processInput) (tensor.Matrix, []engine.RouteInfo, error) {
+	x := in.states
+	y := tensor.NewMatrix(x.rows.Rows, x.rows.Cols)
+	if len(x.used) == 0 {
+		return y, nil, nil
+	}
+	packed := tensor.NewMatrix(len(x.used), x.rows.Cols)
+	for i, row := range x.used {
+		copy(packed.Row(i), x.rows.Row(row))
+	}
+	out, routes, err := s.service.engine.Hidden(ctx, in.layer, packed, in.all)
+	if err != nil {
+		return y, nil, err
+	}
+	for i, row := range x.used {
+		copy(y.Row(row), out.Row(i))
+		if at := firstNonFinite(y.Row(row)); at >= 0 {
+			return y, nil, fmt.Errorf("row %d column %d is not finite: %w", row, at, sdk.ErrInvalidOutput)
+		}
+	}
+	return y, routes, nil
+}
+
+// routeInfo tells the owner of a request where its rows went.
+func (s *Server) routeInfo(in *processInput, routes []engine.RouteInfo) any {
+	type entry struct {
+		Layer    int       `json:"layer"`
+		Batch    int       `json:"batch"`
+		Position int       `json:"position"`
+		Experts  []int32   `json:"experts"`
+		Weights  []float32 `json:"weights"`
+	}
+	list, load := []entry{}, map[string]int{}
+	for _, r := range routes {
+		row := in.states.used[r.Row]
+		list = append(list, entry{r.Layer, row / in.states.shape[1], row % in.states.shape[1], r.IDs, r.Weights})
+		for _, id := range r.IDs {
+			load[strconv.Itoa(int(id))]++
+		}
+	}
+	return map[string]any{
+		"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class, "rows": len(in.states.used),
+		"routes": list, "expert_load": load,
+	}
+}
+
+// processText continues a text or a conversation and answers with the new text.
+func (s *Server) processText(ctx context.Context, r *request, in *processInput, began time.Time) (*reply, error) {
+	var p prompt
+	var err error
+	if err = s.checkVocabulary(in.want); err != nil {
+		return nil, err
+	}
+	if in.text != nil {
+		p.ids = s.service.text.Encode(*in.text, true)
+		err = s.checkLength(p.ids, "text")
+	} else {
+		p, err = s.renderChat(ctx, in.want)
+	}
+	if err != nil {
+		return nil, err
+	}
+	g, err := s.start(ctx, r.id, in.want, []prompt{p})
+	if err != nil {
+		return nil, err
+	}
+	defer g.close()
+	choices, err := g.whole(ctx)
+	u := g.usage()
+	r.tokens.prompt, r.tokens.completion = u.PromptTokens, u.CompletionTokens
+	if err != nil {
+		return nil, err
+	}
+	out := processResult{RequestID: r.id, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds()}
+	if in.info {
+		out.Info = map[string]any{
+			"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class, "finish_reason": choices[0].Finish,
+			"prompt_tokens": u.PromptTokens, "cached_tokens": u.CachedTokens, "completion_tokens": u.CompletionTokens,
+		}
+	}
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(), body: mustJSON(out)}, nil
+}
+
+// processReply is a fault on this route: a problem that also has the members of this route's own answers.
+func (f *fault) processReply(id string) *reply {
+	r := f.reply(problemShape, id)
+	p, no := f.problem(id), false
+	p.Success, p.Error = &no, f.message
+	r.body = mustJSON(p)
+	return r
+}

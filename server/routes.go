@@ -1,0 +1,179 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+)
+
+// route is one row of the table of routes.
+type route struct {
+	method, path string
+	shape        shape
+	open         bool // answers without an API key
+	work         bool // runs on the model: has a deadline, watches its client, is refused while draining
+	bytes        bool // also takes application/octet-stream
+	handle       handler
+}
+
+// name is the route in metrics and logs.
+func (r route) name() string {
+	if r.path == "" {
+		return "unmatched"
+	}
+	return r.method + " " + r.path
+}
+
+const (
+	processPath  = "/api/v1/process"
+	metricsPath  = "/metrics"
+	openapiPath  = "/openapi.json"
+	expertsPath  = "/admin/experts"
+	generateBody = 8 << 20   // bytes: a prompt that fills the longest context several times over, written as ids
+	tensorBody   = 128 << 20 // bytes: 32 sequences of 2048 positions of 512 floats are 128 MiB in binary
+)
+
+// publicRoutes is everything on the public listener.
+func (s *Server) publicRoutes() []route {
+	const get, post = http.MethodGet, http.MethodPost
+	return append(s.healthRoutes(),
+		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
+		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
+		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, handle: s.completions},
+		route{method: post, path: "/v1/chat/completions", shape: openaiShape, work: true, handle: s.chat},
+		route{method: post, path: processPath, work: true, bytes: true, handle: s.process},
+		route{method: get, path: "/api/v1/stats", handle: s.stats},
+		route{method: get, path: metricsPath, handle: s.metrics},
+		route{method: get, path: "/docs", handle: s.docs},
+		route{method: get, path: openapiPath, handle: s.openapi},
+	)
+}
+
+// adminRoutes is everything on the admin listener, beside profiles. It listens on loopback only and asks for no key.
+func (s *Server) adminRoutes() []route {
+	return append(s.healthRoutes(),
+		route{method: http.MethodGet, path: expertsPath, open: true, handle: s.experts},
+		route{method: http.MethodGet, path: metricsPath, open: true, handle: s.metrics},
+	)
+}
+
+// healthRoutes tell a platform how the host is; none asks for a key.
+func (s *Server) healthRoutes() []route {
+	const get = http.MethodGet
+	return []route{
+		{method: get, path: "/health", open: true, handle: s.health},
+		{method: get, path: "/livez", open: true, handle: s.livez},
+		{method: get, path: "/readyz", open: true, handle: s.readyz},
+		{method: get, path: "/startupz", open: true, handle: s.startupz},
+	}
+}
+
+// serverLimits are times that tests shorten.
+type serverLimits struct {
+	header    time.Duration // to read a request's header, and to wait for the first one on a connection
+	body      time.Duration // to read a body
+	idle      time.Duration // between two requests on a connection
+	write     time.Duration // to write an answer
+	event     time.Duration // to write one event of a stream
+	keepAlive time.Duration // between events of a stream that has nothing to say
+	watch     time.Duration // between two looks at a running request's socket
+	lastWords time.Duration // to write errors at the end
+}
+
+var defaultLimits = serverLimits{
+	header: 10 * time.Second, // a slow mobile link needs about 2 s; every half-open connection costs a descriptor
+	body:   time.Minute,      // the largest body in this time is 2 MB/s
+	idle:   75 * time.Second, // above the usual 60 s of proxies, so that they close first
+	write:  30 * time.Second, event: 10 * time.Second,
+	keepAlive: 5 * time.Second,        // below the idle limits of proxies
+	watch:     200 * time.Millisecond, // ten looks within the two seconds in which a gone client's slot must be free
+	lastWords: 2 * time.Second,
+}
+
+// app is a Fiber app with the routes and the limits of every listener.
+func (s *Server) app(routes []route) *fiber.App {
+	app := fiber.New(fiber.Config{
+		AppName: "pimoe", DisableStartupMessage: true, Immutable: true, CaseSensitive: true,
+		ReadTimeout: s.limits.header, IdleTimeout: s.limits.idle,
+		ReadBufferSize: 16 << 10, // bounds a request's header: tokens and tracing headers fit several times over
+		BodyLimit:      generateBody, DisablePreParseMultipartForm: true, ErrorHandler: s.unmatched,
+	})
+	app.Server().HeaderReceived = s.bodyLimits
+	app.Server().CloseOnShutdown = true
+	s.add(app, routes)
+	return app
+}
+
+// add registers routes; what answers GET answers HEAD.
+func (s *Server) add(app *fiber.App, routes []route) {
+	for _, r := range routes {
+		app.Add(r.method, r.path, s.handle(r))
+		if r.method == http.MethodGet {
+			app.Add(http.MethodHead, r.path, s.handle(r))
+		}
+	}
+}
+
+// bodyLimits gives each request its own time and size for a body, once its header is known.
+func (s *Server) bodyLimits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	c := fasthttp.RequestConfig{ReadTimeout: s.limits.body}
+	if path, _, _ := strings.Cut(string(h.RequestURI()), "?"); path == processPath {
+		c.MaxRequestBodySize = tensorBody
+	}
+	return c
+}
+
+// unmatched answers requests that reach no handler: unknown routes and methods, and what could not be read. Without a
+// key it does not tell which routes exist.
+func (s *Server) unmatched(c *fiber.Ctx, err error) error {
+	x := s.begin(c, route{method: c.Method()})
+	defer x.stop()
+	if path := c.Path(); strings.HasPrefix(path, "/v1/") || path == "/v1" {
+		x.route.shape = openaiShape
+	}
+	f := faultOfFiber(err)
+	if f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed {
+		if denied := s.key.admit(c.Get(fiber.HeaderAuthorization)); denied != nil {
+			f = s.faultOf(denied)
+		} else {
+			f.allow = strings.Clone(c.GetRespHeader(fiber.HeaderAllow))
+		}
+	}
+	c.Context().Response.Header.Del(fiber.HeaderAllow)
+	rep := f.reply(x.route.shape, x.req.id)
+	x.write(c, rep)
+	x.end(rep.status)
+	return nil
+}
+
+// faultOfFiber names what Fiber and fasthttp refuse on their own.
+func faultOfFiber(err error) *fault {
+	status := http.StatusBadRequest
+	if e, ok := err.(*fiber.Error); ok { //nolint:errorlint // Fiber passes its own values
+		status = e.Code
+	}
+	known := map[int]fault{
+		http.StatusNotFound:                    {code: "route_not_found", message: "there is no such route; see /docs"},
+		http.StatusMethodNotAllowed:            {code: "method_not_allowed", message: "this route has other methods, listed in the header Allow"},
+		http.StatusRequestEntityTooLarge:       {code: "body_too_large", message: "the body is larger than this route takes"},
+		http.StatusRequestHeaderFieldsTooLarge: {code: "header_too_large", message: "the request's header is larger than 16 KiB"},
+		http.StatusRequestTimeout:              {code: "request_timeout", message: "the request did not arrive in time"},
+	}
+	f, ok := known[status]
+	if !ok {
+		status, f = http.StatusBadRequest, fault{code: "malformed_request", message: "the request is not HTTP/1.1 that this server reads"}
+	}
+	f.status = status
+	return &f
+}
+
+// fixed is a handler of a constant answer.
+func fixed(contentType string, body []byte, header map[string]string) handler {
+	return func(context.Context, *request) (*reply, error) {
+		return &reply{status: http.StatusOK, contentType: contentType, body: body, header: header}, nil
+	}
+}

@@ -1,0 +1,194 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/instance"
+)
+
+// Option changes a Server in New.
+type Option func(*options)
+
+type options struct {
+	pprof   bool
+	version string
+}
+
+// Pprof serves the profiles of net/http/pprof on the admin listener.
+func Pprof() Option { return func(o *options) { o.pprof = true } }
+
+// Version is what /health and /metrics say of the build; without it the module's own version.
+func Version(v string) Option { return func(o *options) { o.version = v } }
+
+// Server serves one instance. Life: New binds the addresses, Run serves until its context ends, Close ends everything
+// at once; Close works after a New whose Run was never called. The instance stays open: its owner closes it.
+type Server struct {
+	log     *slog.Logger
+	cfg     config.Config
+	service service
+	meters  *meters
+	build   build
+	key     *secret // nil = no key is asked for
+	started time.Time
+
+	public, admin *listener // admin is nil where it is off
+
+	base    context.Context // of all requests; cancelled when the server stops for good
+	cancel  context.CancelCauseFunc
+	drain   atomic.Bool  // no new work is taken
+	wasUp   atomic.Bool  // the instance has been ready once
+	running *tally       // requests between their first byte read and their last event written
+	once    sync.Once    // Close
+	limits  serverLimits // times and sizes, smaller in tests
+}
+
+// listener is one bound address with its app.
+type listener struct {
+	net.Listener
+	app *fiber.App
+}
+
+// New binds the public and the admin address of cfg.Server for an opened instance.
+func New(inst *instance.Instance, cfg config.Config, log *slog.Logger, opts ...Option) (*Server, error) {
+	return newServer(serviceOf(inst), cfg, log, opts...)
+}
+
+func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option) (*Server, error) {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	s := &Server{log: log, cfg: cfg, service: svc, build: buildOf(o.version), started: time.Now(), running: newTally(), limits: defaultLimits}
+	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.meters = newMeters(svc.metrics, s.build, s.running)
+	if cfg.APIKey != "" {
+		s.key = newSecret(cfg.APIKey)
+	}
+	if err := s.bind(o); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) bind(o options) error {
+	if err := checkPublic(s.cfg.Server.Addr, s.cfg.APIKey != ""); err != nil {
+		return err
+	}
+	ln, err := listen("server.addr", s.cfg.Server.Addr)
+	if err != nil {
+		return err
+	}
+	s.public = &listener{Listener: ln, app: s.app(s.publicRoutes())}
+	if s.cfg.Server.AdminAddr == "off" {
+		return nil
+	}
+	if err := checkAdmin(s.cfg.Server.AdminAddr); err != nil {
+		return err
+	}
+	if ln, err = listen("server.admin_addr", s.cfg.Server.AdminAddr); err != nil {
+		return err
+	}
+	s.admin = &listener{Listener: ln, app: s.adminApp(o.pprof)}
+	return nil
+}
+
+// Addr is the bound public address.
+func (s *Server) Addr() string { return s.public.Addr().String() }
+
+// AdminAddr is the bound admin address; empty where the admin listener is off.
+func (s *Server) AdminAddr() string {
+	if s.admin == nil {
+		return ""
+	}
+	return s.admin.Addr().String()
+}
+
+// Run serves until ctx ends, then stops gracefully: /readyz answers 503, new work is refused, running requests get up
+// to Server.DrainTimeout to end, and the listeners close. What still runs then is ended with a clear error. Run returns
+// nil after a stop that ctx asked for.
+func (s *Server) Run(ctx context.Context) error {
+	failed := make(chan error, 2)
+	var serving sync.WaitGroup
+	for name, l := range map[string]*listener{"public": s.public, "admin": s.admin} {
+		if l == nil {
+			continue
+		}
+		serving.Go(func() {
+			if err := l.app.Listener(l.Listener); err != nil && !errors.Is(err, net.ErrClosed) {
+				failed <- fmt.Errorf("serve %s listener on %s: %w", name, l.Addr(), err)
+			}
+		})
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+		s.stop()
+	case err = <-failed:
+	}
+	err = errors.Join(err, s.Close())
+	serving.Wait()
+	return err
+}
+
+// stop is the graceful half of the end.
+func (s *Server) stop() {
+	s.drain.Store(true)
+	began := time.Now()
+	s.log.Info("draining", "requests", s.running.count(), "timeout", s.cfg.Server.DrainTimeout.String())
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Server.DrainTimeout)
+	defer cancel()
+	err := s.service.engine.Drain(ctx)
+	if err == nil {
+		err = s.running.wait(ctx)
+	}
+	if err != nil {
+		s.log.Warn("drain timeout, ending what still runs", "requests", s.running.count(), "error", err.Error())
+		s.cancel(errStopping)
+		late, cancel := context.WithTimeout(context.Background(), s.limits.lastWords)
+		defer cancel()
+		_ = s.running.wait(late) // whoever has not ended by now is cut off by Close
+	}
+	s.log.Info("drained", "seconds", time.Since(began).Seconds())
+}
+
+// Close ends the server at once: it cancels running requests and closes the listeners and connections.
+func (s *Server) Close() error {
+	var err error
+	s.once.Do(func() {
+		s.drain.Store(true)
+		if s.running.count() > 0 {
+			s.cancel(errStopping)
+		}
+		for _, l := range []*listener{s.public, s.admin} {
+			if l == nil {
+				continue
+			}
+			// Shutdown waits for responses that are still being written; who reads too slowly is cut off.
+			ctx, cancel := context.WithTimeout(context.Background(), s.limits.lastWords)
+			if e := l.app.ShutdownWithContext(ctx); e != nil && !errors.Is(e, context.DeadlineExceeded) && !errors.Is(e, net.ErrClosed) {
+				err = errors.Join(err, e)
+			}
+			cancel()
+			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
+		}
+		s.cancel(errStopping)
+	})
+	return err
+}
+
+// errStopping is the cause of a request that the server's end has cancelled.
+var errStopping = fmt.Errorf("the server is stopping: %w", sdk.ErrUnavailable)
+
+var _ io.Closer = (*Server)(nil)

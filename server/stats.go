@@ -1,0 +1,64 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+// stats is GET /api/v1/stats: the state of the host as one tree, for people and scripts.
+func (s *Server) stats(context.Context, *request) (*reply, error) {
+	settings, err := s.settings()
+	if err != nil {
+		return nil, err
+	}
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	e := s.service.engine.Stats()
+	ready := map[string]any{"ready": true, "reason": nil}
+	if err := s.unready(); err != nil {
+		ready = map[string]any{"ready": false, "reason": s.reason(err)}
+	}
+	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{
+		"system": map[string]any{
+			"version": s.build.Version, "revision": s.build.Revision, "go_version": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH,
+			"cpus": runtime.NumCPU(), "goroutines": runtime.NumGoroutine(), "heap_bytes": mem.HeapAlloc, "memory_bytes": mem.Sys,
+			"started": s.started.UTC().Format(time.RFC3339), "uptime": time.Since(s.started).Seconds(),
+			"model": map[string]any{
+				"id": s.service.id, "digest": s.service.digest, "numeric_class": s.service.class,
+				"hidden_size": s.service.hidden, "vocabulary": s.service.vocab, "context": s.service.context, "expert_layers": s.service.layers,
+			},
+		},
+		"monitoring": map[string]any{
+			"health": ready, "draining": s.drain.Load(), "http_requests_in_flight": s.running.count(),
+			"steps": e.Steps, "prompt_tokens": e.PromptTokens, "cached_tokens": e.CachedTokens, "completion_tokens": e.CompletionTokens,
+		},
+		"queue": map[string]any{
+			"running": e.Running, "queued": e.Queued, "max_running": s.cfg.Limits.MaxConcurrentRequests, "max_queued": s.cfg.Limits.MaxQueuedRequests,
+			"pages": e.Pages, "free_pages": e.FreePages, "cached_pages": e.CachedPages, "preemptions": e.Preemptions,
+		},
+		"experts":           map[string]any{"processes": s.service.experts(), "router": s.service.router()},
+		"production_config": settings,
+	})}, nil
+}
+
+// settings is the configuration in force, its secrets masked.
+func (s *Server) settings() (map[string]any, error) {
+	text, err := s.cfg.YAML() // leaves out every secret
+	if err != nil {
+		return nil, fmt.Errorf("print the configuration: %w", err)
+	}
+	var out map[string]any
+	if err := yaml.Unmarshal(text, &out); err != nil {
+		return nil, fmt.Errorf("read the printed configuration: %w", err)
+	}
+	out["api_key"] = nil
+	if s.cfg.APIKey != "" {
+		out["api_key"] = "***"
+	}
+	return out, nil
+}
