@@ -6,8 +6,32 @@ import (
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/backendtest"
 	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
 func TestBackend(t *testing.T) {
 	backendtest.Test(t, func() backends.Backend { return cpu.New() })
+}
+
+// TestInPlace: aligned weights are not copied, so that processes share the pages of a mapped file; whoever changes them
+// afterwards, against the contract, sees the change.
+func TestInPlace(t *testing.T) {
+	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
+		w := weights(d, 8, 16)
+		l, err := cpu.New().Linear(w, tensor.View{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(w.Data)
+		x, y := tensor.NewMatrix(4, 16), tensor.NewMatrix(4, 8)
+		for i := range x.Data {
+			x.Data[i], y.Data[i/2] = 1, 1
+		}
+		l.Apply(y, x, 1)
+		for i, v := range y.Data {
+			if v != 0 {
+				t.Fatalf("%v: y[%d] = %g: the weights were copied", d, i, v)
+			}
+		}
+	}
 }
