@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/host"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
+	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
+)
+
+// maxAnswer bounds what is read from a server: 1,024 processes with their last log lines are far smaller.
+const maxAnswer = 16 << 20
+
+func (a *app) experts() *cobra.Command {
+	var admin string
+	c := &cobra.Command{
+		Use: "experts", Short: "Show the expert processes of a running server", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if admin == "" {
+				cfg, err := a.load(c, quiet)
+				if err != nil {
+					return err
+				}
+				if cfg.Server.AdminAddr == "off" {
+					return usageError{fmt.Errorf("experts: server.admin_addr is off; want --admin URL")}
+				}
+				admin = "http://" + reachable(cfg.Server.AdminAddr)
+			}
+			body, err := get(c.Context(), strings.TrimSuffix(admin, "/")+"/admin/experts")
+			if err != nil {
+				return err
+			}
+			return a.printExperts(body)
+		},
+	}
+	c.Flags().StringVar(&admin, "admin", "", "`URL` of the admin API; default: the configured address")
+	return c
+}
+
+func (a *app) printExperts(body []byte) error {
+	if a.output == "json" {
+		_, err := fmt.Fprintln(a.out, strings.TrimSpace(string(body)))
+		return err
+	}
+	var list struct {
+		Experts []host.Status `json:"experts"`
+	}
+	if err := json.Unmarshal(body, &list); err != nil {
+		return fmt.Errorf("answer of the admin API: %w", err)
+	}
+	rows := make([][]string, len(list.Experts))
+	for i, s := range list.Experts {
+		death := "-"
+		if s.LastDeath != nil {
+			death = s.LastDeath.Cause
+		}
+		rows[i] = []string{replicaName(s), pid(s.PID), s.State, fmt.Sprint(s.Units), s.Backend, s.NumericClass, fmt.Sprint(s.Calls),
+			fmt.Sprint(s.Rows), fmt.Sprint(s.Errors), fmt.Sprint(s.Restarts), progress.Size(int64(s.PrivateBytes)), death}
+	}
+	return table.Write(a.out, []string{"GROUP", "PID", "STATE", "UNITS", "BACKEND", "CLASS", "CALLS", "ROWS", "ERRORS", "RESTARTS", "PRIVATE", "LAST DEATH"}, rows)
+}
+
+// get asks a server; an answer other than 200 is an error with what it says.
+func get(ctx context.Context, url string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("address %q: %w", url, err)}
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", sdk.ErrUnavailable, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("read answer of %s: %w", url, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%w: %s answers %s: %.200s", sdk.ErrUnavailable, url, resp.Status, body)
+	}
+	return body, nil
+}
+
+func (a *app) health() *cobra.Command {
+	var url string
+	c := &cobra.Command{
+		Use:   "health",
+		Short: "Ask a running server whether it is ready (exit code 0 = yes), for container health checks",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if url == "" {
+				cfg, err := a.load(c, quiet)
+				if err != nil {
+					return err
+				}
+				url = baseURL(cfg)
+			}
+			if _, err := get(c.Context(), strings.TrimSuffix(url, "/")+"/readyz"); err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return table.JSON(a.out, map[string]string{"status": "ready"})
+			}
+			_, err := fmt.Fprintln(a.out, "ready")
+			return err
+		},
+	}
+	c.Flags().StringVar(&url, "url", "", "`URL` of the public API; default: the configured address")
+	return c
+}
+
+func baseURL(cfg config.Config) string { return "http://" + reachable(cfg.Server.Addr) }

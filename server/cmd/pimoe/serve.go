@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pimoe/pimoe/core/host"
+	"github.com/pimoe/pimoe/server"
+	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
+	"github.com/pimoe/pimoe/server/instance"
+)
+
+func (a *app) serve() *cobra.Command {
+	var pprof bool
+	c := &cobra.Command{
+		Use:   "serve [flags] [MODEL]",
+		Short: "Serve a model over HTTP, every expert in its own process",
+		Long: `Serve a model over HTTP, every expert in its own process. MODEL is a folder in Hugging Face's
+layout, a name in the store, or nothing for the embedded model.
+
+SIGTERM or Ctrl-C stops gracefully: new requests are refused, running ones end, exit code 0. A
+second signal ends everything at once. Logs go to standard error.`,
+		Example: `  pimoe serve
+  pimoe serve ./Qwen3-30B-A3B --addr 127.0.0.1:9000
+  PIMOE_API_KEY_FILE=/run/secrets/key pimoe serve --addr 0.0.0.0:8080`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			if len(args) == 1 {
+				a.sets = append(a.sets, "model="+args[0])
+			}
+			cfg, err := a.load(c)
+			if err != nil {
+				return err
+			}
+			inst, err := a.open(c.Context(), cfg, false)
+			if err != nil {
+				return err
+			}
+			defer closeInto(&err, inst.Close)
+			opts := []server.Option{server.Version(version)}
+			if pprof {
+				opts = append(opts, server.Pprof())
+			}
+			srv, err := server.New(inst, cfg, inst.Log, opts...)
+			if err != nil {
+				return err
+			}
+			defer closeInto(&err, srv.Close)
+			if err := a.announce(c.Context(), inst, srv.Addr(), srv.AdminAddr()); err != nil {
+				return err
+			}
+			return srv.Run(c.Context())
+		},
+	}
+	f := c.Flags()
+	setting(f, "addr", "", "server.addr", "`address` of the public API")
+	setting(f, "admin-addr", "", "server.admin_addr", "`address` of the admin API, loopback only; off for none")
+	setting(f, "alias", "", "server.alias", "the model's `name` in the API")
+	f.BoolVar(&pprof, "pprof", false, "serve Go's profiles on the admin API")
+	modelFlags(c)
+	return c
+}
+
+// announce tells a newcomer what runs and what to type next.
+func (a *app) announce(ctx context.Context, inst *instance.Instance, addr, admin string) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "pimoe %s serves %s on http://%s", version, inst.ID, reachable(addr))
+	if admin != "" {
+		fmt.Fprintf(&b, " (admin http://%s)", reachable(admin))
+	}
+	b.WriteString("\n\n")
+	r := inst.Host.RouterStatus()
+	rows := [][]string{{"router " + r.Name, pid(r.PID), r.State, "-", "-"}}
+	for _, s := range inst.Host.Status() {
+		rows = append(rows, []string{"experts " + replicaName(s), pid(s.PID), s.State, s.Backend, s.NumericClass})
+	}
+	if err := table.Write(&b, []string{"PROCESS", "PID", "STATE", "BACKEND", "CLASS"}, rows); err != nil {
+		return err
+	}
+	_, err := inst.Tokenizer.Chat()
+	fmt.Fprintf(&b, "\nTry:\n  %s\n", curl(reachable(addr), inst.ID, err == nil, a.keyText(inst)))
+	_, err = io.Copy(a.out, &b)
+	return err
+}
+
+// replicaName is the group's name, with a number where there are several replicas.
+func replicaName(s host.Status) string {
+	if s.Replica == 0 {
+		return s.Group
+	}
+	return s.Group + "/" + strconv.Itoa(s.Replica)
+}
+
+// pid is "-" for what runs in this process or not at all.
+func pid(n int) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.Itoa(n)
+}
+
+// reachable is an address that a client on this machine can use for a listener.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsUnspecified() {
+		return addr
+	}
+	return net.JoinHostPort("127.0.0.1", port)
+}
+
+// keyText is how a shell gets at the API key; empty without one. The key itself is never printed.
+func (a *app) keyText(inst *instance.Instance) string {
+	if inst.Config.APIKey == "" {
+		return ""
+	}
+	for _, e := range a.environ {
+		if path, ok := strings.CutPrefix(e, "PIMOE_API_KEY_FILE="); ok && path != "" {
+			return "$(cat " + quote(path) + ")"
+		}
+	}
+	return "$PIMOE_API_KEY"
+}
+
+// curl is a command line that asks the server for a story.
+func curl(addr, model string, chat bool, key string) string {
+	path, body := "/v1/completions", map[string]any{"model": model, "prompt": "Once upon a time", "max_tokens": 64}
+	if chat {
+		path = "/v1/chat/completions"
+		body = map[string]any{"model": model, "max_tokens": 256,
+			"messages": []message{{"user", "Tell me a story about a fox and a lamp."}}}
+	}
+	b, err := json.Marshal(body)
+	if err != nil {
+		panic("pimoe: text does not become JSON")
+	}
+	auth := ""
+	if key != "" {
+		auth = ` -H "Authorization: Bearer ` + key + `"`
+	}
+	return "curl -sS http://" + addr + path + auth + " -H 'Content-Type: application/json' -d " + quote(string(b))
+}
+
+// quote makes one word of a shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
