@@ -1,0 +1,166 @@
+package moe
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/router"
+)
+
+func routesOf(k int, ids ...int32) router.Routes {
+	w := make([]float32, len(ids))
+	for i := range w {
+		w[i] = float32(i+1) / 8
+	}
+	return router.Routes{K: k, IDs: ids, Weights: w}
+}
+
+// call is a planned call in a comparable form.
+type call struct {
+	Group, Threads int
+	Segments       []expert.Segment
+	Rows           []int32
+}
+
+func TestPlan(t *testing.T) {
+	seg := func(pairs ...int) (s []expert.Segment) {
+		for i := 0; i < len(pairs); i += 2 {
+			s = append(s, expert.Segment{Expert: pairs[i], Rows: pairs[i+1]})
+		}
+		return s
+	}
+	for name, c := range map[string]struct {
+		routes  router.Routes
+		groups  []int
+		threads int
+		want    []call
+	}{
+		"one row, one group": {
+			routesOf(2, 3, 1), []int{0, 0, 0, 0}, 4,
+			[]call{{0, 4, seg(1, 1, 3, 1), []int32{0, 0}}},
+		},
+		"one group each": {
+			routesOf(2, 2, 0, 0, 2, 1, 2), []int{0, 1, 2, 3}, 6,
+			[]call{{0, 2, seg(0, 2), []int32{0, 1}}, {1, 1, seg(1, 1), []int32{2}}, {2, 3, seg(2, 3), []int32{0, 1, 2}}},
+		},
+		"experts ascend within a group": {
+			routesOf(1, 3, 0, 2, 1, 3), []int{1, 0, 1, 0}, 1,
+			[]call{{0, 1, seg(1, 1, 3, 2), []int32{3, 0, 4}}, {1, 1, seg(0, 1, 2, 1), []int32{1, 2}}},
+		},
+		"idle groups get no call": {
+			routesOf(1, 5, 5, 5), []int{0, 1, 2, 3, 4, 5}, 2,
+			[]call{{5, 2, seg(5, 3), []int32{0, 1, 2}}},
+		},
+		"a small share is still a thread": {
+			routesOf(1, 0, 1, 1, 1, 1, 1, 1, 1), []int{0, 1}, 2,
+			[]call{{0, 1, seg(0, 1), []int32{0}}, {1, 2, seg(1, 7), []int32{1, 2, 3, 4, 5, 6, 7}}},
+		},
+		"no rows": {router.Routes{K: 2}, []int{0, 0}, 2, nil},
+	} {
+		var p plan
+		for range 2 { // memory of an earlier plan must not show
+			p.fill(c.routes, c.groups, c.threads)
+			var got []call
+			for _, planned := range p.calls {
+				got = append(got, call{planned.group, planned.threads, planned.segments, p.rows[planned.from:planned.to]})
+			}
+			if !reflect.DeepEqual(got, c.want) {
+				t.Errorf("%s: %+v, want %+v", name, got, c.want)
+			}
+		}
+	}
+}
+
+// TestPlanProperties: random routes are dispatched once each, to the right group, and combine in ascending order.
+func TestPlanProperties(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var p plan
+	for range 500 {
+		experts := 1 + rng.IntN(20)
+		k, rows, n := 1+rng.IntN(experts), rng.IntN(30), 1+rng.IntN(6)
+		groups := make([]int, experts)
+		for e := range groups {
+			groups[e] = rng.IntN(n)
+		}
+		routes := router.Routes{K: k}
+		for range rows {
+			for _, e := range rng.Perm(experts)[:k] {
+				routes.IDs = append(routes.IDs, int32(e))
+				routes.Weights = append(routes.Weights, rng.Float32())
+			}
+		}
+		threads := 1 + rng.IntN(8)
+		p.fill(routes, groups, threads)
+		owner := make([]int, len(p.rows)) // expert of each dispatched row
+		at, last := 0, -1
+		for _, c := range p.calls {
+			if c.group <= last || c.from != at || c.threads < 1 || c.threads > threads {
+				t.Fatalf("call %+v after group %d at row %d", c, last, at)
+			}
+			last = c.group
+			before := -1
+			for _, s := range c.segments {
+				if groups[s.Expert] != c.group || s.Expert <= before || s.Rows < 1 {
+					t.Fatalf("segment %+v in group %d", s, c.group)
+				}
+				before = s.Expert
+				for range s.Rows {
+					owner[at] = s.Expert
+					at++
+				}
+			}
+			if c.to != at {
+				t.Fatalf("call ends at %d, its segments at %d", c.to, at)
+			}
+		}
+		if at != rows*k {
+			t.Fatalf("%d rows dispatched, want %d", at, rows*k)
+		}
+		for r := range rows {
+			before := -1
+			for i := r * k; i < (r+1)*k; i++ {
+				e := owner[p.from[i]]
+				if p.rows[p.from[i]] != int32(r) || e <= before {
+					t.Fatalf("row %d: result %d is row %d of expert %d after expert %d", r, i, p.rows[p.from[i]], e, before)
+				}
+				before = e
+				found := false
+				for j := r * k; j < (r+1)*k; j++ {
+					found = found || routes.IDs[j] == int32(e) && routes.Weights[j] == p.weight[i]
+				}
+				if !found {
+					t.Fatalf("row %d: expert %d with weight %g was not routed", r, e, p.weight[i])
+				}
+			}
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
+	for name, c := range map[string]struct {
+		routes router.Routes
+		says   string
+	}{
+		"too high":  {routesOf(2, 0, 1, 2, 8), "layer 3 row 1: expert 8 of 8"},
+		"negative":  {routesOf(2, 0, -1), "layer 3 row 0: expert -1"},
+		"twice":     {routesOf(3, 0, 1, 2, 4, 5, 4), "layer 3 row 1: expert 4 is chosen twice"},
+		"NaN":       {router.Routes{K: 1, IDs: []int32{0, 7}, Weights: []float32{1, nan}}, "row 1: weight NaN of expert 7"},
+		"infinite":  {router.Routes{K: 1, IDs: []int32{6}, Weights: []float32{inf}}, "row 0: weight -Inf of expert 6"},
+		"all right": {routesOf(2, 0, 7, 7, 0), ""},
+	} {
+		err := check(c.routes, 3, 8)
+		if c.says == "" && err == nil {
+			continue
+		}
+		if !errors.Is(err, sdk.ErrInvalidOutput) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: error %v, want %q", name, err, c.says)
+		}
+	}
+}
