@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/pimoe/pimoe/core/weights"
@@ -18,7 +16,7 @@ import (
 
 // The steps in which a start can fail; publicCause words them for clients, the logs have the whole error.
 var (
-	errNotExecutable = errors.New("executable can't be run")
+	errNotExecutable = errors.New("plugin executable can't be used")
 	errBadShard      = errors.New("weight shard can't be used")
 	errHandshake     = errors.New("handshake failed")
 	errLoad          = errors.New("load failed")
@@ -42,7 +40,7 @@ func (l *launcher) expert(ctx context.Context, name string, spec GroupSpec, answ
 	shape := l.options.Experts
 	proc, err := l.start(ctx, client.Command{
 		Path: spec.Path, Kind: sdk.KindExpert, Shards: shards,
-		Plane: client.ExpertPlane(l.options.MaxRows, shape.Hidden),
+		Plane: client.ExpertPlane(l.options.MaxRows, shape.Hidden, slots),
 	}, name)
 	if err != nil {
 		return nil, err
@@ -63,22 +61,26 @@ func (l *launcher) expert(ctx context.Context, name string, spec GroupSpec, answ
 	return inc, nil
 }
 
+// slots is how many calls a process can have under way: the engine's one step at a time, a known-answer test, and room
+// for calls on raw hidden states.
+const slots = 4
+
 // start runs the executable up to a finished handshake.
 func (l *launcher) start(ctx context.Context, c client.Command, name string) (*client.Process, error) {
-	if err := executable(c.Path); err != nil {
-		return nil, err
-	}
 	c.RuntimeDir, c.Identity, c.Transport = l.runtimeDir, l.identity, l.options.Transport
 	c.StartTimeout = l.options.StartTimeout
 	c.Log = pluginLog(l.options.Log.With("process", name))
 	proc, err := client.Start(ctx, c)
-	if err != nil {
-		if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %w: %w", errNotExecutable, sdk.ErrNotFound, err)
-		}
-		return nil, fmt.Errorf("%w: %w", errHandshake, err)
+	if err == nil {
+		return proc, nil
 	}
-	return proc, nil
+	if why := (*client.StartError)(nil); errors.As(err, &why) {
+		switch why.Reason {
+		case client.ReasonMissing, client.ReasonNotExecutable, client.ReasonNotOurs, client.ReasonProtocol, client.ReasonKind:
+			return nil, fmt.Errorf("%w: %w", errNotExecutable, err)
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", errHandshake, err)
 }
 
 // abandon ends a process that must not serve, and passes the reason on with the process's last words.
@@ -95,18 +97,6 @@ func (l *launcher) abandon(inc *incarnation, cause error) error {
 		return errors.Join(cause, err)
 	}
 	return cause
-}
-
-// executable checks a plugin's file before a process is made, so that the error names the file.
-func executable(path string) error {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: plugin %s: %w: %w", errNotExecutable, path, sdk.ErrNotFound, err)
-	case !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0:
-		return fmt.Errorf("%w: plugin %s is not an executable file (mode %s): %w", errNotExecutable, path, info.Mode(), sdk.ErrInvalid)
-	}
-	return nil
 }
 
 // shardSet opens the expert shards for the processes of a host: one descriptor for each start, checked against the
@@ -145,7 +135,7 @@ func (s *shardSet) open(ctx context.Context, e int) (*shard, error) {
 		sh = &shard{file: f, extents: ext}
 		s.files[e] = sh
 	}
-	if err := s.model.Verify(ctx, filepath.Base(s.model.ExpertPath(e)), sh.file); err != nil {
+	if err := s.model.Verify(ctx, weights.ExpertFile(e), sh.file); err != nil {
 		return nil, fmt.Errorf("shard of expert %d: %w", e, err)
 	}
 	return sh, nil

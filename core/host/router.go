@@ -43,7 +43,7 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnation, error) {
 	proc, err := l.start(ctx, client.Command{
 		Path: r.spec.Path, Kind: sdk.KindRouter,
-		Plane: client.RouterPlane(l.options.MaxRows, l.options.Experts.Hidden, r.spec.Spec.Experts, r.spec.Spec.TopK),
+		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, 0, slots),
 	}, "router")
 	if err != nil {
 		return nil, err

@@ -149,10 +149,12 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
 	probing, stopProbing := context.WithCancel(ctx)
-	var probe sync.WaitGroup
-	probe.Add(1)
-	go func() { defer probe.Done(); s.probe(probing, inc) }()
-	defer func() { stopProbing(); probe.Wait() }()
+	var probes sync.WaitGroup
+	probes.Go(func() { s.probe(probing, inc) })
+	if _, beats := inc.proc.Beat(); !beats {
+		probes.Go(func() { s.ping(probing, inc) })
+	}
+	defer func() { stopProbing(); probes.Wait() }()
 	pulse := newPulse(time.Now())
 	for {
 		select {
@@ -184,6 +186,26 @@ func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
 				s.log.Warn("known-answer test failed", "pid", inc.proc.PID(), "err", err)
 				inc.condemned("failed its known-answer test")
 			}
+			return
+		}
+	}
+}
+
+// ping stands in for the heartbeat of a process without shared memory.
+func (s *supervisor) ping(ctx context.Context, inc *incarnation) {
+	const patience = slowBeats * beatEvery
+	for sleep(ctx, missedBeats*beatEvery) {
+		one, cancel := context.WithTimeout(ctx, patience)
+		early := time.AfterFunc(missedBeats*beatEvery, func() {
+			if stoppedState(inc.proc.PID()) {
+				cancel()
+			}
+		})
+		err := inc.proc.Ping(one)
+		early.Stop()
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			inc.condemned("hung (no answer to a ping)")
 			return
 		}
 	}
@@ -244,7 +266,7 @@ func (s *supervisor) ready() (inc *incarnation, err error, hopeless bool) {
 
 // hopelessStart reports whether a start failed for a reason that only an operator can mend.
 func hopelessStart(err error) bool {
-	return errors.Is(err, sdk.ErrNotFound) || errors.Is(err, sdk.ErrInvalid) || errors.Is(err, sdk.ErrUnsupported)
+	return errors.Is(err, errNotExecutable) || errors.Is(err, errBadShard) || errors.Is(err, sdk.ErrInvalid) || errors.Is(err, sdk.ErrUnsupported)
 }
 
 // sleep waits; false means that ctx ended first.

@@ -95,8 +95,8 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	block := moe.New(i.Host.Router(), cfg.TopK, cfg.Experts, placement, i.Host.Groups(), cfg.Hidden, threads)
 	i.Engine, err = engine.New(engine.Options{
 		Model: cfg, Trunk: trunk, Block: block, Tokenizer: tok, Limits: o.Config.Limits,
-		Cache: cacheSpec(o.Config), MemoryBytes: cacheBytes(o.Config, cfg), Threads: threads,
-		Metrics: i.Metrics, Log: o.Log, Now: time.Now, PrefixReuse: !o.NoPrefixReuse,
+		Cache: cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: !o.NoPrefixReuse,
+		Metrics: i.Metrics, Log: o.Log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, i.Host.Close())
@@ -119,14 +119,11 @@ func OpenModel(ctx context.Context, c config.Config, progress func(done, total i
 	if err != nil {
 		return nil, err
 	}
-	if progress == nil {
-		progress = func(int64, int64) {}
-	}
 	if c.Model == "" || c.Model == embedded.Name {
-		return store.EnsureEmbedded(ctx, planOf(embedded.FS()), progress)
+		return store.EnsureEmbedded(ctx, plan)
 	}
 	if info, err := os.Stat(c.Model); err == nil && info.IsDir() {
-		return store.Ensure(ctx, c.Model, planOf(os.DirFS(c.Model)), progress)
+		return store.Ensure(ctx, c.Model, plan, progress)
 	}
 	m, err := store.Find(c.Model)
 	if errors.Is(err, sdk.ErrNotFound) {
@@ -136,15 +133,7 @@ func OpenModel(ctx context.Context, c config.Config, progress func(done, total i
 }
 
 func loadTrunk(ctx context.Context, stored *weights.Model, cfg *model.Config) (*model.Trunk, error) {
-	f, err := os.Open(stored.TrunkPath())
-	if err != nil {
-		return nil, fmt.Errorf("open trunk: %w", err)
-	}
-	defer f.Close()
-	if err := stored.Verify(ctx, filepath.Base(stored.TrunkPath()), f); err != nil {
-		return nil, err
-	}
-	file, err := weights.Read(stored.TrunkPath())
+	file, err := stored.ReadTrunk(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +155,7 @@ func (i *Instance) startHost(ctx context.Context, stored *weights.Model, builtin
 	o := host.Options{
 		Model:   stored,
 		Experts: host.ExpertShape{Hidden: i.Model.Hidden, Intermediate: i.Model.Intermediate, Activation: i.Model.Activation},
-		MaxRows: maxRows, Metrics: i.Metrics, Log: i.Log,
+		MaxRows: maxRows, Metrics: i.Metrics, Log: i.Log, StartTimeout: startTimeout(stored.Manifest),
 	}
 	for g, plan := range plans {
 		for _, u := range plan.Units {
@@ -188,9 +177,7 @@ func (i *Instance) startHost(ctx context.Context, stored *weights.Model, builtin
 		i.Host, err = inProcess(ctx, o, c, builtin)
 		return placement, err
 	}
-	if o.Transport, err = transport(c.Experts.Transport); err != nil {
-		return nil, err
-	}
+	o.Transport = transport(c.Experts.Transport)
 	if o.RuntimeDir, err = runtimeDir(c.Home); err != nil {
 		return nil, err
 	}
@@ -199,6 +186,12 @@ func (i *Instance) startHost(ctx context.Context, stored *weights.Model, builtin
 	}
 	i.Host, err = host.Start(ctx, o)
 	return placement, err
+}
+
+// startTimeout bounds one process's start: ten seconds, and the time a slow disk needs to read all weights.
+func startTimeout(m weights.Manifest) time.Duration {
+	const slowDisk = 100 << 20 // bytes a second
+	return 10*time.Second + time.Duration(float64(m.Size())/slowDisk*float64(time.Second))
 }
 
 // maxRows is the height of a slot of shared memory: enough for a usual prompt chunk that goes to one expert, and small
@@ -228,19 +221,12 @@ func standIn(ctx context.Context, spec host.RouterSpec, b Builtin) (router.Route
 	return r, nil
 }
 
-func transport(name string) (client.Transport, error) {
-	switch name {
-	case "grpc":
-		return client.TransportGRPC, nil
-	case "shm":
-		return client.TransportSHM, nil
-	case "auto", "":
-		if client.SharedMemory() {
-			return client.TransportSHM, nil
-		}
-		return client.TransportGRPC, nil
+// transport is the configured one; shared memory falls back to gRPC by itself where the platform has none.
+func transport(name string) client.Transport {
+	if name == "grpc" {
+		return client.TransportGRPC
 	}
-	return 0, fmt.Errorf("experts.transport %q: want auto, shm or grpc: %w", name, sdk.ErrInvalid)
+	return client.TransportSHM
 }
 
 // pluginPath is the executable of a plugin: the one named, or prefix+name in the plugin folder.

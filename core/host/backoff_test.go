@@ -1,0 +1,93 @@
+package host
+
+import (
+	"testing"
+	"time"
+)
+
+// A process that had worked comes back at once, however often it dies.
+func TestRestartsAtOnceAfterWork(t *testing.T) {
+	var r restarts
+	now := time.Unix(0, 0)
+	for range 1000 {
+		now = now.Add(time.Millisecond)
+		if wait, failed := r.next(now, true, 0.5); wait != 0 || failed {
+			t.Fatalf("wait %v, failed %v", wait, failed)
+		}
+	}
+}
+
+// Deaths before the first answer wait up to 50 ms x 2^n, and the sixth within 30 s is one too many.
+func TestRestartsBackOffAndGiveUp(t *testing.T) {
+	var r restarts
+	now := time.Unix(0, 0)
+	for n := range intensity {
+		wait, failed := r.next(now, false, 0.999999)
+		ceiling := firstBackoff << n
+		if failed || wait >= ceiling || wait < ceiling*99/100 {
+			t.Fatalf("death %d: wait %v, failed %v; want just below %v", n+1, wait, failed, ceiling)
+		}
+		now = now.Add(time.Second)
+	}
+	if wait, failed := r.next(now, false, 0.5); !failed || wait != halfOpenPeriod {
+		t.Fatalf("death %d: wait %v, failed %v; want %v, true", intensity+1, wait, failed, halfOpenPeriod)
+	}
+	now = now.Add(halfOpenPeriod)
+	if _, failed := r.next(now, false, 0.5); failed {
+		t.Fatal("the old deaths are out of the window, yet the process is given up")
+	}
+	if wait, _ := r.next(now, true, 0.5); wait != 0 {
+		t.Fatalf("after work: wait %v", wait)
+	}
+	if wait, _ := r.next(now, false, 0.999999); wait >= firstBackoff {
+		t.Fatalf("work did not end the streak: wait %v", wait)
+	}
+}
+
+func TestPulse(t *testing.T) {
+	at := time.Unix(0, 0)
+	running, stopped := func() bool { return false }, func() bool { return true }
+	look := func(p *pulse, after time.Duration, count uint64, state func() bool) bool {
+		at = at.Add(after)
+		return p.silent(at, count, state)
+	}
+	p := newPulse(at)
+	for i := range uint64(50) {
+		if look(p, beatEvery, i+1, stopped) {
+			t.Fatal("a beating process is called silent")
+		}
+	}
+	for n := 1; n <= missedBeats; n++ {
+		if got, want := look(p, beatEvery, 50, stopped), n == missedBeats; got != want {
+			t.Fatalf("stopped process, look %d: silent = %v", n, got)
+		}
+	}
+	p = newPulse(at)
+	for n := 1; n <= slowBeats; n++ {
+		if got, want := look(p, beatEvery, 0, running), n == slowBeats; got != want {
+			t.Fatalf("starved process, look %d: silent = %v", n, got)
+		}
+	}
+	p = newPulse(at)
+	for range 100 {
+		if look(p, 3*beatEvery, 0, stopped) {
+			t.Fatal("a host that was late itself must not blame the process")
+		}
+	}
+}
+
+func TestEscape(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain text, äöü 世界":      "plain text, äöü 世界",
+		"\x1b[31mred\x1b[0m":      `\x1b[31mred\x1b[0m`,
+		"a\rb\nc\td":              `a\rb\nc\td`,
+		"bell\a nul\x00":          `bell\a nul\x00`,
+		"c1 \u009b31m":            `c1 \u009b31m`,
+		"sep\u2028line\u202ebidi": `sep\u2028line\u202ebidi`,
+		"bad \xff byte":           `bad \ufffd byte`,
+	} {
+		if got := escape(in); got != want {
+			t.Errorf("escape(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

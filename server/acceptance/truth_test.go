@@ -1,0 +1,351 @@
+package acceptance
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/coretest"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/instance"
+)
+
+// TestWorkHappensInTheProcesses: the host maps no expert shard, and the calls and rows of the processes add up.
+func TestWorkHappensInTheProcesses(t *testing.T) {
+	i := open(t)
+	const n = 20
+	r := greedy(story(i, "a fox and a lamp"), n)
+	if a := run(t.Context(), i, r); a.err != nil {
+		t.Fatal(a.err)
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(maps), "expert-0") {
+		t.Error("an expert shard is mapped in the host")
+	}
+	layers, topK := len(i.Model.SparseLayers()), i.Model.TopK
+	var rows, calls uint64
+	for _, s := range i.Host.Status() {
+		rows += s.Rows
+		calls += s.Calls
+		if s.PID == os.Getpid() || s.PID == 0 {
+			t.Errorf("group %s: pid %d", s.Group, s.PID)
+		}
+		shards, err := os.ReadFile("/proc/" + strconv.Itoa(s.PID) + "/maps")
+		if err != nil || !strings.Contains(string(shards), "expert-0") {
+			t.Errorf("group %s: process %d maps no expert shard (%v)", s.Group, s.PID, err)
+		}
+	}
+	tokens := len(r.Prompt) + n - 1 // the last token is not computed any more
+	if want := uint64(tokens * layers * topK); rows != want {
+		t.Errorf("%d rows in all processes, want %d tokens x %d layers x %d experts = %d", rows, tokens, layers, topK, want)
+	}
+	steps := i.Engine.Stats().Steps
+	router := i.Host.RouterStatus()
+	if want := steps * uint64(layers); router.PluginCalls != want || router.StandInCalls != 0 {
+		t.Errorf("router calls: %d by the plugin, %d by the stand-in; want %d steps x %d layers = %d and 0",
+			router.PluginCalls, router.StandInCalls, steps, layers, want)
+	}
+	if calls == 0 || calls > steps*uint64(layers*8) {
+		t.Errorf("%d calls in %d steps", calls, steps)
+	}
+}
+
+// TestRouterDecides: another strategy gives other tokens, and the load-dependent one says so.
+func TestRouterDecides(t *testing.T) {
+	text := func(router string) string {
+		i := open(t, func(c *config.Config) { c.Router.Plugin = router })
+		a := run(t.Context(), i, greedy(story(i, "a fox and a lamp"), 24))
+		if a.err != nil {
+			t.Fatal(a.err)
+		}
+		if got, want := slices.Contains(i.Host.RouterStatus().Capabilities, sdk.CapLoadDependent), router == "load-aware"; got != want {
+			t.Errorf("router %s: load-dependent = %v", router, got)
+		}
+		return a.text
+	}
+	model := text("model")
+	for _, router := range []string{"hash", "random", "load-aware"} {
+		switch got := text(router); {
+		case router == "load-aware": // near the model's own routes on purpose
+		case got == model:
+			t.Errorf("router %s gives the model router's text", router)
+		}
+	}
+}
+
+// build compiles a plugin of testdata and returns its path under the given name.
+func build(t *testing.T, dir, pkg, name string) string {
+	t.Helper()
+	out := filepath.Join(dir, name)
+	cmd := exec.Command("go", "build", "-o", out, "./server/acceptance/testdata/"+pkg)
+	cmd.Dir = coretest.Repo(t)
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", pkg, err, b)
+	}
+	return out
+}
+
+// TestZeroExpertChangesTokens: what the processes answer is what counts.
+func TestZeroExpertChangesTokens(t *testing.T) {
+	zeros := build(t, t.TempDir(), "zeros", "pimoe-expert-zeros")
+	text := func(change func(*config.Config)) string {
+		i := open(t, change)
+		a := run(t.Context(), i, greedy(story(i, "a fox and a lamp"), 24))
+		if a.err != nil {
+			t.Fatal(a.err)
+		}
+		return a.text
+	}
+	real := text(func(*config.Config) {})
+	one := text(func(c *config.Config) {
+		c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{5}, Plugin: zeros}}
+	})
+	all := text(func(c *config.Config) {
+		c.Experts.Overrides = []config.Override{{Layers: "all", Experts: "all", Plugin: zeros}}
+	})
+	if one == real || all == real || all == one {
+		t.Errorf("texts with no, one and only zero experts:\n%q\n%q\n%q", real, one, all)
+	}
+}
+
+// pluginFolder copies the plugins, so that a test may damage them.
+func pluginFolder(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(coretest.Binaries(t))); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestImpossibleRestart: when a killed process can't come back, the waiting request is told so at once, with the group
+// and the cause; when the executable is there again, requests are answered again.
+func TestImpossibleRestart(t *testing.T) {
+	plugins := pluginFolder(t)
+	i := open(t, func(c *config.Config) { c.Plugins = plugins })
+	r := greedy(story(i, "a fox and a lamp"), 24)
+	want := run(t.Context(), i, r)
+	if want.err != nil {
+		t.Fatal(want.err)
+	}
+	path := filepath.Join(plugins, "pimoe-expert-cpu")
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(i.Host.Status()[2].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r.MaxTokens = 200
+	a := run(t.Context(), i, r)
+	if !errors.Is(a.err, sdk.ErrUnavailable) {
+		t.Fatalf("error %v, want unavailable", a.err)
+	}
+	for _, part := range []string{"e2", "SIGKILL", "not executable"} {
+		if !strings.Contains(a.err.Error(), part) {
+			t.Errorf("error %q does not say %q", a.err, part)
+		}
+	}
+	if strings.Contains(a.err.Error(), plugins) {
+		t.Errorf("error %q shows a path", a.err)
+	}
+	t.Logf("told after %v: %v", time.Since(began), a.err)
+	if err := i.Ready(); err == nil || !strings.Contains(err.Error(), "e2") {
+		t.Errorf("ready says %v", err)
+	}
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.MaxTokens = 24
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		if a := run(t.Context(), i, r); a.err == nil {
+			if a.text != want.text {
+				t.Errorf("text %q, want %q", a.text, want.text)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the group did not come back")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestPluginFaults: a plugin that can't serve is an error at start that says what is wrong, and nothing is left.
+func TestPluginFaults(t *testing.T) {
+	dir := t.TempDir()
+	nasty := build(t, dir, "nasty", "nasty")
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, []byte("#!/no/such/interpreter\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]string{
+		filepath.Join(dir, "missing"): {"missing", "no such file"},
+		empty:                         {"empty", "not an executable"},
+		"exits-at-once":               {"3", "I do not want to"},
+		"prints-first":                {"hello, I am a plugin"},
+		"wrong-protocol":              {"99"},
+		"hangs-at-start":              {"within"},
+		"hangs-in-load":               {"load"},
+		"refuses-load":                {"layer 0 expert 0", "cursed"},
+		"dies-in-load":                {"exited with code 7"},
+		"answers-nan":                 {"NaN"},
+	} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			path := name
+			if !filepath.IsAbs(name) {
+				path = filepath.Join(dir, "nasty-"+name)
+				if err := os.Link(nasty, path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := descriptors(t)
+			began := time.Now()
+			_, err := tryOpen(t, func(c *config.Config) {
+				c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{1}, Plugin: path}}
+			})
+			if err == nil {
+				t.Fatal("the instance opened")
+			}
+			t.Logf("after %v: %v", time.Since(began), err)
+			for _, part := range want {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error does not say %q: %v", part, err)
+				}
+			}
+			if after := descriptors(t); after > before {
+				t.Errorf("%d descriptors before, %d after", before, after)
+			}
+		})
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// footprint is what must not grow.
+type footprint struct{ goroutines, descriptors, maps int }
+
+func measure(t *testing.T) footprint {
+	t.Helper()
+	runtime.GC()
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := 0
+	for line := range strings.Lines(string(maps)) {
+		if strings.Contains(line, "/") { // files and memfds; the Go heap's own maps come and go
+			shared++
+		}
+	}
+	return footprint{runtime.NumGoroutine(), descriptors(t), shared}
+}
+
+// TestNoLeaks: a thousand requests and a hundred restarts leave goroutines, descriptors and memory maps as they were.
+func TestNoLeaks(t *testing.T) {
+	i := open(t)
+	work := func(requests, restarts int) {
+		var wg sync.WaitGroup
+		gate := make(chan struct{}, 8)
+		for n := range requests {
+			wg.Add(1)
+			gate <- struct{}{}
+			go func() {
+				defer func() { <-gate; wg.Done() }()
+				if a := run(t.Context(), i, greedy(prompt(i, uint64(n), 5+n%20), 2)); a.err != nil {
+					t.Error(a.err)
+				}
+			}()
+		}
+		wg.Wait()
+		for n := range restarts {
+			if _, err := killOne(t.Context(), i, n); err != nil {
+				t.Fatal(err)
+			}
+			// A process that dies before its first answer waits longer each time, so each gets one.
+			if a := run(t.Context(), i, greedy(prompt(i, 1, 60), 1)); a.err != nil {
+				t.Error(a.err)
+			}
+		}
+	}
+	work(50, 9)
+	before := measure(t)
+	work(rounds("PIMOE_LEAK_REQUESTS", 1000), rounds("PIMOE_LEAK_RESTARTS", 100))
+	var after footprint
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if after = measure(t); after.goroutines <= before.goroutines && after.descriptors <= before.descriptors && after.maps <= before.maps {
+			t.Logf("before %+v, after %+v", before, after)
+			return
+		}
+	}
+	t.Errorf("before %+v, after %+v", before, after)
+}
+
+// TestDamagedStore: damaged and missing weights are refused before anything starts, by name.
+func TestDamagedStore(t *testing.T) {
+	store := home(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := config.Default()
+	c.Home = store
+	m, err := instance.OpenModel(ctx, c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage := map[string]func(path string) error{
+		"flipped bit": func(path string) error {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			b[len(b)/2] ^= 1
+			return os.WriteFile(path, b, 0o600)
+		},
+		"truncated": func(path string) error { return os.Truncate(path, 1000) },
+		"missing":   os.Remove,
+	}
+	for name, f := range damage {
+		for _, path := range []string{m.ExpertPath(3), m.TrunkPath()} {
+			t.Run(name+" "+filepath.Base(path), func(t *testing.T) {
+				whole, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := f(path); err != nil {
+					t.Fatal(err)
+				}
+				defer func() {
+					if err := os.WriteFile(path, whole, 0o600); err != nil {
+						t.Error(err)
+					}
+				}()
+				_, err = tryOpen(t, func(c *config.Config) { c.Home = store })
+				if err == nil {
+					t.Fatal("the instance opened")
+				}
+				t.Log(err)
+			})
+		}
+	}
+}
