@@ -118,9 +118,6 @@ func (s *Sampler) choose(logits []float32) int32 {
 	}
 	top := logits[best]
 	inverse := 1 / float64(s.params.Temperature)
-	if math.IsInf(inverse, 0) {
-		return best
-	}
 	kept := s.filter(logits, top, inverse)
 	total := 0.0
 	for i := range kept {
