@@ -8,6 +8,9 @@ func (s *Store) SetFault(f func(op, path string) error) { s.fault = f }
 // SetFree replaces the free space that the store sees.
 func (s *Store) SetFree(f func(path string) (uint64, error)) { s.free = f }
 
+// SetSwap replaces the exchange of two folders.
+func (s *Store) SetSwap(f func(a, b string) error) { s.swap = f }
+
 // SetNow replaces the store's clock.
 func (s *Store) SetNow(f func() time.Time) { s.now = f }
 

@@ -447,7 +447,7 @@ func (s *Store) replace(name string) error {
 	if _, err := os.Lstat(final); errors.Is(err, fs.ErrNotExist) {
 		return os.Rename(partial, final)
 	}
-	if err := exchange(partial, final); err == nil {
+	if err := s.swap(partial, final); err == nil {
 		os.RemoveAll(partial) // the old model; if it stays, the next import removes it
 		return nil
 	}

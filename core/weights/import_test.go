@@ -372,6 +372,16 @@ func TestRecoverOldModel(t *testing.T) {
 	checkModel(t, mustImport(t, s, "m", src), src)
 }
 
+// Where folders can't be exchanged, a model is replaced by two renames.
+func TestReplaceWithoutExchange(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	s.SetSwap(func(string, string) error { return syscall.EINVAL })
+	for seed := range byte(3) {
+		src := smallModel(t, seed)
+		checkModel(t, mustImport(t, s, "m", src), src)
+	}
+}
+
 // flip inverts a bit of a file.
 func flip(path string, at int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

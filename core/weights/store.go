@@ -27,6 +27,7 @@ type Store struct {
 	models string
 	now    func() time.Time
 	free   func(path string) (uint64, error)
+	swap   func(a, b string) error // exchanges two folders in one step, where the file system can
 	// fault, if not nil, is asked before each change to the disk; its error is the change's.
 	fault func(op, path string) error
 }
@@ -44,7 +45,7 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{models: filepath.Join(dir, "models"), now: time.Now, free: freeSpace}
+	s := &Store{models: filepath.Join(dir, "models"), now: time.Now, free: freeSpace, swap: exchange}
 	if err := os.MkdirAll(s.models, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", writeError(s.models, err))
 	}
