@@ -47,10 +47,11 @@ type addedVocab struct {
 	raw        *matcher // tokens with normalized false, found in the text as it came
 	normalized *matcher // the others, found after the normalizer
 	special    map[string]bool
+	shown      map[int32]string // tokens that the normalizer changes: text shows the changed form
 }
 
 func newAddedVocab(tokens []addedToken, norm normalizer) (*addedVocab, error) {
-	v := &addedVocab{raw: newMatcher(), normalized: newMatcher(), special: map[string]bool{}}
+	v := &addedVocab{raw: newMatcher(), normalized: newMatcher(), special: map[string]bool{}, shown: map[int32]string{}}
 	// Special tokens first: where two patterns are equal, the first wins.
 	for _, special := range []bool{true, false} {
 		for _, a := range tokens {
@@ -68,8 +69,12 @@ func newAddedVocab(tokens []addedToken, norm normalizer) (*addedVocab, error) {
 			if norm != nil {
 				pattern = norm.apply(pattern)
 			}
-			if pattern != "" {
-				v.normalized.add(pattern, a)
+			if pattern == "" {
+				return nil, fmt.Errorf("added_tokens: the normalizer leaves nothing of %q: %w", a.content, sdk.ErrUnsupported)
+			}
+			v.normalized.add(pattern, a)
+			if pattern != a.content {
+				v.shown[a.id] = pattern
 			}
 		}
 	}
@@ -229,7 +234,7 @@ func leadingSpace(s string) int {
 	return n
 }
 
-// isWord is \w of Unicode regular expressions: alphabetic, mark, decimal digit, connector punctuation, join control.
+// isWord is \w as Unicode recommends: alphabetic, mark, decimal digit, connector punctuation, join control.
 func isWord(r rune) bool {
 	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
 }

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/dlclark/regexp2"
+	"golang.org/x/text/cases"
 
 	"github.com/pimoe/pimoe/sdk"
 )
@@ -82,9 +83,12 @@ func (p *pattern) regexSpans(text string) []span {
 	for err == nil && m != nil {
 		start := to(m.Index)
 		end := to(m.Index + m.Length)
-		out = appendGap(out, done, start)
-		out = append(out, span{start, end, true})
-		done = end
+		// Like the reference, take no empty match right after another match.
+		if start < end || len(out) == 0 || start > done || !out[len(out)-1].match {
+			out = appendGap(out, done, start)
+			out = append(out, span{start, end, true})
+			done = end
+		}
 		m, err = p.re.FindNextMatch(m)
 	}
 	return appendGap(out, done, len(text))
@@ -193,11 +197,12 @@ func (t *translator) quantified(fold bool, depth int) {
 		t.pos++
 		t.write(atom + q + "?")
 	case t.peek() == '+':
-		if q[0] == '{' {
-			t.fail("+ after an interval")
-		}
 		t.pos++
-		t.write("(?>" + atom + q + ")")
+		if q[0] == '{' { // not possessive in Oniguruma, but one more quantifier
+			t.write("(?:" + atom + q + ")+")
+		} else {
+			t.write("(?>" + atom + q + ")")
+		}
 	default:
 		t.write(atom + q)
 	}
@@ -274,7 +279,19 @@ func (t *translator) atom(fold bool, depth int) {
 		t.fail("quantifier on nothing")
 	default:
 		t.literal(r, fold)
+		// Without regard to case Oniguruma lets ss match a sharp s and fi a ligature.
+		if fold && ligature(r, t.peek()) {
+			t.fail("letters that fold to one")
+		}
 	}
+}
+
+func ligature(a, b rune) bool {
+	switch string([]rune{unicode.ToLower(a), unicode.ToLower(b)}) {
+	case "ss", "st", "ff", "fi", "fl":
+		return true
+	}
+	return a >= 0x80 && len([]rune(cases.Fold().String(string(a)))) > 1
 }
 
 func (t *translator) group(fold bool, depth int) {
@@ -343,8 +360,8 @@ func quote(r rune) string {
 	return fmt.Sprintf(`\u%04X`, r)
 }
 
-// wordClass is the inside of a class that equals isWord.
-const wordClass = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\p{Other_Alphabetic}\p{Join_Control}`
+// wordClass is the inside of a class that equals Oniguruma's \w. Unlike isWord it has all numbers and no joiners.
+const wordClass = `\p{L}\p{M}\p{N}\p{Pc}\p{Other_Alphabetic}`
 
 // escape reads what follows a backslash outside of a class.
 func (t *translator) escape(fold bool) {
@@ -466,13 +483,18 @@ func (t *translator) class(fold bool) {
 		t.pos++
 		b.WriteByte('^')
 	}
+	inner := false // inside of a class in the class, which adds its members
 	for first := true; t.err == nil; first = false {
 		r := t.next()
 		switch {
+		case r == ']' && inner:
+			inner = false
 		case r == ']' && !first:
 			b.WriteByte(']')
 			t.write(b.String())
 			return
+		case r == '[' && !inner && t.peek() != '^' && t.peek() != ':' && t.peek() != ']':
+			inner = true
 		case r == '[' || r == '&' && t.peek() == '&':
 			t.fail("class inside a class")
 		case r == '\\':

@@ -1,6 +1,9 @@
 package tokenizer
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // Stream starts an incremental decoding.
 func (t *Tokenizer) Stream(skipSpecial bool) *Decoder {
@@ -16,18 +19,17 @@ func (t *Tokenizer) Stream(skipSpecial bool) *Decoder {
 // then go on to an invalid end, Decode takes all of them back to U+FFFD. A Decoder can't; it writes U+FFFD only for
 // the bytes it has not given out.
 //
-// The work per id does not grow with the length of the text, but for decoders that no known model has (a Replace,
-// ByteLevel, ByteFallback or Metaspace after a Fuse), which decode the whole text anew.
+// The work per id does not grow with the length of the text. Decoders that no known model has, and that may rewrite
+// text from its start (ByteFallback, ByteLevel or a Replace of more than one character after a Fuse), give out all
+// of it in Flush.
 type Decoder struct {
 	t    *Tokenizer
 	skip bool
 
-	flows []flow // nil: decode everything anew
-	held  strings.Builder
-
-	tokens []string // everything so far, only without flows
-	given  int      // bytes given out, only without flows
-	count  int      // tokens so far
+	flows  []flow          // nil: everything waits for Flush
+	held   strings.Builder // certain, but not given out
+	tokens []string        // everything so far, only without flows
+	count  int             // tokens so far
 }
 
 // Push takes the next id and returns the text that is now certain; often a word, sometimes nothing.
@@ -37,22 +39,22 @@ func (d *Decoder) Push(id int32) string {
 		return ""
 	}
 	if d.flows == nil {
-		return d.pushWhole(tok)
+		d.tokens = append(d.tokens, tok)
+		return ""
 	}
 	if d.t.dec.join && d.count > 0 {
 		tok = " " + tok
 	}
 	d.count++
 	d.feed(0, fragment{tok, true, true})
-	tail := d.tail(false)
-	text := d.held.String() + tail
-	if strings.HasSuffix(text, "\ufffd") {
+	if strings.HasSuffix(d.held.String()+d.tail(), "\ufffd") {
 		return ""
 	}
-	d.held.Reset()
-	for _, f := range d.flows {
-		f.commit()
+	for i, f := range d.flows {
+		f.release(func(g fragment) { d.feed(i+1, g) })
 	}
+	text := d.held.String()
+	d.held.Reset()
 	return text
 }
 
@@ -60,11 +62,9 @@ func (d *Decoder) Push(id int32) string {
 func (d *Decoder) Flush() string {
 	var text string
 	if d.flows == nil {
-		text = d.t.dec.text(append([]string(nil), d.tokens...))
-		text = text[min(d.given, len(text)):]
+		text = d.t.dec.text(d.tokens)
 	} else {
-		tail := d.tail(true)
-		text = d.held.String() + tail
+		text = d.held.String() + d.tail()
 	}
 	d.reset()
 	return text
@@ -72,17 +72,6 @@ func (d *Decoder) Flush() string {
 
 func (d *Decoder) reset() {
 	*d = Decoder{t: d.t, skip: d.skip, flows: d.t.dec.flows()}
-}
-
-func (d *Decoder) pushWhole(tok string) string {
-	d.tokens = append(d.tokens, tok)
-	text := d.t.dec.text(append([]string(nil), d.tokens...))
-	if strings.HasSuffix(text, "\ufffd") || len(text) < d.given {
-		return ""
-	}
-	piece := text[d.given:]
-	d.given = len(text)
-	return piece
 }
 
 // feed passes a fragment through the flows from the i-th on; what comes out at the end is certain.
@@ -94,18 +83,17 @@ func (d *Decoder) feed(i int, f fragment) {
 	d.flows[i].push(f, func(g fragment) { d.feed(i+1, g) })
 }
 
-// tail is the text that would still come out if the ids ended here. Unless final, the flows stay as they are.
-func (d *Decoder) tail(final bool) string {
-	flows := d.flows
+// tail is the text that would still come out if the ids ended here. The flows stay as they are.
+func (d *Decoder) tail() string {
 	idle := true
-	for _, f := range flows {
+	for _, f := range d.flows {
 		idle = idle && f.idle()
 	}
 	if idle {
 		return ""
 	}
-	work := make([]flow, len(flows))
-	for i, f := range flows {
+	work := make([]flow, len(d.flows))
+	for i, f := range d.flows {
 		work[i] = f.clone()
 	}
 	end := Decoder{flows: work}
@@ -125,9 +113,9 @@ type fragment struct {
 // flow is a stage for tokens that come one by one.
 type flow interface {
 	push(f fragment, out func(fragment))
-	finish(out func(fragment)) // the text ends
-	idle() bool                // finish would put out nothing
-	commit()                   // everything, with what finish would put out now, was given out
+	finish(out func(fragment))  // the text ends
+	idle() bool                 // finish would put out nothing
+	release(out func(fragment)) // put out what waits, except what the next token may take away again
 	clone() flow
 }
 
@@ -160,20 +148,17 @@ func (e *eachToken) push(f fragment, out func(fragment)) {
 	e.n++
 	out(f)
 }
-func (e *eachToken) finish(func(fragment)) {}
-func (e *eachToken) idle() bool            { return true }
-func (e *eachToken) commit()               {}
-func (e *eachToken) clone() flow           { c := *e; return &c }
+func (e *eachToken) finish(func(fragment))  {}
+func (e *eachToken) idle() bool             { return true }
+func (e *eachToken) release(func(fragment)) {}
+func (e *eachToken) clone() flow            { c := *e; return &c }
 
 func (m metaspaceDecoder) stream(after bool) flow {
-	if after {
-		return nil
-	}
-	return &eachToken{fn: func(t string, i int) string { return m.one(t, i == 0) }}
+	return &eachToken{fn: func(t string, i int) string { return m.one(t, i == 0 || after) }}
 }
 
 func (r replaceDecoder) stream(after bool) flow {
-	if after {
+	if after && (r.pattern.re != nil || utf8.RuneCountInString(r.pattern.literal) > 1) {
 		return nil
 	}
 	return &eachToken{fn: func(t string, _ int) string { return r.pattern.replaceAll(t, r.content) }}
@@ -193,7 +178,7 @@ func (f *fuseFlow) push(g fragment, out func(fragment)) {
 // finish ends the one token, so that a Strip after it can let go.
 func (f *fuseFlow) finish(out func(fragment)) { out(fragment{"", !f.started, true}) }
 func (f *fuseFlow) idle() bool                { return true }
-func (f *fuseFlow) commit()                   {}
+func (f *fuseFlow) release(func(fragment))    {}
 func (f *fuseFlow) clone() flow               { c := *f; return &c }
 
 // bytesFlow is the ByteLevel decoder. Only a character that is cut off waits.
@@ -246,8 +231,7 @@ func (b *fallbackFlow) push(f fragment, out func(fragment)) {
 		b.run = append(b.run, c)
 		return
 	}
-	b.finish(out)
-	b.run = b.run[:0]
+	b.release(out)
 	out(f)
 }
 
@@ -258,8 +242,11 @@ func (b *fallbackFlow) finish(out func(fragment)) {
 }
 func (b *fallbackFlow) idle() bool { return len(b.run) == 0 }
 
-// commit: the run so far was valid and given out; what follows is judged by itself.
-func (b *fallbackFlow) commit() { b.run = b.run[:0] }
+// release: the run so far is valid and given out; what follows is judged by itself.
+func (b *fallbackFlow) release(out func(fragment)) {
+	b.finish(out)
+	b.run = b.run[:0]
+}
 func (b *fallbackFlow) clone() flow {
 	return &fallbackFlow{append([]byte(nil), b.run...)}
 }
@@ -298,7 +285,7 @@ func (s *stripFlow) push(f fragment, out func(fragment)) {
 	f.text = text
 	out(f)
 }
-func (s *stripFlow) finish(func(fragment)) {}
-func (s *stripFlow) idle() bool            { return true }
-func (s *stripFlow) commit()               {}
-func (s *stripFlow) clone() flow           { c := *s; return &c }
+func (s *stripFlow) finish(func(fragment))  {}
+func (s *stripFlow) idle() bool             { return true }
+func (s *stripFlow) release(func(fragment)) {}
+func (s *stripFlow) clone() flow            { c := *s; return &c }

@@ -105,6 +105,9 @@ func (t *Tokenizer) shown(id int32, skipSpecial bool) (string, bool) {
 	if !ok || skipSpecial && t.added.special[tok] {
 		return "", false
 	}
+	if alias, ok := t.added.shown[id]; ok {
+		return alias, true
+	}
 	return tok, true
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/pimoe/pimoe/sdk"
@@ -41,8 +43,7 @@ func parseUnigram(f *fields) (model, []word, error) {
 	for i, raw := range vocab {
 		var entry []json.RawMessage
 		var text string
-		var score float64
-		if json.Unmarshal(raw, &entry) != nil || len(entry) != 2 || json.Unmarshal(entry[0], &text) != nil || json.Unmarshal(entry[1], &score) != nil {
+		if json.Unmarshal(raw, &entry) != nil || len(entry) != 2 || json.Unmarshal(entry[0], &text) != nil || !isNumber(entry[1]) {
 			f.fail("vocab[%d] is not [token, score]: %w", i, sdk.ErrInvalid)
 			break
 		}
@@ -50,6 +51,7 @@ func parseUnigram(f *fields) (model, []word, error) {
 			f.fail("vocab[%d]: %q is empty or there twice: %w", i, text, sdk.ErrInvalid)
 			break
 		}
+		score := scoreOf(string(entry[1]))
 		u.ids[text] = int32(i)
 		u.scores = append(u.scores, score)
 		u.low = min(u.low, score)
@@ -66,6 +68,58 @@ func parseUnigram(f *fields) (model, []word, error) {
 		u.bytes = byteTokens(u.ids)
 	}
 	return u, words, f.end()
+}
+
+func isNumber(raw json.RawMessage) bool {
+	var f float64
+	return json.Unmarshal(raw, &f) == nil && !isNull(raw)
+}
+
+// scoreOf reads a JSON number the way the reference does: digits as an integer, then one division by a power of ten. The
+// result can be one unit in the last place beside the nearest float64, and that decides between cuts of equal sum.
+func scoreOf(s string) float64 {
+	s, negative := strings.CutPrefix(strings.TrimSpace(s), "-")
+	var digits uint64
+	exp, full, fraction := 0, false, false
+	i := 0
+	for ; i < len(s) && s[i] != 'e' && s[i] != 'E'; i++ {
+		if s[i] == '.' {
+			fraction = true
+			continue
+		}
+		d := uint64(s[i] - '0')
+		full = full || digits > (math.MaxUint64-d)/10
+		if !full {
+			digits = digits*10 + d
+		}
+		if fraction != full { // a digit behind the point that counts, or one before it that does not
+			if fraction {
+				exp--
+			} else {
+				exp++
+			}
+		}
+	}
+	if i < len(s) {
+		n, err := strconv.Atoi(s[i+1:])
+		if err != nil {
+			n = 0 // json has checked the syntax: beyond int, where the score is 0 or infinite anyway
+		}
+		exp += n
+	}
+	f := float64(digits)
+	for ; exp < -308 && f != 0; exp += 308 {
+		f /= 1e308
+	}
+	if exp < 0 {
+		f /= math.Pow10(-exp)
+	} else {
+		f *= math.Pow10(exp)
+	}
+	if negative {
+		return -f
+	}
+	return f
 }
 
 func (u *unigram) insert(text string, id int32) {
