@@ -1,12 +1,13 @@
 # PiMoE. `make help` lists the targets. Needs Go and make; `make test` installs the rest where it may.
 
-SHELL   := /bin/bash
-GO      ?= go
-BIN     ?= bin
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
-# Plugins are the commands below plugins/cmd; the binaries carry the folder names.
-PLUGINS := $(notdir $(patsubst %/,%,$(wildcard plugins/cmd/*/)))
+SHELL    := /bin/bash
+GO       ?= go
+BIN      ?= bin
+FUZZTIME ?= 10s
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+# Plugins are the commands below plugins/cmd; the executables carry the folders' names.
+PLUGINS  := $(notdir $(patsubst %/,%,$(wildcard plugins/cmd/*/)))
 
 .DEFAULT_GOAL := build
 
@@ -30,8 +31,81 @@ plugins: $(addprefix $(BIN)/,$(PLUGINS)) ## build only the plugins into ./bin
 
 .PHONY: run
 run: build ## build, then serve the embedded model on http://127.0.0.1:8080
-	./$(BIN)/pimoe serve
+	@./$(BIN)/pimoe serve
+
+.PHONY: test
+test: ## install what the tests need, run everything, list what was skipped
+	@scripts/setup.sh
+	@$(MAKE) --no-print-directory build
+	@GO="$(GO)" scripts/test.sh
+
+.PHONY: check
+check: ## the quick half of test: format, vet and tests without race detector
+	@test -z "$$(gofmt -l $$(git ls-files -co --exclude-standard -- '*.go'))" || { echo "run: make fmt"; exit 1; }
+	$(GO) vet ./...
+	$(GO) test ./...
+
+.PHONY: fmt
+fmt: ## format all Go files
+	gofmt -w $$(git ls-files -co --exclude-standard -- '*.go')
+
+.PHONY: bench
+bench: build ## throughput, latency and isolation tax of the embedded model and of a random 512-wide shape
+	@echo "pimoe-tiny:"
+	@./$(BIN)/pimoe bench --isolation both
+	@echo "random model, hidden 512, 8 layers, 8 experts (small):"
+	@./$(BIN)/pimoe bench --shape small --isolation both
+	@echo "random layer, hidden 512, 8 experts (layer512):"
+	@./$(BIN)/pimoe bench --shape layer512 --isolation both
+
+.PHONY: fuzz
+fuzz: ## run every fuzz test for FUZZTIME each (10s)
+	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
+	  for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
+	    echo "== $$(dirname $$f) $$name"; \
+	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$(dirname $$f) || exit 1; \
+	  done; \
+	done
+
+.PHONY: chaos
+chaos: build ## kill experts, router and host many more times than the tests do
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 \
+	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Terminate|Stopped|Hang' ./server/acceptance
+
+.PHONY: soak
+soak: build ## many requests and restarts, watching goroutines, descriptors and maps
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_LEAK_REQUESTS=20000 PIMOE_LEAK_RESTARTS=1000 \
+	  $(GO) test -count=1 -v -timeout 4h -run 'Leak' ./server/acceptance
+
+.PHONY: lint
+lint: ## vet, and staticcheck at the pinned version
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+.PHONY: proto
+proto: ## regenerate the wire protocol's Go files (needs protoc)
+	sdk/proto/generate.sh
+
+.PHONY: docs
+docs: build ## rewrite the generated parts of docs/
+	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestConfigureListsEveryKey .
+
+.PHONY: cross
+cross: ## build and vet for linux/arm64 and darwin/arm64
+	@for t in linux/arm64 darwin/arm64; do \
+	  echo "== $$t"; \
+	  GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) build ./... && \
+	  GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
+	done
+
+.PHONY: hooks
+hooks: ## install the pre-commit hook
+	install -m 755 scripts/pre-commit "$$(git rev-parse --git-path hooks)/pre-commit"
+
+.PHONY: clean
+clean: ## remove what the targets have built
+	rm -rf $(BIN) build
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs what the tests need beyond Go and make, where it may: Debian packages as root or through sudo. What stays
+# missing is told by the tests themselves. It never fails: a machine that can't have a tool can still run the rest.
+set -uo pipefail
+
+packages=()
+want() { command -v "$1" >/dev/null 2>&1 || packages+=("$2"); }
+want gcc gcc
+want protoc protobuf-compiler
+want node nodejs
+want npm npm
+want python3 python3
+command -v python3 >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv)
+want curl curl
+
+if [ ${#packages[@]} -eq 0 ]; then
+  exit 0
+fi
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+    as_root=(sudo -n)
+  else
+    echo "setup: missing ${packages[*]}; not root, and sudo asks for a password, so they are not installed"
+    exit 0
+  fi
+fi
+if ! command -v apt-get >/dev/null 2>&1; then
+  echo "setup: missing ${packages[*]}; no apt-get here, so they are not installed"
+  exit 0
+fi
+echo "setup: installing ${packages[*]}"
+"${as_root[@]}" apt-get update -qq &&
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" ||
+  echo "setup: could not install ${packages[*]}"
+exit 0

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Everything `make test` does after the build: checks, tests, cross builds, and at the end a table of what was skipped
+# and why. Each step runs even if an earlier one failed, so that one run shows every problem.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+GO=${GO:-go}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+skips="$work/skips"
+: >"$skips"
+failed=()
+
+step() { # NAME COMMAND...: runs a step, shows its time, remembers a failure
+  local name=$1 start=$SECONDS
+  shift
+  echo "== $name"
+  if ! "$@"; then
+    failed+=("$name")
+    echo "== $name FAILED"
+  fi
+  echo "== $name: $((SECONDS - start)) s"
+}
+skip() { printf '%s\t%s\n' "$1" "$2" >>"$skips"; } # NAME REASON
+
+format() {
+  local out
+  out=$(gofmt -l $(git ls-files -co --exclude-standard -- '*.go'))
+  [ -z "$out" ] || { echo "not formatted by gofmt:"; echo "$out"; return 1; }
+}
+
+# The kernels are compared bit for bit over many sizes, the trunk runs whole models and the acceptance tests measure
+# times: under the race detector they take ten times as long and find nothing, as their goroutines share no state that
+# other packages' tests do not exercise.
+no_race() { $GO list ./... | grep -E '/(backends|core/model|server/acceptance)(/|$)'; }
+race() { $GO list ./... | grep -vE '/(backends|core/model|server/acceptance)(/|$)'; }
+
+run_tests() { # GO-TEST-ARGS...: tests with the report
+  $GO test -json -timeout 15m "$@" 2>&1 | "$work/testreport" -save "$skips"
+}
+
+cross() { # OS ARCH
+  GOOS=$1 GOARCH=$2 CGO_ENABLED=0 $GO build ./... && GOOS=$1 GOARCH=$2 CGO_ENABLED=0 $GO vet ./...
+}
+
+# generated: the committed files of the wire protocol are what the generator makes.
+generated() {
+  if ! command -v protoc >/dev/null 2>&1; then
+    skip "generated files" "no protoc (Debian: protobuf-compiler)"
+    return 0
+  fi
+  cp -r sdk/internal/pb "$work/pb" || return 1
+  sdk/proto/generate.sh || return 1
+  diff -r "$work/pb" sdk/internal/pb || { echo "sdk/internal/pb is not what sdk/proto/generate.sh makes"; return 1; }
+}
+
+outside() { # the report's own tests: it is a module of its own
+  (cd scripts/testreport && $GO vet ./... && $GO test ./...)
+}
+
+(cd scripts/testreport && $GO build -o "$work/testreport" .) || exit 1
+export PIMOE_BIN="$PWD/bin"
+unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE_MODE
+
+step "gofmt" format
+step "vet" $GO vet ./...
+step "report" outside
+step "generated files" generated
+if [ -x server/clienttest/setup.sh ]; then
+  step "client libraries" server/clienttest/setup.sh
+fi
+if command -v gcc >/dev/null 2>&1 && [ "$($GO env GOARCH)" != 386 ]; then
+  step "tests with the race detector" run_tests -race $(race)
+else
+  skip "race detector" "no C compiler (Debian: gcc)"
+  step "tests" run_tests $(race)
+fi
+step "tests of kernels, trunk and the whole" run_tests $(no_race)
+step "linux/arm64" cross linux arm64
+step "darwin/arm64" cross darwin arm64
+
+"$work/testreport" -summary -allowed scripts/allowed-skips.txt "$skips" || failed+=("skipped tests")
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "FAILED: ${failed[*]} ($SECONDS s)"
+  exit 1
+fi
+echo "All passed ($SECONDS s)."

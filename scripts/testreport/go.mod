@@ -1,0 +1,3 @@
+module github.com/pimoe/pimoe/scripts/testreport
+
+go 1.26.0
