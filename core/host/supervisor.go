@@ -117,9 +117,13 @@ func (s *supervisor) run(ctx context.Context) {
 }
 
 func (s *supervisor) start(ctx context.Context) (*incarnation, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	limited, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	return s.launch(ctx)
+	inc, err := s.launch(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("not ready within %v: %w", s.timeout, err)
+	}
+	return inc, err
 }
 
 // attend serves one incarnation: announce it, watch it, see it off. It reports whether the process had worked.

@@ -84,10 +84,15 @@ func fingerprint(t *testing.T, i *instance.Instance, others int) string {
 		crowd.Add(1)
 		go func() {
 			defer crowd.Done()
-			if a := run(ctx, i, greedy(prompt(i, uint64(n)+2, 20+3*n), 30)); a.err != nil {
+			if a := run(ctx, i, greedy(prompt(i, uint64(n)+2, 20+3*n), 100)); a.err != nil {
 				t.Error(a.err)
 			}
 		}()
+	}
+	for i.Engine.Stats().Running < others {
+		if time.Sleep(time.Millisecond); ctx.Err() != nil {
+			t.Fatal("the others do not run")
+		}
 	}
 	digest, rows := sha256.New(), 0
 	r := greedy(prompt(i, 1, 130), 24)
