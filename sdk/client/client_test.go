@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	bin = dir
-	build := exec.Command("go", "build", "-o", dir+"/", "../examples/expert-swiglu", "../examples/router-top1")
+	build := exec.Command("go", "build", "-o", dir+"/", "../examples/expert-swiglu", "../examples/router-top1", "../internal/nasty")
 	build.Stderr = os.Stderr
 	code := 1
 	if err := build.Run(); err == nil {

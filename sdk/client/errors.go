@@ -72,7 +72,11 @@ func (d Death) withLines() string {
 	if len(d.LastLines) == 0 {
 		return d.String() + ", nothing on standard error"
 	}
-	return d.String() + ", last on standard error: " + strings.Join(d.LastLines[max(0, len(d.LastLines)-5):], " / ")
+	last := d.LastLines[max(0, len(d.LastLines)-5):]
+	if strings.HasPrefix(d.LastLines[0], "panic: ") || strings.HasPrefix(d.LastLines[0], "fatal error: ") {
+		last = d.LastLines[:1] // what follows are stack traces
+	}
+	return d.String() + ", last on standard error: " + strings.Join(last, " / ")
 }
 
 // DeadError is the error of every call on a process that has ended. It wraps sdk.ErrUnavailable.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,8 +27,9 @@ type output struct {
 	first chan string // the first line on standard output; closed without one at its end
 	wg    sync.WaitGroup
 
-	mu   sync.Mutex // guards last; held while log is called, which keeps lines whole and in order
-	last []string
+	mu    sync.Mutex // guards all below; held while log is called, which keeps lines in order
+	last  []string
+	cause string // the line with which a Go program began to die; its stack traces push it out of last
 }
 
 func newOutput(log func(string), stdout, stderr *os.File) *output {
@@ -60,6 +62,9 @@ func (o *output) line(s string, keep bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if keep {
+		if strings.HasPrefix(s, "panic: ") || strings.HasPrefix(s, "fatal error: ") {
+			o.cause = s
+		}
 		if len(o.last) == lastLines {
 			o.last = append(o.last[:0], o.last[1:]...)
 		}
@@ -71,7 +76,11 @@ func (o *output) line(s string, keep bool) {
 func (o *output) lines() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return append([]string(nil), o.last...)
+	last := append([]string(nil), o.last...)
+	if o.cause != "" && !slices.Contains(last, o.cause) {
+		last = append([]string{o.cause}, last...)
+	}
+	return last
 }
 
 // readLines calls f for each line, cut at maxLine, until the end or an error.

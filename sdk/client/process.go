@@ -212,8 +212,8 @@ func (p *Process) reap(stdout, stderr *os.File) {
 	if p.plane != nil {
 		p.plane.Abort()
 	}
+	close(p.exited) // before the calls are cancelled: they look here for the reason
 	p.cancel()
-	close(p.exited)
 
 	// What is in the pipes is read; a grandchild that keeps them open is not waited for.
 	deadline := time.Now().Add(100 * time.Millisecond)

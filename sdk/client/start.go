@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -139,11 +140,11 @@ func (p *Process) connect(ctx context.Context, c Command, l *launch, der []byte)
 	}
 	p.conn = raw.(*grpc.ClientConn)
 	p.link = newLink(p, p.conn)
-	return p.meet(ctx, c)
+	return p.meet(ctx, c, l)
 }
 
 // meet asks for the Info, which also tells an expert from a router.
-func (p *Process) meet(ctx context.Context, c Command) error {
+func (p *Process) meet(ctx context.Context, c Command, l *launch) error {
 	want := c.Kind
 	if want == "" {
 		want = sdk.KindExpert
@@ -164,6 +165,8 @@ func (p *Process) meet(ctx context.Context, c Command) error {
 	case errors.As(err, &dead):
 		d := p.Death()
 		return &StartError{Path: c.Path, Reason: ReasonExited, Text: "it ended right after the handshake: " + d.withLines(), Death: &d, class: sdk.ErrUnavailable}
+	case l.stranger.Load() != nil:
+		return &StartError{Path: c.Path, Reason: ReasonAddress, Text: (*l.stranger.Load()).Error(), class: sdk.ErrUnavailable}
 	case errors.Is(err, sdk.ErrDeadline):
 		return silent(c, "it shook hands but did not answer")
 	case err != nil:
@@ -182,9 +185,9 @@ func silent(c Command, what string) error {
 func (p *Process) ask(ctx context.Context, kind sdk.Kind) (info *pb.InfoReply, err error) {
 	err = p.link.call(ctx, func(ctx context.Context) (err error) {
 		if kind == sdk.KindRouter {
-			info, err = p.link.router.Info(ctx, &pb.InfoRequest{}, grpc.WaitForReady(true))
+			info, err = p.link.router.Info(ctx, &pb.InfoRequest{})
 		} else {
-			info, err = p.link.expert.Info(ctx, &pb.InfoRequest{}, grpc.WaitForReady(true))
+			info, err = p.link.expert.Info(ctx, &pb.InfoRequest{})
 		}
 		return err
 	})
@@ -211,6 +214,7 @@ func (p *Process) dial(l *launch) func(context.Context, string) (net.Conn, error
 		}
 		if err != nil {
 			conn.Close()
+			l.stranger.Store(&err)
 			return nil, err
 		}
 		return conn, nil
@@ -240,6 +244,8 @@ type launch struct {
 	env     []string // what a go-plugin server expects to find
 	line    string   // the handshake
 	address string   // of the control socket
+
+	stranger atomic.Pointer[error] // somebody else listens there
 }
 
 // Start implements runner.Runner.
