@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,7 +30,7 @@ import (
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
-// parts are the embedded model in one process: trunk, router, and the experts in two groups.
+// parts are a model in one process: trunk, router, and the experts in two groups.
 type parts struct {
 	cfg   *model.Config
 	trunk *model.Trunk
@@ -37,10 +38,9 @@ type parts struct {
 	text  *tokenizer.Tokenizer
 }
 
-// load reads the embedded model.
-func load(t testing.TB) parts {
+// load reads a model.
+func load(t testing.TB, dir string) parts {
 	t.Helper()
-	dir := coretest.PimoeTiny(t)
 	ck := must(weights.OpenCheckpoint(dir))(t)
 	t.Cleanup(func() {
 		if err := ck.Close(); err != nil {
@@ -216,12 +216,19 @@ func readGolden(t testing.TB) golden {
 	t.Helper()
 	var g golden
 	coretest.ReadJSON(t, coretest.PimoeTiny(t)+"/golden.json", &g)
+	if raced {
+		g.Prompts = g.Prompts[2:5]
+		for i := range g.Prompts {
+			p := &g.Prompts[i]
+			p.GreedyIDs, p.FirstEOS, p.Text = p.GreedyIDs[:16], nil, ""
+		}
+	}
 	return g
 }
 
 // The embedded model's golden continuations, one by one and all at once on a cache so small that they take turns.
 func TestGolden(t *testing.T) {
-	p, g := load(t), readGolden(t)
+	p, g := load(t, coretest.PimoeTiny(t)), readGolden(t)
 	e := p.open(t, nil)
 	defer e.Close()
 	for i, want := range g.Prompts {
@@ -230,7 +237,13 @@ func TestGolden(t *testing.T) {
 			checkGolden(t, e, g, i, true)
 		}
 	}
-	small := p.open(t, func(o *engine.Options) { o.Cache.Pages = 12; o.Limits.MaxBatchTokens = 24; o.Chunk = 8 })
+	pages := 30 // of four tokens: enough for one request, far from enough for all
+	if raced {
+		pages = 14
+	}
+	small := p.open(t, func(o *engine.Options) {
+		o.Cache.Pages, o.Cache.PageTokens, o.Limits.MaxBatchTokens, o.Chunk = pages, 4, 24, 8
+	})
 	defer small.Close()
 	var wg sync.WaitGroup
 	for round := range 2 {
@@ -256,7 +269,7 @@ func checkGolden(t *testing.T, e *engine.Engine, g golden, i int, stop bool) {
 	if !slices.Equal(a.ids, ids) || a.finish != finish {
 		t.Errorf("prompt %d: ids %v (%s)\nwant %v (%s)", i, a.ids, a.finish, ids, finish)
 	}
-	if (stop || want.FirstEOS == nil) && a.text != want.Text {
+	if (stop || want.FirstEOS == nil) && want.Text != "" && a.text != want.Text {
 		t.Errorf("prompt %d: text %q, want %q", i, a.text, want.Text)
 	}
 }
@@ -291,9 +304,20 @@ func watch() (*engine.Observer, *seen) {
 // A request's logits and routes are the same to the bit alone, among 31 others, in small chunks, on a cache too small
 // for all, and with one thread; and the probabilities of its tokens also when its prompt comes from the prefix cache.
 func TestBitInvariance(t *testing.T) {
-	p, g := load(t), readGolden(t)
-	for _, dtype := range []tensor.DType{tensor.F32, tensor.BF16} {
-		t.Run(dtype.String(), func(t *testing.T) { bitInvariance(t, p, g, dtype) })
+	folders := []string{coretest.Golden(t, "models", "qwen3_moe")} // F32 weights
+	if !raced {
+		folders = append(folders, coretest.PimoeTiny(t)) // BF16 weights
+	}
+	for _, dir := range folders {
+		p, g := load(t, dir), readGolden(t)
+		for _, prompt := range g.Prompts {
+			for i := range prompt.InputIDs {
+				prompt.InputIDs[i] %= int32(p.cfg.Vocab)
+			}
+		}
+		for _, dtype := range []tensor.DType{tensor.F32, tensor.BF16} {
+			t.Run(filepath.Base(dir)+"/"+dtype.String(), func(t *testing.T) { bitInvariance(t, p, g, dtype) })
+		}
 	}
 }
 
@@ -360,7 +384,7 @@ func crowd(t *testing.T, e *engine.Engine, g golden, others int, r engine.Reques
 
 // Hidden states go through the layers' experts between steps and do not disturb streams.
 func TestHiddenStates(t *testing.T) {
-	p, g := load(t), readGolden(t)
+	p, g := load(t, coretest.PimoeTiny(t)), readGolden(t)
 	e := p.open(t, nil)
 	defer e.Close()
 	x := tensor.NewMatrix(5, p.cfg.Hidden)
@@ -373,7 +397,7 @@ func TestHiddenStates(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { checkGolden(t, e, g, 0, false) })
-	for range 10 {
+	for range 3 {
 		y, routes, err := e.Hidden(t.Context(), -1, x, false)
 		if err != nil || !slices.Equal(y.Data, want.Data) || len(routes) != 5 || len(routes[0].IDs) != p.cfg.TopK {
 			t.Fatalf("hidden states differ: %d routes, %v", len(routes), err)
@@ -388,7 +412,7 @@ func TestHiddenStates(t *testing.T) {
 
 // BenchmarkDecode decodes with several streams of the embedded model at once.
 func BenchmarkDecode(b *testing.B) {
-	p, g := load(b), readGolden(b)
+	p, g := load(b, coretest.PimoeTiny(b)), readGolden(b)
 	for _, n := range []int{1, 8} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			e := p.open(b, nil)
