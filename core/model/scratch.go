@@ -57,6 +57,11 @@ func parallel(threads, n, work int, do func(worker, i int)) {
 		}
 		return
 	}
+	spread(threads, n, do)
+}
+
+// spread is apart so that the short way above allocates nothing.
+func spread(threads, n int, do func(worker, i int)) {
 	var next atomic.Int64
 	run := func(worker int) {
 		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {

@@ -1,3 +1,7 @@
+//go:build !race
+
+// The embedded model under the race detector takes minutes and races over nothing that TestInvariance does not.
+
 package model_test
 
 import (
