@@ -69,6 +69,7 @@ type exchange struct {
 func (s *Server) handle(rt route) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		x := s.begin(c, rt)
+		x.req.model = strings.Clone(c.Params("model"))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
@@ -91,7 +92,6 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	x.req = &request{
 		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
 		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")),
-		model: strings.Clone(c.Params("model")),
 	}
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x

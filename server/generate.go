@@ -117,9 +117,15 @@ func (g *generation) run(ctx context.Context, emit func(openai.Choice) error, id
 				return err
 			}
 			tick.Reset(g.s.limits.keepAlive)
-		case err := <-errs:
-			if left--; err != nil {
-				return err
+		case failed := <-errs:
+			// What the reader gave before its end may still be in the channel.
+			for len(pieces) > 0 {
+				if err := emit(<-pieces); err != nil {
+					return err
+				}
+			}
+			if left--; failed != nil {
+				return failed
 			}
 		case <-tick.C:
 			if idle == nil {
@@ -128,11 +134,6 @@ func (g *generation) run(ctx context.Context, emit func(openai.Choice) error, id
 			if err := idle(); err != nil {
 				return err
 			}
-		}
-	}
-	for len(pieces) > 0 { // a reader's last piece may have come with its end
-		if err := emit(<-pieces); err != nil {
-			return err
 		}
 	}
 	return nil

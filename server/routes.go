@@ -82,6 +82,7 @@ type serverLimits struct {
 	keepAlive time.Duration // between events of a stream that has nothing to say
 	watch     time.Duration // between two looks at a running request's socket
 	lastWords time.Duration // to write errors at the end
+	linger    time.Duration // least time between the begin of a drain and the end of kept connections
 }
 
 var defaultLimits = serverLimits{
@@ -92,6 +93,7 @@ var defaultLimits = serverLimits{
 	keepAlive: 5 * time.Second,        // below the idle limits of proxies
 	watch:     200 * time.Millisecond, // ten looks within the two seconds in which a gone client's slot must be free
 	lastWords: 2 * time.Second,
+	linger:    500 * time.Millisecond, // clients under load send their next request well within it; a person who stops the host hardly notices
 }
 
 // app is a Fiber app with the routes and the limits of every listener.
@@ -165,7 +167,7 @@ func faultOfFiber(err error) *fault {
 	}
 	f, ok := known[status]
 	if !ok {
-		status, f = http.StatusBadRequest, fault{code: "malformed_request", message: "the request is not HTTP/1.1 that this server reads"}
+		status, f = http.StatusBadRequest, fault{code: "malformed_request", message: "the request is malformed HTTP"}
 	}
 	f.status = status
 	return &f

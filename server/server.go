@@ -160,7 +160,16 @@ func (s *Server) stop() {
 		defer cancel()
 		_ = s.running.wait(late) // whoever has not ended by now is cut off by Close
 	}
+	s.linger(began.Add(s.limits.linger))
 	s.log.Info("drained", "seconds", time.Since(began).Seconds())
+}
+
+// linger leaves kept connections a moment in which their next request is answered, with a refusal that also closes the
+// connection. Without it such a request would meet a closed socket, and its client could not know whether it ran.
+func (s *Server) linger(until time.Time) {
+	for s.public.app.Server().GetOpenConnectionsCount() > 0 && time.Now().Before(until) {
+		time.Sleep(10 * time.Millisecond) // fasthttp has no signal for it
+	}
 }
 
 // Close ends the server at once: it cancels running requests and closes the listeners and connections.
