@@ -437,7 +437,7 @@ func (c *Config) readGeneration(raw []byte) error {
 		if !o.has(key) {
 			return nil
 		}
-		v := o.integer(key, 0, math.MaxInt32, required)
+		v := max(0, o.integer(key, -1, math.MaxInt32, required)) // some files write -1 for none
 		return &v
 	}
 	d.TopK, d.MaxNewTokens = whole("top_k"), whole("max_new_tokens")

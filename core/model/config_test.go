@@ -223,6 +223,13 @@ func TestGenerationConfig(t *testing.T) {
 	if p := cfg.Defaults.Params(); p.Temperature != 0 {
 		t.Errorf("without do_sample: %+v", p)
 	}
+	cfg, err = model.ParseConfig(config, []byte(`{"do_sample": true, "top_k": -1, "top_p": null}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := cfg.Defaults.Params(); p.Temperature != 1 || p.TopK != 0 || p.TopP != 0 {
+		t.Errorf("bare do_sample: %+v", p)
+	}
 	for _, bad := range []string{`[]`, `null`, `{`, `{"temperature": -1}`, `{"top_k": -3}`, `{"eos_token_id": {}}`, `{} {}`} {
 		if _, err := model.ParseConfig(config, []byte(bad)); !errors.Is(err, sdk.ErrInvalid) {
 			t.Errorf("%s: error %v, want ErrInvalid", bad, err)

@@ -24,7 +24,7 @@ var harmless = map[string][]string{
 	"origin of the file and code that is never run": {
 		"architectures", "transformers_version", "_name_or_path", "_commit_hash", "auto_map", "model_name", "name_or_path",
 		"unsloth_fixed", "unsloth_version", "is_llama_config", "transformers.js_config", "finetuning_task",
-		"task_specific_params", "tokenizer_class", "prefix", "license", "max_sequence_length",
+		"task_specific_params", "tokenizer_class", "prefix", "license",
 	},
 	"what a Python call returns or how it runs": {
 		"use_cache", "output_attentions", "output_hidden_states", "return_dict", "return_dict_in_generate", "output_scores",

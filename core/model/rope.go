@@ -134,7 +134,7 @@ func (r *rope) yarn(s *object, theta float64, dim, maxPositions int, hiFactor fl
 	for i := range r.inv {
 		ramp := math.Min(math.Max((float64(i)-low)/(high-low), 0), 1)
 		f := 1 / math.Pow(theta, float64(2*i)/float64(dim))
-		r.inv[i] = float32(f/factor*ramp + f*(1-ramp))
+		r.inv[i] = float32(float64(f/factor*ramp) + float64(f*(1-ramp)))
 	}
 	r.scale = float32(attention)
 	r.reach = int(math.Min(float64(original)*factor, maxPositionsLimit))
@@ -144,7 +144,7 @@ func yarnScale(factor, mscale float64) float64 {
 	if factor <= 1 {
 		return 1
 	}
-	return 0.1*mscale*math.Log(factor) + 1
+	return float64(0.1*mscale*math.Log(factor)) + 1
 }
 
 // tables fills one row of cos and sin for a position.
