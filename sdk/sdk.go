@@ -39,6 +39,10 @@ const (
 // are marked "routing: load-dependent" and never cached.
 const CapLoadDependent = "load-dependent"
 
+// CapOwnFunction is the capability of an expert that computes something else than the gated feed-forward block of
+// package expert. The conformance suite then doesn't compare its answers with that block's; everything else still holds.
+const CapOwnFunction = "own-function"
+
 // Info is what a plugin says of itself. The host shows it and checks it; it trusts none of it for safety.
 type Info struct {
 	Name         string   // short name: the NAME of pimoe-router-NAME or pimoe-expert-NAME
