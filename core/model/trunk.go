@@ -184,7 +184,7 @@ func (t *Trunk) sparse(ctx context.Context, l int, in moe.Input, block moe.Block
 		clear(in.Logits.Data) // one expert: any logit gives it weight 1
 	}
 	if err := block.Forward(ctx, in, y); err != nil {
-		return fmt.Errorf("layer %d: %w", l, err)
+		return err // the block names the layer
 	}
 	if layer.shared == nil {
 		return nil
