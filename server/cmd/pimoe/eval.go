@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -211,14 +210,15 @@ func addedBOS(tok *tokenizer.Tokenizer) *int32 {
 
 // writeTensors writes a safetensors file that is either whole or not there.
 func writeTensors(path string, tensors []weights.NamedView) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	partial := path + ".partial"
+	f, err := os.Create(partial)
 	if err != nil {
 		return fmt.Errorf("write tensors: %w", err)
 	}
 	defer func() {
 		if err != nil {
 			f.Close()
-			os.Remove(f.Name())
+			os.Remove(partial)
 		}
 	}()
 	w := bufio.NewWriter(f)
@@ -231,7 +231,7 @@ func writeTensors(path string, tensors []weights.NamedView) (err error) {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("write tensors: %w", err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(partial, path); err != nil {
 		return fmt.Errorf("write tensors: %w", err)
 	}
 	return nil

@@ -79,7 +79,12 @@ func (a *app) generate() *cobra.Command {
 template unless --raw is given; "-" reads it from standard input.`,
 		Example: `  pimoe generate "Tell me a story about a fox and a lamp."
   pimoe generate --raw --temperature 0 -o json "One day, a little bear"`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("generate: want a prompt")
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if err := s.check(); err != nil {
 				return err

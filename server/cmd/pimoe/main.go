@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -34,10 +35,13 @@ const (
 	exitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 
-// version is set by the linker (see the Makefile).
+// version is set by the linker (see the Makefile); without that it is the module's own.
 var version = "unknown"
 
 func main() {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "unknown" && info.Main.Version != "" {
+		version = info.Main.Version
+	}
 	a := &app{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr, environ: os.Environ(),
 		errTTY: isatty.IsTerminal(os.Stderr.Fd()),
@@ -113,7 +117,7 @@ func exitCode(ctx context.Context, err error) int {
 	var usage usageError
 	var sig errSignal
 	switch {
-	case errors.As(context.Cause(ctx), &sig) && errors.Is(err, context.Canceled):
+	case errors.As(context.Cause(ctx), &sig): // whatever failed, it failed because it was told to stop
 		return exitInterrupted
 	case errors.As(err, &usage), errors.Is(err, sdk.ErrInvalid), errors.Is(err, sdk.ErrUnsupported):
 		return exitUsage

@@ -1,15 +1,25 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+
 	"github.com/spf13/cobra"
 
+	"github.com/pimoe/pimoe/sdk/sdktest"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/doctor"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
 )
 
 func (a *app) plugins() *cobra.Command {
-	list := &cobra.Command{
+	return group("plugins", "List plugins and test that they keep the contract", a.pluginsList(), a.pluginsTest())
+}
+
+func (a *app) pluginsList() *cobra.Command {
+	c := &cobra.Command{
 		Use: "list", Short: "List the plugin executables in the plugin folder", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := a.load(c, quiet)
@@ -34,6 +44,36 @@ func (a *app) plugins() *cobra.Command {
 			return table.Write(a.out, []string{"KIND", "NAME", "SIZE", "STATE", "PATH"}, rows)
 		},
 	}
-	setting(list.Flags(), "plugins", "", "plugins", "`folder` of the plugin executables")
-	return group("plugins", "List plugins and test that they keep the contract", list)
+	setting(c.Flags(), "plugins", "", "plugins", "`folder` of the plugin executables")
+	return c
+}
+
+// conformance is the JSON form of a plugin's test.
+type conformance struct {
+	Path   string   `json:"path"`
+	Passed bool     `json:"passed"`
+	Report []string `json:"report"` // a line for each check
+}
+
+func (a *app) pluginsTest() *cobra.Command {
+	return &cobra.Command{
+		Use:   "test PATH",
+		Short: "Run the conformance suite on a plugin executable; exit code 0 = it keeps the contract",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if _, err := os.Stat(args[0]); err != nil {
+				return fmt.Errorf("plugin: %w", err)
+			}
+			if a.output != "json" {
+				return sdktest.Binary(c.Context(), args[0], a.out)
+			}
+			var report bytes.Buffer
+			err := sdktest.Binary(c.Context(), args[0], &report)
+			lines := strings.Split(strings.TrimSpace(report.String()), "\n")
+			if e := table.JSON(a.out, conformance{args[0], err == nil, lines}); e != nil {
+				return e
+			}
+			return err
+		},
+	}
 }

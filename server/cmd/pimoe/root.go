@@ -65,9 +65,7 @@ not exist, 4 something is not ready or not reachable, 130 interrupted.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.serve(), a.generate(), a.chat(), a.eval(), a.tokenize(), a.bench(), a.importCommand(), a.models(),
 		a.plugins(), a.experts(), a.config(), a.doctor(), a.health(), a.version())
-	for _, c := range root.Commands() {
-		wrapArgs(c)
-	}
+	wrapArgs(root)
 	return root
 }
 
@@ -79,7 +77,7 @@ func wrapArgs(c *cobra.Command) {
 	}
 	c.Args = func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {
-			return usageError{fmt.Errorf("%s: %w", c.CommandPath(), err)}
+			return usageError{fmt.Errorf("%w (see: %s --help)", err, c.CommandPath())}
 		}
 		return nil
 	}
@@ -95,7 +93,7 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 		for _, s := range c.Commands() {
 			names = append(names, s.Name())
 		}
-		return usageError{fmt.Errorf("%s: want one of %s", c.CommandPath(), strings.Join(names, ", "))}
+		return usageError{fmt.Errorf("%s: want one of %s", use, strings.Join(names, ", "))}
 	}}
 	c.AddCommand(subs...)
 	return c

@@ -70,6 +70,8 @@ func fits(eng Engine, ids []int32, more int) error {
 	switch n := eng.Context(); {
 	case len(ids) == 0:
 		return fmt.Errorf("it has no token: %w", sdk.ErrInvalid)
+	case more == 0 && len(ids) > n:
+		return fmt.Errorf("%d tokens are beyond the context of %d: %w", len(ids), n, sdk.ErrInvalid)
 	case len(ids)+more > n:
 		return fmt.Errorf("%d tokens and %d more are beyond the context of %d: %w", len(ids), more, n, sdk.ErrInvalid)
 	}

@@ -1,0 +1,543 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/pimoe/pimoe/core/coretest"
+)
+
+// shared is the store of all tests: the embedded model is imported once. Its path is short, because sockets live below.
+var shared struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if shared.dir != "" {
+		os.RemoveAll(shared.dir)
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+func store(t testing.TB) string {
+	t.Helper()
+	shared.once.Do(func() { shared.dir, shared.err = os.MkdirTemp("", "pimoe-cmd-") })
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	return shared.dir
+}
+
+// result is what one command line did.
+type result struct {
+	out, err string
+	code     int
+}
+
+// pimoe runs a command line in this process; the plugins are real programs.
+func pimoe(t testing.TB, args ...string) result { return pimoeIn(t, "", nil, args...) }
+
+func pimoeIn(t testing.TB, stdin string, environ []string, args ...string) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	a := &app{
+		in: strings.NewReader(stdin), out: &out, err: &errs,
+		environ: append([]string{"HOME=/nonexistent", "PIMOE_HOME=" + store(t), "PIMOE_PLUGINS=" + coretest.Binaries(t)}, environ...),
+	}
+	code := a.run(t.Context(), args)
+	return result{out.String(), errs.String(), code}
+}
+
+// ok fails the test unless the command succeeded without a word on standard error.
+func (r result) ok(t testing.TB) result {
+	t.Helper()
+	if r.code != exitOK || r.err != "" {
+		t.Fatalf("exit code %d\nstdout: %s\nstderr: %s", r.code, r.out, r.err)
+	}
+	return r
+}
+
+func decode[T any](t testing.TB, r result) T {
+	t.Helper()
+	var v T
+	dec := json.NewDecoder(strings.NewReader(r.ok(t).out))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&v); err != nil {
+		t.Fatalf("%v\n%s", err, r.out)
+	}
+	return v
+}
+
+func write(t testing.TB, name string, v any) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	b, ok := v.([]byte)
+	if !ok {
+		var err error
+		if b, err = json.Marshal(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestContract holds the commands and flags that scripts rely on.
+func TestContract(t *testing.T) {
+	commands := map[string]string{
+		"serve": "config addr admin-addr alias isolation", "generate": "model max-tokens temperature seed raw output isolation", "chat": "model isolation",
+		"eval": "model ids-file logits routes greedy text-file ctx full output isolation", "tokenize": "model texts-file special chat-file template-file output",
+		"bench": "model shape prompt gen parallel isolation output", "import": "", "models": "", "plugins list": "", "plugins test": "",
+		"experts": "admin", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
+	}
+	a := &app{}
+	root := a.root()
+	root.InitDefaultCompletionCmd()
+	for name, flags := range commands {
+		c, rest, err := root.Find(strings.Fields(name))
+		if err != nil || len(rest) > 0 {
+			t.Errorf("%s: %v %v", name, rest, err)
+			continue
+		}
+		for f := range strings.FieldsSeq(flags) {
+			if c.Flag(f) == nil {
+				t.Errorf("%s has no --%s", name, f)
+			}
+		}
+	}
+	generate, _, _ := root.Find([]string{"generate"})
+	for short, long := range map[string]string{"m": "model", "n": "max-tokens"} {
+		if f := generate.Flags().ShorthandLookup(short); f == nil || f.Name != long {
+			t.Errorf("generate -%s is not --%s", short, long)
+		}
+	}
+	if generate.Flag("max-tokens").DefValue != "128" {
+		t.Error("generate -n has another default than 128")
+	}
+	bench, _, _ := root.Find([]string{"bench"})
+	for name, want := range map[string]string{"prompt": "512", "gen": "128", "parallel": "[1,8,32]"} {
+		if got := bench.Flag(name).DefValue; got != want {
+			t.Errorf("bench --%s is %s by default, want %s", name, got, want)
+		}
+	}
+}
+
+// TestUsage: what is wrong is said on one line of standard error, and the exit code tells its kind.
+func TestUsage(t *testing.T) {
+	empty := t.TempDir()
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"unknown command":        {[]string{"nonsense"}, exitUsage, `unknown command "nonsense"`},
+		"unknown flag":           {[]string{"generate", "--nonsense", "x"}, exitUsage, "--nonsense"},
+		"no prompt":              {[]string{"generate"}, exitUsage, "want a prompt"},
+		"bad number":             {[]string{"generate", "--temperature", "warm", "x"}, exitUsage, "--temperature"},
+		"temperature":            {[]string{"generate", "--temperature", "NaN", "x"}, exitUsage, "--temperature NaN"},
+		"negative n":             {[]string{"generate", "-n", "0", "x"}, exitUsage, "-n 0"},
+		"output":                 {[]string{"models", "-o", "xml"}, exitUsage, `--output "xml"`},
+		"no subcommand":          {[]string{"plugins"}, exitUsage, "want one of list, test"},
+		"too many arguments":     {[]string{"models", "x"}, exitUsage, "x"},
+		"set without a value":    {[]string{"models", "--set", "x"}, exitUsage, "want key=value"},
+		"setting":                {[]string{"models", "--set", "limits.thread=1"}, exitUsage, "did you mean limits.threads?"},
+		"mode":                   {[]string{"models", "--mode", "fast"}, exitUsage, "want one of production"},
+		"no such model":          {[]string{"generate", "-m", "nomodel", "x"}, exitNotFound, "nomodel"},
+		"no such file":           {[]string{"eval", "--ids-file", "/nonexistent"}, exitNotFound, "/nonexistent"},
+		"no such config":         {[]string{"models", "--config", "/nonexistent"}, exitUsage, "/nonexistent"},
+		"no such plugin":         {[]string{"plugins", "test", "/nonexistent"}, exitNotFound, "/nonexistent"},
+		"no weights":             {[]string{"generate", "-m", empty, "x"}, exitNotFound, "model.safetensors"},
+		"import nothing":         {[]string{"import", empty}, exitNotFound, "config.json"},
+		"eval nothing":           {[]string{"eval"}, exitUsage, "--ids-file or --text-file"},
+		"eval both":              {[]string{"eval", "--ids-file", "a", "--text-file", "b"}, exitUsage, "either"},
+		"routes without a file":  {[]string{"eval", "--ids-file", "a", "--routes"}, exitUsage, "--routes needs --logits"},
+		"tokenize nothing":       {[]string{"tokenize"}, exitUsage, "want one of"},
+		"template without chats": {[]string{"tokenize", "--template-file", "a", "x"}, exitUsage, "--chat-file"},
+		"server not there":       {[]string{"health", "--url", "http://127.0.0.1:1"}, exitUnavailable, "127.0.0.1:1"},
+		"experts not there":      {[]string{"experts", "--admin", "http://127.0.0.1:1"}, exitUnavailable, "127.0.0.1:1"},
+		"shape":                  {[]string{"bench", "--shape", "huge"}, exitUsage, `shape "huge"`},
+		"bench isolation":        {[]string{"bench", "--isolation", "none"}, exitUsage, "process, inproc or both"},
+		"isolation":              {[]string{"generate", "--isolation", "both", "x"}, exitUsage, "want one of process, inproc"},
+		"router not linked":      {[]string{"generate", "--isolation", "inproc", "--router", "hash", "x"}, exitUsage, `router "hash"`},
+		"public without key":     {[]string{"serve", "--addr", "0.0.0.0:0"}, exitUsage, "PIMOE_API_KEY"},
+		"secret as a flag":       {[]string{"serve", "--set", "api_key=hunter2"}, exitUsage, "PIMOE_API_KEY[_FILE]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := pimoe(t, c.args...)
+			if r.code != c.code || !strings.Contains(r.err, c.want) {
+				t.Errorf("exit code %d, want %d; %q, want it to contain %q", r.code, c.code, r.err, c.want)
+			}
+			if strings.Count(r.err, "\n") != 1 || !strings.HasPrefix(r.err, "pimoe: ") || strings.Contains(r.err, "hunter2") {
+				t.Errorf("not one clear line: %q", r.err)
+			}
+		})
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errSignal{os.Interrupt})
+	var out, errs bytes.Buffer
+	a := &app{out: &out, err: &errs, environ: []string{"PIMOE_HOME=" + store(t), "PIMOE_PLUGINS=" + coretest.Binaries(t)}}
+	if code := a.run(ctx, []string{"generate", "x"}); code != exitInterrupted || strings.TrimSpace(errs.String()) != "pimoe: stopped by interrupt" {
+		t.Errorf("exit code %d, %q", code, errs.String())
+	}
+}
+
+// TestGenerate: isolated processes and direct calls give the same text, and JSON has the keys that scripts read.
+func TestGenerate(t *testing.T) {
+	prompt := "Tell me a story about a fox and a lamp."
+	var texts []string
+	for _, isolation := range []string{"inproc", "process"} {
+		g := decode[generation](t, pimoe(t, "generate", "--isolation", isolation, "--temperature", "0", "-n", "40", "-o", "json", prompt))
+		if len(g.IDs) != 40 || g.CompletionTokens != 40 || g.PromptTokens < 10 || g.FinishReason != "length" || g.Seconds <= 0 {
+			t.Errorf("%+v", g)
+		}
+		texts = append(texts, g.Text)
+	}
+	if texts[0] != texts[1] || !strings.Contains(texts[0], "fox") {
+		t.Errorf("inproc: %q\nprocess: %q", texts[0], texts[1])
+	}
+	if plain := pimoe(t, "generate", "--isolation", "inproc", "--temperature", "0", "-n", "40", prompt).ok(t); plain.out != texts[0]+"\n" {
+		t.Errorf("streamed %q, want %q", plain.out, texts[0])
+	}
+	stdin := pimoeIn(t, prompt, nil, "generate", "--isolation", "inproc", "--temperature", "0", "-n", "40", "-").ok(t)
+	if stdin.out != texts[0]+"\n" {
+		t.Errorf("from standard input %q", stdin.out)
+	}
+}
+
+func TestGenerateSampling(t *testing.T) {
+	run := func(args ...string) string {
+		return pimoe(t, append([]string{"generate", "--isolation", "inproc", "-n", "40"}, args...)...).ok(t).out
+	}
+	a, b, c := run("--seed", "7", "Tell me a story."), run("--seed", "7", "Tell me a story."), run("--seed", "8", "Tell me a story.")
+	if a != b || a == c {
+		t.Errorf("seed 7 twice: %q %q; seed 8: %q", a, b, c)
+	}
+	if raw := run("--raw", "--temperature", "0", "One day, a little"); raw == run("--temperature", "0", "One day, a little") {
+		t.Errorf("--raw changes nothing: %q", raw)
+	}
+}
+
+func TestChat(t *testing.T) {
+	r := pimoeIn(t, "What is 3 + 4?\n\n/clear\nWhat does a frog say?\n/exit\nnot read\n", nil, "chat", "--isolation", "inproc", "--temperature", "0").ok(t)
+	if lines := strings.Split(strings.TrimSpace(r.out), "\n"); len(lines) != 2 || !strings.Contains(lines[0], "7") || !strings.Contains(lines[1], "croak") {
+		t.Errorf("%q", r.out)
+	}
+	long := strings.Repeat("fox ", 3000)
+	r = pimoeIn(t, long+"\nWhat does a frog say?\n", nil, "chat", "--isolation", "inproc", "--temperature", "0")
+	if r.code != exitOK || !strings.Contains(r.err, "/clear") || !strings.Contains(r.out, "croak") {
+		t.Errorf("after a line that is too long: exit code %d, %q, %q", r.code, r.out, r.err)
+	}
+}
+
+// TestEvalHeldOut computes the held-out loss of the embedded model that its page states.
+func TestEvalHeldOut(t *testing.T) {
+	var held struct{ Documents map[string][]string }
+	coretest.ReadJSON(t, filepath.Join(coretest.PimoeTiny(t), "heldout.json"), &held)
+	docs := held.Documents["stories"]
+	tokens := decode[[]tokenized](t, pimoe(t, "tokenize", "--texts-file", write(t, "texts.json", docs), "-o", "json"))
+	ids := make([][]int32, len(tokens))
+	for i, d := range tokens {
+		ids[i] = d.IDs
+		if d.Decoded != docs[i] {
+			t.Errorf("document %d does not survive encoding and decoding", i)
+		}
+	}
+	type sequence struct {
+		NLLMean *float64 `json:"nll_mean"`
+	}
+	var sum float64
+	count := 0
+	for i, s := range decode[[]sequence](t, pimoe(t, "eval", "--isolation", "inproc", "--ids-file", write(t, "ids.json", ids), "-o", "json")) {
+		sum += *s.NLLMean * float64(len(ids[i])-1)
+		count += len(ids[i]) - 1
+	}
+	if got := sum / float64(count); count != 2398 || math.Abs(got-0.3323) > 1e-4 {
+		t.Errorf("%d tokens with a loss of %.5f, want 2398 with 0.3323", count, got)
+	}
+	type text struct {
+		Tokens     int
+		NLLMean    float64 `json:"nll_mean"`
+		Perplexity float64
+	}
+	file := write(t, "doc.txt", []byte(docs[0]))
+	full := decode[text](t, pimoe(t, "eval", "--isolation", "inproc", "--text-file", file, "--full", "-o", "json"))
+	if full.Tokens != len(ids[0])-1 || math.Abs(full.Perplexity-math.Exp(full.NLLMean)) > 1e-9 {
+		t.Errorf("%+v", full)
+	}
+	halves := decode[text](t, pimoe(t, "eval", "--isolation", "inproc", "--text-file", file, "--ctx", "32", "-o", "json"))
+	if want := len(ids[0]) / 32 * 15; halves.Tokens != want {
+		t.Errorf("windows of 32 score %d tokens, want %d", halves.Tokens, want)
+	}
+	if r := pimoe(t, "eval", "--isolation", "inproc", "--text-file", file, "--ctx", "512", "-o", "json"); r.code != exitUsage || !strings.Contains(r.err, "--full") {
+		t.Errorf("a text of less than two windows: %+v", r)
+	}
+}
+
+func TestEvalRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		ids  any
+		want string
+	}{
+		"too long":   {[][]int32{make([]int32, 1025)}, "sequence 0: 1025 tokens are beyond the context of 1024"},
+		"empty":      {[][]int32{{1}, {}}, "sequence 1: it has no token"},
+		"no such id": {[][]int32{{1, 99999}}, "sequence 0"},
+		"no lists":   {[]int32{1}, "list of lists"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := pimoe(t, "eval", "--isolation", "inproc", "--ids-file", write(t, "ids.json", c.ids), "-o", "json")
+			if r.code != exitUsage || !strings.Contains(r.err, c.want) || r.out != "" {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+func TestTokenizeGolden(t *testing.T) {
+	dir := coretest.Golden(t, "tokenizers", "qwen")
+	var want struct {
+		Cases []struct {
+			Text       string
+			IDs        []int32 `json:"ids"`
+			IDsSpecial []int32 `json:"ids_special"`
+			Decode     string
+			DecodeSkip string `json:"decode_skip"`
+		}
+	}
+	coretest.ReadJSON(t, filepath.Join(dir, "golden.json"), &want)
+	var texts []string
+	for _, c := range want.Cases {
+		texts = append(texts, c.Text)
+	}
+	file := write(t, "texts.json", texts)
+	got := decode[[]tokenized](t, pimoe(t, "tokenize", "-m", dir, "--texts-file", file, "-o", "json"))
+	special := decode[[]tokenized](t, pimoe(t, "tokenize", "-m", dir, "--texts-file", file, "--special", "-o", "json"))
+	if len(got) != len(want.Cases) || len(got) == 0 {
+		t.Fatalf("%d of %d cases", len(got), len(want.Cases))
+	}
+	for i, c := range want.Cases {
+		if !slices.Equal(got[i].IDs, c.IDs) || got[i].Decoded != c.Decode || got[i].SkipSpecial != c.DecodeSkip || !slices.Equal(special[i].IDs, c.IDsSpecial) {
+			t.Errorf("%q: %+v, want %+v", c.Text, got[i], c)
+		}
+	}
+}
+
+func TestTokenizeChat(t *testing.T) {
+	var file struct {
+		Templates []struct {
+			Name, Template, Tokenizer string
+			Cases                     []struct {
+				Messages            json.RawMessage `json:"messages"`
+				Tools               json.RawMessage `json:"tools"`
+				AddGenerationPrompt bool            `json:"add_generation_prompt"`
+				Kwargs              json.RawMessage `json:"kwargs"`
+				Rendered            *string
+				IDs                 []int32 `json:"ids"`
+			}
+		}
+	}
+	coretest.ReadJSON(t, coretest.Golden(t, "chat", "chat.json"), &file)
+	for _, tmpl := range file.Templates[:2] { // all of them are core/tokenizer's to test
+		var in []conversationIn
+		for _, c := range tmpl.Cases {
+			in = append(in, conversationIn{c.Messages, c.Tools, c.AddGenerationPrompt, c.Kwargs})
+		}
+		r := pimoe(t, "tokenize", "-m", coretest.Golden(t, "tokenizers", tmpl.Tokenizer), "--chat-file", write(t, "chats.json", in),
+			"--template-file", write(t, "t.jinja", []byte(tmpl.Template)), "-o", "json")
+		var got []struct {
+			Text  *string
+			IDs   []int32
+			Error string
+		}
+		if err := json.Unmarshal([]byte(r.ok(t).out), &got); err != nil || len(got) != len(in) {
+			t.Fatalf("%v: %s", err, r.out)
+		}
+		for i, c := range tmpl.Cases {
+			switch {
+			case c.Rendered == nil && got[i].Error == "":
+				t.Errorf("%s case %d: no error", tmpl.Name, i)
+			case c.Rendered != nil && (got[i].Text == nil || *got[i].Text != *c.Rendered || !slices.Equal(got[i].IDs, c.IDs)):
+				t.Errorf("%s case %d: %+v", tmpl.Name, i, got[i])
+			}
+		}
+	}
+}
+
+func TestImportAndModels(t *testing.T) {
+	dir := coretest.Golden(t, "models", "qwen3_moe")
+	home, err := os.MkdirTemp("", "pimoe-import-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(home) })
+	one := decode[[]storedModel](t, pimoe(t, "import", "--home", home, "--name", "gold", dir, "-o", "json"))
+	if len(one) != 1 || one[0].Name != "gold" || one[0].Type != "qwen3_moe" || one[0].Experts < 2 || one[0].Bytes < 1<<20 || !strings.HasPrefix(one[0].Digest, "sha256:") {
+		t.Errorf("%+v", one)
+	}
+	again := decode[[]storedModel](t, pimoe(t, "import", "--home", home, "--name", "gold", dir, "-o", "json"))
+	listed := decode[[]storedModel](t, pimoe(t, "models", "--home", home, "-o", "json"))
+	if len(listed) != 1 || listed[0] != again[0] || again[0].Digest != one[0].Digest {
+		t.Errorf("%+v %+v %+v", one, again, listed)
+	}
+	if r := pimoe(t, "models", "--home", home).ok(t); !strings.Contains(r.out, "gold") || !strings.Contains(r.out, "NAME") {
+		t.Errorf("%q", r.out)
+	}
+	ids := decode[[]tokenized](t, pimoe(t, "tokenize", "--home", home, "-m", "gold", "-o", "json", "a b"))
+	if len(ids) != 1 || len(ids[0].IDs) == 0 {
+		t.Errorf("%+v", ids)
+	}
+}
+
+func TestBench(t *testing.T) {
+	type percentiles struct{ P50, P95, P99 float64 }
+	type line struct {
+		Parallel   int
+		Isolation  string
+		PrefillTPS float64     `json:"prefill_tps"`
+		DecodeTPS  float64     `json:"decode_tps"`
+		TTFT       float64     `json:"ttft_ms"`
+		ITL        percentiles `json:"itl_ms"`
+		Tax        *float64
+		PrefillTax *float64 `json:"prefill_tax"`
+	}
+	got := decode[[]line](t, pimoe(t, "bench", "--shape", "tiny", "--prompt", "24", "--gen", "12", "--parallel", "1,3", "--rounds", "2", "--isolation", "both", "-o", "json"))
+	if len(got) != 4 {
+		t.Fatalf("%+v", got)
+	}
+	for i, l := range got {
+		if l.Parallel != []int{1, 1, 3, 3}[i] || l.Isolation != []string{"process", "inproc"}[i%2] || (l.Tax != nil) != (i%2 == 0) {
+			t.Errorf("line %d: %+v", i, l)
+		}
+		if l.PrefillTPS <= 0 || l.DecodeTPS <= 0 || l.TTFT <= 0 || l.ITL.P50 <= 0 || l.ITL.P99 < l.ITL.P50 {
+			t.Errorf("line %d: %+v", i, l)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "pimoe-bench-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if r := pimoe(t, "bench", "--prompt", "1000", "--gen", "128", "--isolation", "inproc"); r.code != exitUsage || !strings.Contains(r.err, "context of 1024") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestConfigCommands(t *testing.T) {
+	if r := pimoe(t, "config", "check").ok(t); !strings.Contains(r.out, "valid") {
+		t.Errorf("%q", r.out)
+	}
+	file := write(t, "c.yaml", []byte("limits:\n  max_batch_size: many\nmodle: x\n"))
+	r := pimoe(t, "config", "check", file)
+	if r.code != exitUsage || strings.Count(r.err, "\n") != 2 || !strings.Contains(r.err, "c.yaml:2") || !strings.Contains(r.err, "did you mean model?") {
+		t.Errorf("%+v", r)
+	}
+	r = pimoe(t, "config", "check", file, "-o", "json")
+	var report struct {
+		OK       bool
+		Problems []string
+	}
+	if err := json.Unmarshal([]byte(r.out), &report); err != nil || report.OK || len(report.Problems) != 2 || r.err != "" {
+		t.Errorf("%v %+v", err, r)
+	}
+	r = pimoeIn(t, "", []string{"PIMOE_API_KEY=hunter2", "PIMOE_MAX_BATCH_SIZE=9"}, "config", "print", "--set", "limits.threads=3").ok(t)
+	if strings.Contains(r.out, "hunter2") || !strings.Contains(r.out, "max_batch_size: 9") || !strings.Contains(r.out, "threads: 3") {
+		t.Errorf("%s", r.out)
+	}
+	r = pimoeIn(t, "", []string{"PIMOE_SERVICE_HOST=10.0.0.1"}, "config", "print")
+	if r.code != exitOK || strings.Count(r.err, "warning") != 1 || !strings.Contains(r.err, "PIMOE_SERVICE_HOST") {
+		t.Errorf("%+v", r)
+	}
+	if !json.Valid([]byte(pimoe(t, "config", "schema").ok(t).out)) {
+		t.Error("the schema is no JSON")
+	}
+}
+
+func TestDoctorAndPlugins(t *testing.T) {
+	type check struct{ Name, Status, Detail string }
+	got := decode[struct{ Checks []check }](t, pimoe(t, "doctor", "-o", "json"))
+	if len(got.Checks) < 6 {
+		t.Errorf("%+v", got)
+	}
+	r := pimoe(t, "doctor", "--router", "nosuch")
+	if r.code != exitUnavailable || !strings.Contains(r.out, "pimoe-router-nosuch") {
+		t.Errorf("%+v", r)
+	}
+	type plugin struct {
+		Name, Kind, File, Path string
+		Bytes                  int64
+		Executable             bool
+	}
+	names := map[string]bool{}
+	for _, p := range decode[[]plugin](t, pimoe(t, "plugins", "list", "-o", "json")) {
+		names[p.Kind+" "+p.Name] = p.Executable && p.Bytes > 0
+	}
+	for _, want := range []string{"expert cpu", "expert ref", "router model", "router hash", "router random", "router load-aware"} {
+		if !names[want] {
+			t.Errorf("no %s in %v", want, names)
+		}
+	}
+}
+
+// TestPluginsTest: the conformance suite passes on a plugin of ours and fails on a program that is none.
+func TestPluginsTest(t *testing.T) {
+	if r := pimoe(t, "plugins", "test", filepath.Join(coretest.Binaries(t), "pimoe-router-model")).ok(t); !strings.Contains(r.out, "ok ") {
+		t.Errorf("%+v", r)
+	}
+	r := pimoe(t, "plugins", "test", "/bin/true", "-o", "json")
+	var report conformance
+	if err := json.Unmarshal([]byte(r.out), &report); err != nil || r.code == exitOK || report.Passed || len(report.Report) == 0 {
+		t.Errorf("%v %+v", err, r)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	b := decode[build](t, pimoe(t, "version", "--json"))
+	if b.Version == "" || !strings.HasPrefix(b.Go, "go1.") || b.OS == "" || b.Arch == "" {
+		t.Errorf("%+v", b)
+	}
+	if r := pimoe(t, "version").ok(t); !strings.HasPrefix(r.out, "pimoe "+b.Version) {
+		t.Errorf("%q", r.out)
+	}
+}
+
+func TestCurl(t *testing.T) {
+	for _, c := range []struct{ got, want string }{
+		{curl("127.0.0.1:1", "m", true, ""), `curl -sS http://127.0.0.1:1/v1/chat/completions -H 'Content-Type: application/json' -d '{`},
+		{curl("127.0.0.1:1", "m", false, ""), `"prompt":"Once upon a time"`},
+		{curl("127.0.0.1:1", "it's", false, "$PIMOE_API_KEY"), `-H "Authorization: Bearer $PIMOE_API_KEY"`},
+		{curl("127.0.0.1:1", "it's", false, ""), `"model":"it'\''s"`},
+		{reachable("0.0.0.0:80"), "127.0.0.1:80"}, {reachable("[::]:80"), "127.0.0.1:80"}, {reachable("10.1.2.3:80"), "10.1.2.3:80"},
+	} {
+		if !strings.Contains(c.got, c.want) {
+			t.Errorf("%s\nwant it to contain\n%s", c.got, c.want)
+		}
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	if got := oneLine("a: b\n  c\r\n\nd"); got != "a: b; c; d" {
+		t.Errorf("%q", got)
+	}
+}
