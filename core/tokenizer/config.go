@@ -33,10 +33,9 @@ func (t *Tokenizer) readSettings(dir string) error {
 			}
 		}
 		if !t.hasChat && !isNull(settings["chat_template"]) {
-			if t.template, err = templateText(settings["chat_template"]); err != nil {
+			if t.template, t.hasChat, err = templateText(settings["chat_template"]); err != nil {
 				return fmt.Errorf("%s: chat_template: %w", name, err)
 			}
-			t.hasChat = true
 		}
 	}
 	settings, err := readObject(filepath.Join(dir, "chat_template.json"))
@@ -44,10 +43,9 @@ func (t *Tokenizer) readSettings(dir string) error {
 		return err
 	}
 	if raw := settings["chat_template"]; !isNull(raw) {
-		if t.template, err = templateText(raw); err != nil {
+		if t.template, t.hasChat, err = templateText(raw); err != nil {
 			return fmt.Errorf("chat_template.json: %w", err)
 		}
-		t.hasChat = true
 	}
 	b, err := readFile(filepath.Join(dir, "chat_template.jinja"), maxTemplate)
 	switch {
@@ -92,22 +90,21 @@ func tokenText(raw json.RawMessage) (string, error) {
 }
 
 // templateText reads a template or a list of named ones, of which "default" is the chat's.
-func templateText(raw json.RawMessage) (string, error) {
-	var s string
-	if json.Unmarshal(raw, &s) == nil {
-		return s, nil
+func templateText(raw json.RawMessage) (text string, ok bool, err error) {
+	if json.Unmarshal(raw, &text) == nil {
+		return text, true, nil
 	}
 	var named []struct {
 		Name     string `json:"name"`
 		Template string `json:"template"`
 	}
 	if err := json.Unmarshal(raw, &named); err != nil {
-		return "", fmt.Errorf("neither a string nor a list of named templates: %w", sdk.ErrInvalid)
+		return "", false, fmt.Errorf("neither a string nor a list of named templates: %w", sdk.ErrInvalid)
 	}
 	for _, n := range named {
 		if n.Name == "default" {
-			return n.Template, nil
+			return n.Template, true, nil
 		}
 	}
-	return "", fmt.Errorf("no template is named default: %w", sdk.ErrInvalid)
+	return "", false, nil
 }
