@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"sync"
 
@@ -183,9 +182,4 @@ func (s *shardSet) forUnits(ctx context.Context, units []expert.Unit) ([]*os.Fil
 		load.Units = append(load.Units, client.ShardUnit{Unit: u, Gate: place[0], Up: place[1], Down: place[2]})
 	}
 	return files, load, nil
-}
-
-// pluginLog passes a plugin's lines on as log records; what it writes is data, never terminal control.
-func pluginLog(log *slog.Logger) func(line string) {
-	return func(line string) { log.LogAttrs(context.Background(), slog.LevelInfo, escape(line)) }
 }

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"bytes"
+	"log/slog"
 	"testing"
 	"time"
 )
@@ -89,5 +91,34 @@ func TestEscape(t *testing.T) {
 		if got := escape(in); got != want {
 			t.Errorf("escape(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+func TestPluginLog(t *testing.T) {
+	var out bytes.Buffer
+	drop := func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}
+	log := pluginLog(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: drop})))
+	for _, line := range []string{
+		"plain\x1b[2Jtext",
+		`{"time":"2026-01-01T00:00:00Z","level":"WARN","msg":"from slog","unit":3}`,
+		`{"@timestamp":"x","@level":"error","@message":"from hclog\n","@module":"m","level":"INFO"}`,
+		`{"level":"ERROR"}`,
+		`{not json`,
+	} {
+		log(line)
+	}
+	want := `level=INFO msg="plain\\x1b[2Jtext"
+level=WARN msg="from slog" plugin.unit=3
+level=ERROR msg="from hclog\\n" plugin.@module=m plugin.level=INFO
+level=INFO msg="{\"level\":\"ERROR\"}"
+level=INFO msg="{not json"
+`
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
 	}
 }
