@@ -112,7 +112,7 @@ func TestPluginLog(t *testing.T) {
 	} {
 		log(line)
 	}
-	want := `level=INFO msg="plain\\x1b[2Jtext"
+	want := `level=INFO msg=plain\x1b[2Jtext
 level=WARN msg="from slog" plugin.unit=3
 level=ERROR msg="from hclog\\n" plugin.@module=m plugin.level=INFO
 level=INFO msg="{\"level\":\"ERROR\"}"
