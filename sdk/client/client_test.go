@@ -26,6 +26,11 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
+	if os.Getenv("PIMOE_TEST_HOST") != "" {
+		bin = os.Getenv("PIMOE_TEST_HOST")
+		playHost()
+		return
+	}
 	dir, err := os.MkdirTemp("", "pimoe-client-test")
 	if err != nil {
 		panic(err)
@@ -39,6 +44,31 @@ func TestMain(m *testing.M) {
 	}
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// playHost starts processes, tells their numbers and waits to be killed.
+func playHost() {
+	var stuck expert.Pending
+	for _, mode := range []string{"ok", "stuck", "load-hang", "pipes"} {
+		p, err := client.Start(context.Background(), client.Command{
+			Path: filepath.Join(bin, "nasty"), Args: []string{mode}, RuntimeDir: os.Args[1], Identity: identity(), Plane: client.ExpertPlane(4, hidden, 2),
+		})
+		if err != nil {
+			panic(err)
+		}
+		if mode == "load-hang" {
+			go p.Expert().LoadShards(context.Background(), client.LoadSpec{})
+		} else if err := p.Expert().LoadShards(context.Background(), client.LoadSpec{Spec: expert.Spec{Hidden: hidden, Intermediate: 1}}); err != nil {
+			panic(err)
+		}
+		if mode == "stuck" {
+			stuck = p.Expert().Start(context.Background(), call(1, 1))
+		}
+		fmt.Println(p.PID())
+	}
+	fmt.Println("ready")
+	stuck.Wait()
+	select {}
 }
 
 var identity = sync.OnceValue(func() *client.Identity {

@@ -1,12 +1,14 @@
 package client_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -632,4 +634,155 @@ func TestCycles(t *testing.T) {
 		}
 	}
 	runtime.GC()
+}
+
+// A host that is killed takes its processes with it: idle, computing, hanging and with children of their own.
+func TestHostKilled(t *testing.T) {
+	dir := nothingLeft(t)
+	var worst time.Duration
+	for range 5 {
+		host := exec.Command(os.Args[0], dir)
+		host.Env = append(os.Environ(), "PIMOE_TEST_HOST="+bin)
+		host.Stderr = os.Stderr
+		out, err := host.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := host.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var pids []int
+		for s := bufio.NewScanner(out); s.Scan() && s.Text() != "ready"; {
+			pid, err := strconv.Atoi(s.Text())
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+		if len(pids) != 4 {
+			t.Fatalf("%d processes", len(pids))
+		}
+		if err := host.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for _, pid := range pids {
+			for alive(pid) {
+				if time.Since(began) > 2*time.Second {
+					t.Fatalf("process %d outlives its host", pid)
+				}
+				time.Sleep(200 * time.Microsecond)
+			}
+		}
+		worst = max(worst, time.Since(began))
+		host.Wait()
+	}
+	t.Logf("worst of 5 x 4: %v", worst)
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range left { // a killed host can't tidy; its successor sweeps the runtime folder
+		os.RemoveAll(filepath.Join(dir, e.Name()))
+	}
+}
+
+// SIGTERM lets a running call end and its answer arrive; SIGINT, which a terminal sends to everybody, does nothing.
+func TestSignals(t *testing.T) {
+	dir := nothingLeft(t)
+	for _, transport := range []client.Transport{client.TransportSHM, client.TransportGRPC} {
+		c := nastyCommand(dir, "late")
+		c.Transport = transport
+		p := startNasty(t, c)
+		if err := syscall.Kill(p.PID(), syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		slow := call(3, 1)
+		clear(slow.X.Data) // these take 300 ms
+		slow.X.Data[1] = 21
+		pending := p.Expert().Start(t.Context(), slow)
+		if transport == client.TransportGRPC {
+			time.Sleep(100 * time.Millisecond) // until the call has reached the process
+		} else {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err := syscall.Kill(p.PID(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := pending.Wait(); err != nil || slow.Y.Data[1] != 42 {
+			t.Errorf("%s: running call: %v, %v", transport, err, slow.Y.Data[1])
+		}
+		<-p.Exited()
+		if d := p.Death(); d.ExitCode != 0 || d.Signal != "" || d.Asked {
+			t.Errorf("%s: %v", transport, d)
+		}
+		p.Stop(t.Context())
+	}
+}
+
+// Drain waits for the running call and refuses the next.
+func TestDrain(t *testing.T) {
+	p := startNasty(t, nastyCommand(nothingLeft(t), "late"))
+	slow := call(3, 1)
+	clear(slow.X.Data)
+	pending := p.Expert().Start(t.Context(), slow)
+	if err := p.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The call had begun, and Drain has waited for it, or it came too late and was refused.
+	if err := pending.Wait(); err != nil && !errors.Is(err, sdk.ErrUnavailable) {
+		t.Error(err)
+	}
+	if err := p.Expert().Forward(t.Context(), call(1, 1)); !errors.Is(err, sdk.ErrUnavailable) {
+		t.Errorf("after drain: %v", err)
+	}
+	if err := p.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A plugin that is started by hand says what it is.
+func TestByHand(t *testing.T) {
+	out, err := exec.Command(filepath.Join(bin, "expert-swiglu")).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "PiMoE plugin") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A process sees nothing of the host's environment and no descriptor that isn't meant for it.
+func TestInheritance(t *testing.T) {
+	t.Setenv("PIMOE_TEST_SECRET", "s3cret")
+	secret, err := os.Open("/proc/self/status") // an open file of the host's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secret.Close()
+	c := nastyCommand(nothingLeft(t), "ok")
+	c.Env = []string{"GIVEN=1"}
+	p := startNasty(t, c)
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(env, []byte("s3cret")) || bytes.Contains(env, []byte("PATH=")) || !bytes.Contains(env, []byte("GIVEN=1")) {
+		t.Errorf("environment %q", bytes.Split(env, []byte{0}))
+	}
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.PID()))
+	if err != nil || len(fds) == 0 {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		to, _ := os.Readlink(fd)
+		known := false
+		for _, k := range []string{"/dev/null", "pipe:", "socket:", "anon_inode:", "/sys/fs/cgroup/"} {
+			known = known || strings.HasPrefix(to, k)
+		}
+		if !known {
+			t.Errorf("descriptor %s is %s", filepath.Base(fd), to)
+		}
+	}
+	if args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID())); bytes.Contains(args, []byte("PRIVATE")) {
+		t.Error("a key among the arguments")
+	}
 }

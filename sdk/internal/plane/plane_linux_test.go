@@ -1,0 +1,262 @@
+package plane
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/pimoe/pimoe/sdk"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair makes both ends in one process, as two mappings of the same memory.
+func pair(t testing.TB, spec Spec, h Handler) (*Host, *Plugin) {
+	t.Helper()
+	host, err := NewHost(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, res := host.Files()
+	plugin, err := Attach(host.Layout(), req, res)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.CloseFiles()
+	plugin.Serve(h)
+	t.Cleanup(func() {
+		if err := plugin.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		host.Close()
+	})
+	return host, plugin
+}
+
+// echo answers with the request's number, and with its own payload.
+func echo(_ context.Context, h Head, in, out []byte) Reply {
+	copy(out, in[:8])
+	return Reply{Rows: h.Rows, Cols: h.Cols}
+}
+
+func roundTrip(ctx context.Context, h *Host, n uint64) error {
+	t, err := h.Post(ctx, Head{Op: OpForward, Rows: uint32(n), Cols: 7}, func(b []byte) { binary.LittleEndian.PutUint64(b, n) })
+	if err != nil {
+		return err
+	}
+	return t.Wait(ctx, time.Minute, func(r Reply, b []byte) error {
+		if got := binary.LittleEndian.Uint64(b); got != n || r.Rows != uint32(n) || r.Cols != 7 {
+			return fmt.Errorf("call %d got the answer %d of %d rows", n, got, r.Rows)
+		}
+		return nil
+	})
+}
+
+// Many callers, few slots: every answer belongs to its call, also when callers give up at random.
+func TestAnswersMeetTheirCalls(t *testing.T) {
+	host, _ := pair(t, Spec{Slots: 3, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, func(ctx context.Context, h Head, in, out []byte) Reply {
+		if h.Rows%97 == 0 {
+			time.Sleep(200 * time.Microsecond) // longer than some callers wait
+		}
+		return echo(ctx, h, in, out)
+	})
+	each := 10000
+	if testing.Short() {
+		each = 1000
+	}
+	var left atomic.Int64
+	var wg sync.WaitGroup
+	for g := range 6 {
+		wg.Go(func() {
+			for i := range each {
+				ctx, cancel := t.Context(), context.CancelFunc(func() {})
+				if i%13 == 0 {
+					ctx, cancel = context.WithTimeout(ctx, 100*time.Microsecond)
+				}
+				err := roundTrip(ctx, host, uint64(g*each+i+1))
+				cancel()
+				switch {
+				case errors.Is(err, context.DeadlineExceeded) && i%13 == 0:
+					left.Add(1)
+				case err != nil:
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if left.Load() == 0 {
+		t.Error("nobody gave up: the test shows less than it says")
+	}
+}
+
+func TestAbortWakesEverybody(t *testing.T) {
+	release := make(chan struct{})
+	host, _ := pair(t, Spec{Slots: 2, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, func(ctx context.Context, h Head, in, out []byte) Reply {
+		<-release
+		return Reply{}
+	})
+	errs := make(chan error, 5)
+	for i := range 5 { // two wait for an answer, three for a slot
+		go func() { errs <- roundTrip(context.Background(), host, uint64(i)) }()
+	}
+	for len(host.tokens) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	began := time.Now()
+	host.Abort()
+	for range 5 {
+		if err := <-errs; !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+	}
+	if took := time.Since(began); took > 500*time.Millisecond {
+		t.Errorf("took %v", took)
+	}
+	if err := roundTrip(t.Context(), host, 1); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+	close(release)
+	host.Close()
+	if _, ok := host.Beat(); ok {
+		t.Error("a closed plane beats")
+	}
+	if err := host.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBeat(t *testing.T) {
+	host, _ := pair(t, Spec{Slots: 1, MaxRows: 1, InBytesPerRow: 8, OutBytesPerRow: 8}, echo)
+	first, _ := host.Beat()
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		if now, ok := host.Beat(); ok && now > first+2 {
+			return
+		}
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("no heartbeat")
+		}
+	}
+}
+
+// The plugin's context ends with the call's time, and when its caller has given up.
+func TestContextOfACall(t *testing.T) {
+	ended := make(chan error, 1)
+	host, _ := pair(t, Spec{Slots: 1, MaxRows: 1, InBytesPerRow: 8, OutBytesPerRow: 8}, func(ctx context.Context, h Head, in, out []byte) Reply {
+		select {
+		case <-ctx.Done():
+			ended <- ctx.Err()
+		case <-time.After(10 * time.Second):
+			ended <- nil
+		}
+		return Reply{}
+	})
+	ticket, err := host.Post(t.Context(), Head{Op: OpForward, Timeout: 20000}, func([]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ticket.Wait(t.Context(), time.Minute, func(Reply, []byte) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != context.DeadlineExceeded {
+		t.Errorf("timeout: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if ticket, err = host.Post(t.Context(), Head{Op: OpForward}, func([]byte) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ticket.Wait(ctx, time.Minute, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled wait: %v", err)
+	}
+	if err := <-ended; err != context.Canceled {
+		t.Errorf("cancel: %v", err)
+	}
+	if ticket, err = host.Post(t.Context(), Head{Op: OpForward}, func([]byte) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ticket.Wait(t.Context(), 20*time.Millisecond, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("limit: %v", err)
+	}
+	<-ended
+}
+
+// A plugin maps nothing that could shrink under it or be written by others.
+func TestAttachRefuses(t *testing.T) {
+	host, err := NewHost(Spec{Slots: 1, MaxRows: 4, InBytesPerRow: 8, OutBytesPerRow: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	req, res := host.Files()
+	plain := memfd(t, host.Layout().RequestBytes())
+	l := host.Layout()
+	larger := l
+	larger.Slots++
+	odd := l
+	odd.InCap++
+	huge := l
+	huge.InCap = 1 << 40
+	for name, try := range map[string]func() (*Plugin, error){
+		"unsealed requests": func() (*Plugin, error) { return Attach(l, plain, res) },
+		"unsealed results":  func() (*Plugin, error) { return Attach(l, req, plain) },
+		"results for both":  func() (*Plugin, error) { return Attach(l, res, res) },
+		"another geometry":  func() (*Plugin, error) { return Attach(larger, req, res) },
+		"an odd geometry":   func() (*Plugin, error) { return Attach(odd, req, res) },
+		"a huge geometry":   func() (*Plugin, error) { return Attach(huge, req, res) },
+		"no slots":          func() (*Plugin, error) { return Attach(Layout{}, req, res) },
+	} {
+		if _, err := try(); !errors.Is(err, sdk.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, bad := range []Spec{{Slots: 65, InBytesPerRow: 1, OutBytesPerRow: 1}, {Slots: -1, InBytesPerRow: 1, OutBytesPerRow: 1},
+		{MaxRows: 1 << 21, InBytesPerRow: 1, OutBytesPerRow: 1}, {InBytesPerRow: 0, OutBytesPerRow: 1}, {InBytesPerRow: 1, OutBytesPerRow: 1 << 29}} {
+		if _, err := NewHost(bad); !errors.Is(err, sdk.ErrInvalid) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
+
+func memfd(t *testing.T, size int) *os.File {
+	t.Helper()
+	fd, err := unix.MemfdCreate("plain", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "plain")
+	t.Cleanup(func() { f.Close() })
+	if err := f.Truncate(int64(size)); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// Rows never promises more than a slot holds.
+func TestRowsFitTheirSlot(t *testing.T) {
+	for _, s := range []Spec{{Slots: 1, MaxRows: 1, InBytesPerRow: 4, OutBytesPerRow: 4}, {Slots: 2, MaxRows: 256, InBytesPerRow: 8192, OutBytesPerRow: 8192}, {Slots: 64, MaxRows: 3, InBytesPerRow: 516, OutBytesPerRow: 24}} {
+		l, err := s.Layout()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rows := l.Rows(s.InBytesPerRow, s.OutBytesPerRow); rows != s.MaxRows {
+			t.Errorf("%+v: %d rows", s, rows)
+		}
+		for in := 4; in < 100000; in += 97 {
+			rows := l.Rows(in, in)
+			if rows > s.MaxRows || rows > 0 && (rows*in+(8*rows+63)&^63 > l.InCap || rows*in > l.OutCap) {
+				t.Fatalf("%+v: %d rows of %d bytes", s, rows, in)
+			}
+		}
+	}
+}
