@@ -37,7 +37,7 @@ var may = []struct {
 	{"sdk/internal/...", []string{"sdk", "sdk/..."}, "the wire serves both halves and depends on neither core nor server"},
 	{"sdk/serve", []string{"sdk", "sdk/..."}, "a stranger's plugin links it: nothing of the host may come along"},
 	{"sdk/client", []string{"sdk", "sdk/..."}, "the host's half is usable by conformance tests without the host"},
-	{"sdk/sdktest", []string{"sdk", "sdk/..."}, "outsiders run the conformance suite without our engine"},
+	{"sdk/sdktest/...", []string{"sdk", "sdk/..."}, "outsiders run the conformance suite without our engine"},
 	{"sdk/examples/...", []string{"sdk", "sdk/tensor", "sdk/router", "sdk/expert", "sdk/serve"}, "what an author outside can import, and no more"},
 	{"backends/...", []string{"sdk", "sdk/tensor", "backends", "backends/..."}, "a backend is a library that computes: no processes, models or files"},
 	{"backends", []string{"sdk", "sdk/tensor"}, "the seam does not know who implements it"},
@@ -212,7 +212,7 @@ func TestText(t *testing.T) {
 			return err
 		}
 		if d.IsDir() {
-			if slices.Contains([]string{".git", "bin", "testdata", "embedded", "node_modules", "zz_deps", "build"}, d.Name()) || strings.HasPrefix(d.Name(), ".venv") {
+			if slices.Contains([]string{".git", ".cache", "bin", "testdata", "embedded", "node_modules", "zz_deps", "build"}, d.Name()) || strings.HasPrefix(d.Name(), ".venv") {
 				return filepath.SkipDir
 			}
 			return nil

@@ -54,7 +54,7 @@ decode (prefill_tax: of the prompt tokens per second).
 					return err
 				}
 				defer os.RemoveAll(dir)
-				cfg.Home, cfg.Model = filepath.Join(dir, "home"), filepath.Join(dir, f.shape)
+				cfg.Home, cfg.Model = dir, filepath.Join(dir, f.shape)
 			}
 			results, err := a.runBench(c.Context(), benchConfig(cfg, f.options), isolations, f.options)
 			if err != nil {
@@ -101,7 +101,8 @@ func benchConfig(cfg config.Config, o bench.Options) config.Config {
 	return cfg
 }
 
-// makeShape writes a random model below a new folder, which the caller removes.
+// makeShape writes a random model below a new folder, which is the measurement's store too and which the caller
+// removes. Its path is short, because sockets live below it.
 func makeShape(name string) (dir string, err error) {
 	shape, err := shapes.ByName(name)
 	if err != nil {
