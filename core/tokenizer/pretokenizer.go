@@ -34,7 +34,8 @@ func parsePreTokenizer(path string, raw json.RawMessage, depth int) (preTokenize
 		}
 		p = seq
 	case "Split":
-		p = splitter{find: parsePattern(f).spans, behavior: parseBehavior(f, "", behaviors...), invert: f.flag("invert", false)}
+		pat := parsePattern(f)
+		p = splitter{find: pat.spans, pattern: pat, behavior: parseBehavior(f, "", behaviors...), invert: f.flag("invert", false)}
 	case "ByteLevel":
 		f.flag("trim_offsets", true) // offsets only
 		p = byteLevel{prefix: f.flag("add_prefix_space", true), regex: f.flag("use_regex", true)}
@@ -95,6 +96,7 @@ func parseBehavior(f *fields, def string, values ...string) behavior {
 // splitter cuts at the matches of a pattern or a character class.
 type splitter struct {
 	find     func(text string) []span
+	pattern  *pattern // behind find, if it is one
 	behavior behavior
 	invert   bool // what lies between matches is the match
 }

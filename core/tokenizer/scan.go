@@ -5,18 +5,27 @@ import (
 	"unicode/utf8"
 )
 
-// scanner is a hand-written equal of a regular expression that matches at every place of every text: it returns the
-// length of the match at the start of a non-empty text.
+// scanner is a hand-written equal of a regular expression: it returns the length of the match at the start of a
+// non-empty text, or 0 where there is none. Scanners only replace expressions that never match nothing and never look
+// at what came before.
 type scanner func(text string) int
 
 func (s scanner) spans(text string) []span {
 	out := make([]span, 0, len(text)/4+1)
+	done := 0
 	for at := 0; at < len(text); {
-		end := at + s(text[at:])
-		out = append(out, span{at, end, true})
-		at = end
+		n := s(text[at:])
+		if n == 0 {
+			_, size := utf8.DecodeRuneInString(text[at:])
+			at += size
+			continue
+		}
+		out = appendGap(out, done, at)
+		out = append(out, span{at, at + n, true})
+		at += n
+		done = at
 	}
-	return out
+	return appendGap(out, done, len(text))
 }
 
 // The expressions of the known families, as their files write them.
@@ -27,13 +36,21 @@ const (
 	exprO200k  = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|` +
 		`[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|` +
 		`\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	exprDigits3  = `\p{N}{1,3}`
+	exprCJK      = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+	exprDeepSeek = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+	exprSpaces2  = ` {2,}`
 )
 
 var scanners = map[string]scanner{
-	exprGPT2:   gpt2,
-	exprQwen:   func(text string) int { return llama3(text, 1) },
-	exprLlama3: func(text string) int { return llama3(text, 3) },
-	exprO200k:  o200k,
+	exprGPT2:     gpt2,
+	exprQwen:     func(text string) int { return llama3(text, 1) },
+	exprLlama3:   func(text string) int { return llama3(text, 3) },
+	exprO200k:    o200k,
+	exprDigits3:  digits3,
+	exprCJK:      cjk,
+	exprDeepSeek: deepseek,
+	exprSpaces2:  spaces2,
 }
 
 // class is the set of properties of a character that the expressions ask for.
@@ -46,6 +63,8 @@ const (
 	number
 	space
 	newline // \r and \n
+	mark
+	sign // P, S
 )
 
 var asciiClass [128]class
@@ -67,7 +86,9 @@ func slowClass(r rune) class {
 		}
 		return letter | upper | lower
 	case unicode.Is(unicode.M, r):
-		return upper | lower
+		return upper | lower | mark
+	case unicode.Is(unicode.P, r), unicode.Is(unicode.S, r):
+		return sign
 	case unicode.Is(unicode.N, r):
 		return number
 	case r == '\r', r == '\n':
@@ -203,15 +224,7 @@ func llama3(text string, digits int) int {
 // tail is what the expressions of llama3 and o200k have in common after their words.
 func tail(text string, c class, digits int, slash bool) int {
 	if c&number != 0 {
-		n := 0
-		for range digits {
-			c, size := classAt(text[n:])
-			if c&number == 0 {
-				break
-			}
-			n += size
-		}
-		return n
+		return numbers(text, digits)
 	}
 	lead := 0
 	if text[0] == ' ' {
@@ -269,4 +282,78 @@ func upperWord(text string) int {
 		return 0
 	}
 	return n + run(text[n:], lower)
+}
+
+func digits3(text string) int { return numbers(text, 3) }
+
+// numbers is \p{N}{1,most} at the start, or 0.
+func numbers(text string, most int) int {
+	n := 0
+	for range most {
+		c, size := classAt(text[n:])
+		if c&number == 0 {
+			break
+		}
+		n += size
+	}
+	return n
+}
+
+func cjk(text string) int {
+	n := 0
+	for n < len(text) {
+		r, size := utf8.DecodeRuneInString(text[n:])
+		if !(r >= 0x4e00 && r <= 0x9fa5 || r >= 0x3040 && r <= 0x30ff) {
+			break
+		}
+		n += size
+	}
+	return n
+}
+
+func spaces2(text string) int {
+	n := 0
+	for n < len(text) && text[n] == ' ' {
+		n++
+	}
+	if n < 2 {
+		return 0
+	}
+	return n
+}
+
+func deepseek(text string) int {
+	c, size := classAt(text)
+	if text[0] < utf8.RuneSelf && c&sign != 0 {
+		n := 1
+		for n < len(text) && (text[n] >= 'a' && text[n] <= 'z' || text[n] >= 'A' && text[n] <= 'Z') {
+			n++
+		}
+		if n > 1 {
+			return n
+		}
+	}
+	if c&(newline|letter|sign) == 0 { // may be a mark, which is also the start of a word without it
+		if n := run(text[size:], letter|mark); n > 0 {
+			return size + n
+		}
+	}
+	if n := run(text, letter|mark); n > 0 {
+		return n
+	}
+	lead := 0
+	if text[0] == ' ' {
+		lead = 1
+	}
+	if n := run(text[lead:], sign); n > 0 {
+		n += lead
+		for n < len(text) && (text[n] == '\r' || text[n] == '\n') {
+			n++
+		}
+		return n
+	}
+	if c&space == 0 {
+		return 0
+	}
+	return spaces(text, true)
 }

@@ -266,7 +266,7 @@ func (m *machine) evalSlice(e *sliced, s *scope) (Value, error) {
 	case *undefined:
 		return nil, v.err()
 	}
-	return undef("'%s object' can't be sliced", typeName(of)), nil
+	return nil, errorf("'%s' object is not subscriptable", typeName(of))
 }
 
 // slicePlaces are the indices of [start:stop:step] in n items.
@@ -432,7 +432,7 @@ func (m *machine) evalUnary(e *unary, s *scope) (Value, error) {
 	case e.op == "+":
 		return i, nil
 	case i == math.MinInt64:
-		return nil, errTooLarge()
+		return fromBig(new(big.Int).Neg(big.NewInt(i))), nil
 	}
 	return -i, nil
 }
@@ -517,7 +517,7 @@ func weight(v Value) int {
 	return 0
 }
 
-func errTooLarge() error { return errorf("an integer beyond 64 bits") }
+func errTooLarge() error { return errorf("an integer of more than %d bits", maxBits) }
 
 func (m *machine) evalBinary(e *binary, s *scope) (Value, error) {
 	left, err := m.eval(e.left, s)
@@ -532,21 +532,19 @@ func (m *machine) evalBinary(e *binary, s *scope) (Value, error) {
 }
 
 func (m *machine) arithmetic(op string, left, right Value) (Value, error) {
+	if text, ok := left.(string); ok && op == "%" {
+		return m.percent(text, right)
+	}
 	for _, v := range []Value{left, right} {
 		if u, ok := v.(*undefined); ok {
 			return nil, u.err()
 		}
 	}
-	if text, ok := left.(string); ok && op == "%" {
-		return m.percent(text, right)
-	}
 	if x, fx, xf, ok := number(left); ok {
 		if y, fy, yf, ok := number(right); ok {
-			if isBig(left) || isBig(right) {
-				return nil, errTooLarge()
-			}
-			if !xf && !yf {
-				return intOp(op, x, y)
+			a, b := bigOf(left, x, xf), bigOf(right, y, yf)
+			if a != nil && b != nil {
+				return intOp(op, a, b)
 			}
 			return floatOp(op, fx, fy)
 		}
@@ -566,6 +564,17 @@ func (m *machine) arithmetic(op string, left, right Value) (Value, error) {
 }
 
 func isBig(v Value) bool { _, ok := v.(*big.Int); return ok }
+
+// bigOf is a value that number has read as an integer of any size; nil if it is a float.
+func bigOf(v Value, i int64, isFloat bool) *big.Int {
+	if n, ok := v.(*big.Int); ok {
+		return n
+	}
+	if isFloat {
+		return nil
+	}
+	return big.NewInt(i)
+}
 
 // join is + of two texts or lists.
 func (m *machine) join(left, right Value) (Value, error) {
@@ -610,8 +619,10 @@ func (m *machine) repeat(v Value, n int64) (Value, error) {
 	return nil, errorf("can't multiply sequence by non-int of type '%s'", typeName(v))
 }
 
-func intOp(op string, x, y int64) (Value, error) {
-	a, b := big.NewInt(x), big.NewInt(y)
+// maxBits bounds integers: far beyond any use, far below any harm.
+const maxBits = 4096
+
+func intOp(op string, a, b *big.Int) (Value, error) {
 	r := new(big.Int)
 	switch op {
 	case "+":
@@ -621,23 +632,30 @@ func intOp(op string, x, y int64) (Value, error) {
 	case "*":
 		r.Mul(a, b)
 	case "**":
-		if y < 0 {
-			return floatOp(op, float64(x), float64(y))
+		if b.Sign() < 0 {
+			return floatOp(op, toFloat(a), toFloat(b))
 		}
-		if y > 64 && x != 0 && x != 1 && x != -1 {
+		if a.BitLen() > 1 && (!b.IsInt64() || b.Int64() > maxBits/int64(a.BitLen()-1)) {
 			return nil, errTooLarge()
+		}
+		if a.BitLen() <= 1 && b.Sign() > 0 { // -1, 0 and 1 to any power
+			b = big.NewInt(2 - int64(b.Bit(0)))
 		}
 		r.Exp(a, b, nil)
 	default:
-		if y == 0 {
+		if b.Sign() == 0 {
 			return nil, errorf("division by zero")
 		}
 		if op == "/" {
-			return float64(x) / float64(y), nil
+			if a.Sign() == 0 && b.Sign() < 0 {
+				return math.Copysign(0, -1), nil
+			}
+			q, _ := new(big.Rat).SetFrac(a, b).Float64()
+			return q, nil
 		}
 		// Python rounds down, big.Int's Euclidean division rounds so that the rest is not negative.
 		q, rest := new(big.Int).DivMod(a, b, new(big.Int))
-		if rest.Sign() != 0 && y < 0 {
+		if rest.Sign() != 0 && b.Sign() < 0 {
 			q.Sub(q, big.NewInt(1))
 			rest.Add(rest, b)
 		}
@@ -645,10 +663,15 @@ func intOp(op string, x, y int64) (Value, error) {
 			r = rest
 		}
 	}
-	if !r.IsInt64() {
+	if r.BitLen() > maxBits {
 		return nil, errTooLarge()
 	}
-	return r.Int64(), nil
+	return fromBig(r), nil
+}
+
+func toFloat(n *big.Int) float64 {
+	f, _ := new(big.Float).SetInt(n).Float64()
+	return f
 }
 
 func floatOp(op string, x, y float64) (Value, error) {
@@ -663,7 +686,14 @@ func floatOp(op string, x, y float64) (Value, error) {
 		if x == 0 && y < 0 {
 			return nil, errorf("0.0 cannot be raised to a negative power")
 		}
-		return math.Pow(x, y), nil
+		r := math.Pow(x, y)
+		if math.IsNaN(r) && !math.IsNaN(x) && !math.IsNaN(y) {
+			return nil, unsupported("complex numbers")
+		}
+		if math.IsInf(r, 0) && !math.IsInf(x, 0) && !math.IsInf(y, 0) {
+			return nil, errorf("Numerical result out of range")
+		}
+		return r, nil
 	}
 	if y == 0 {
 		return nil, errorf("float division by zero")

@@ -68,9 +68,14 @@ func absFilter(_ *machine, v Value, a args) (Value, error) {
 	if _, err := a.params("abs", 0); err != nil {
 		return nil, err
 	}
+	if n, ok := v.(*big.Int); ok {
+		return new(big.Int).Abs(n), nil
+	}
 	i, f, isFloat, ok := number(v)
 	switch {
-	case !ok || isBig(v) || i == math.MinInt64:
+	case i == math.MinInt64:
+		return fromBig(new(big.Int).Neg(big.NewInt(i))), nil
+	case !ok:
 		return nil, errorf("bad operand type for abs(): '%s'", typeName(v))
 	case isFloat:
 		return math.Abs(f), nil
@@ -264,7 +269,7 @@ func mapFilter(m *machine, v Value, a args) (Value, error) {
 		rest := args{pos: a.pos[1:], kw: a.kw}
 		apply = func(v Value) (Value, error) { return f(m, v, rest) }
 	}
-	items, err := m.iterate(v)
+	items, err := m.walk(v)
 	if err != nil {
 		return nil, err
 	}
@@ -283,6 +288,14 @@ func mapFilter(m *machine, v Value, a args) (Value, error) {
 		out = append(out, x)
 	}
 	return &generator{items: out}, nil
+}
+
+// walk is iterate for the filters that take everything false for an empty list.
+func (m *machine) walk(v Value) ([]Value, error) {
+	if !truth(v) {
+		return nil, nil
+	}
+	return m.iterate(v)
 }
 
 // selector makes select, reject, selectattr and rejectattr.
@@ -313,7 +326,7 @@ func selector(what string, byAttr, keep bool) builtin {
 			rest := args{pos: pos[1:], kw: a.kw}
 			check = func(v Value) (bool, error) { return t(m, v, rest) }
 		}
-		items, err := m.iterate(v)
+		items, err := m.walk(v)
 		if err != nil {
 			return nil, err
 		}
@@ -351,46 +364,24 @@ func folded(v Value, caseSensitive bool) Value {
 
 // sortKeys are what values are compared by.
 func (m *machine) sortKeys(items []Value, attribute Value, caseSensitive bool) ([]Value, error) {
+	get, err := m.getter(attribute, absent{})
+	if err != nil {
+		return nil, err
+	}
 	if err := m.slots(len(items)); err != nil {
 		return nil, err
 	}
 	keys := make([]Value, len(items))
-	var paths []Value
-	if s, ok := attribute.(string); ok && strings.Contains(s, ",") {
-		for _, part := range strings.Split(s, ",") {
-			paths = append(paths, part)
-		}
-	}
 	for i, item := range items {
 		// A sort compares each key some twenty times.
 		if err := m.charge(20 * (1 + weight(item))); err != nil {
 			return nil, err
 		}
-		if paths == nil {
-			get, err := m.getter(attribute, absent{})
-			if err != nil {
-				return nil, err
-			}
-			k, err := get(item)
-			if err != nil {
-				return nil, err
-			}
-			keys[i] = folded(k, caseSensitive)
-			continue
+		k, err := get(item)
+		if err != nil {
+			return nil, err
 		}
-		l := NewList()
-		for _, path := range paths {
-			get, err := m.getter(path, absent{})
-			if err != nil {
-				return nil, err
-			}
-			k, err := get(item)
-			if err != nil {
-				return nil, err
-			}
-			l.items = append(l.items, folded(k, caseSensitive))
-		}
-		keys[i] = l
+		keys[i] = folded(k, caseSensitive)
 	}
 	return keys, nil
 }
@@ -404,7 +395,28 @@ func sortFilter(m *machine, v Value, a args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.sorted(items, p[2], asBool(p[1], false), asBool(p[0], false))
+	// The attribute may be several with commas between them; even one is compared as a list of one.
+	paths := []Value{p[2]}
+	if s, ok := p[2].(string); ok {
+		paths = paths[:0]
+		for _, part := range strings.Split(s, ",") {
+			paths = append(paths, part)
+		}
+	}
+	rows := make([]Value, len(items))
+	for i := range rows {
+		rows[i] = NewList()
+	}
+	for _, path := range paths {
+		keys, err := m.sortKeys(items, path, asBool(p[1], false))
+		if err != nil {
+			return nil, err
+		}
+		for i, row := range rows {
+			row.(*List).items = append(row.(*List).items, keys[i])
+		}
+	}
+	return m.sortedBy(items, rows, asBool(p[0], false))
 }
 
 func (m *machine) sorted(items []Value, attribute Value, caseSensitive, reverse bool) (*List, error) {
@@ -412,6 +424,10 @@ func (m *machine) sorted(items []Value, attribute Value, caseSensitive, reverse 
 	if err != nil {
 		return nil, err
 	}
+	return m.sortedBy(items, keys, reverse)
+}
+
+func (m *machine) sortedBy(items, keys []Value, reverse bool) (*List, error) {
 	at := make([]int, len(items))
 	for i := range at {
 		at[i] = i
@@ -789,7 +805,7 @@ func indentFilter(m *machine, v Value, a args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.textOf(v)
+	s, err := asStr(v, "")
 	if err != nil {
 		return nil, err
 	}
@@ -830,8 +846,8 @@ func truncateFilter(m *machine, v Value, a args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.textOf(v)
-	if err != nil {
+	s, isText := v.(string)
+	if err := m.charge(len(s)); err != nil {
 		return nil, err
 	}
 	n, err := asInt(p[0], 255)
@@ -852,6 +868,13 @@ func truncateFilter(m *machine, v Value, a args) (Value, error) {
 	endLen := int64(utf8.RuneCountInString(end))
 	if n < endLen || leeway < 0 {
 		return nil, errorf("truncate to %d with leeway %d", n, leeway)
+	}
+	if !isText { // anything short enough goes through
+		size, err := length(v)
+		if err == nil && int64(size) > n+leeway {
+			err = errorf("truncate of a '%s' object", typeName(v))
+		}
+		return v, err
 	}
 	r := []rune(s)
 	if int64(len(r)) <= n || int64(len(r))-n <= leeway {
@@ -894,6 +917,8 @@ func intFilter(m *machine, v Value, a args) (Value, error) {
 		return truncated(f), nil
 	case *big.Int:
 		return x, nil
+	case *undefined:
+		return nil, x.err()
 	}
 	i, f, isFloat, ok := number(v)
 	switch {
@@ -939,6 +964,9 @@ func floatFilter(_ *machine, v Value, a args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u, ok := v.(*undefined); ok {
+		return nil, u.err()
+	}
 	if s, ok := v.(string); ok {
 		if f, ok := parseFloat(s); ok {
 			return f, nil
@@ -965,7 +993,13 @@ func roundFilter(_ *machine, v Value, a args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, f, _, ok := number(v)
+	_, f, isFloat, ok := number(v)
+	if b, ok := v.(bool); ok {
+		v = intOf(b)
+	}
+	if ok && n >= 0 && method == "common" && (!isFloat || isBig(v)) {
+		return v, nil
+	}
 	if !ok || isBig(v) || n < -300 || n > 300 {
 		return nil, errorf("round of a '%s' object to %d places", typeName(v), n)
 	}
@@ -1049,7 +1083,9 @@ func urlencodeFilter(m *machine, v Value, a args) (Value, error) {
 	if _, err := a.params("urlencode", 0); err != nil {
 		return nil, err
 	}
-	if _, ok := v.(string); !ok {
+	switch v.(type) {
+	case string, *undefined:
+	default:
 		if _, err := m.iterate(v); err == nil {
 			return nil, unsupported("urlencode of a '%s' object", typeName(v))
 		}

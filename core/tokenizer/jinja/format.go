@@ -77,7 +77,15 @@ func (m *machine) percent(s string, v Value) (Value, error) {
 			return nil, err
 		}
 	}
-	if _, isDict := v.(*Dict); used < len(values) && !isDict {
+	// Python takes everything with indices but a tuple or a text for a mapping, which may stay unused.
+	mapping := false
+	switch v.(type) {
+	case *Dict, *undefined:
+		mapping = true
+	case *List:
+		mapping = !isTuple
+	}
+	if used < len(values) && !mapping {
 		return nil, errorf("not all arguments converted during string formatting")
 	}
 	return b.String(), nil
@@ -354,7 +362,7 @@ func strFormat(m *machine, v Value, a args) (Value, error) {
 			i += end
 			continue
 		}
-		if err := m.add(&b, string(rune(c))[:0]+s[i:i+1]); err != nil {
+		if err := m.add(&b, s[i:i+1]); err != nil {
 			return nil, err
 		}
 	}
@@ -370,9 +378,15 @@ func (m *machine) field(f string, a args, auto *int) (string, error) {
 	}
 	var v Value
 	if n, ok := digits(f); ok || f == "" {
+		// auto counts up from 0, or is -1 once a number was written.
+		if f == "" && *auto < 0 || f != "" && *auto > 0 {
+			return "", errorf("cannot switch between manual field specification and automatic field numbering")
+		}
 		if f == "" {
 			n = int64(*auto)
 			*auto++
+		} else {
+			*auto = -1
 		}
 		if n >= int64(len(a.pos)) {
 			return "", errorf("Replacement index %d out of range for positional args tuple", n)

@@ -41,9 +41,12 @@ type lexer struct {
 	out       []token
 }
 
+// space is \s* as Python has it; it equals isSpace.
+const space = `[\s\v\p{Z}\x{85}\x{1c}-\x{1f}]*`
+
 var (
-	rawBegin = regexp.MustCompile(`^\{%[-+]?\s*raw\s*(?:-%\}\s*|%\})`)
-	rawEnd   = regexp.MustCompile(`\{%([-+]?)\s*endraw\s*(?:\+%\}|-%\}\s*|%\}\n?)`)
+	rawBegin = regexp.MustCompile(`^\{%[-+]?` + space + `raw` + space + `(?:-%\}` + space + `|%\})`)
+	rawEnd   = regexp.MustCompile(`\{%([-+]?)` + space + `endraw` + space + `(?:\+%\}|-%\}` + space + `|%\}\n?)`)
 	tagBegin = regexp.MustCompile(`\{[%{#]`)
 	floatLit = regexp.MustCompile(`^(?:\d+_)*\d+(?:(?:\.(?:\d+_)*\d+)?[eE][+-]?(?:\d+_)*\d+|\.(?:\d+_)*\d+)`)
 	intLit   = regexp.MustCompile(`^(?:0[bB](?:_?[01])+|0[oO](?:_?[0-7])+|0[xX](?:_?[0-9a-fA-F])+|[1-9](?:_?\d)*|0(?:_?0)*)`)
@@ -170,6 +173,9 @@ func (l *lexer) raw(start int) error {
 	l.lineStart = l.src[start-1] == '\n'
 	loc := rawEnd.FindStringSubmatchIndex(l.src[start:])
 	if loc == nil {
+		if start == len(l.src) { // Jinja2 lets that pass
+			return nil
+		}
 		return errorf("raw without endraw")
 	}
 	sign := byte(0)

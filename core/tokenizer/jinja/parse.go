@@ -1,6 +1,7 @@
 package jinja
 
 import (
+	"math"
 	"math/big"
 	"slices"
 	"strconv"
@@ -428,7 +429,7 @@ func (p *parser) targetName() (expr, error) {
 		return nil, err
 	}
 	switch t.text {
-	case "true", "false", "none", "True", "False", "None", "loop":
+	case "true", "false", "none", "True", "False", "None":
 		return nil, at(t.line, errorf("can't assign to %q", t.text))
 	}
 	if p.takeOp(".") {
@@ -777,7 +778,7 @@ func (p *parser) primary() (expr, error) {
 	case tokFloat:
 		p.pos++
 		f, err := strconv.ParseFloat(t.text, 64)
-		if err != nil {
+		if err != nil && !math.IsInf(f, 0) {
 			return nil, at(t.line, errorf("bad number %q", t.text))
 		}
 		return &literal{f}, nil

@@ -105,8 +105,9 @@ func (d *Dict) put(key, v Value) {
 }
 
 type (
-	noneKey  struct{}
-	tupleKey string
+	noneKey      struct{}
+	undefinedKey struct{}
+	tupleKey     string
 )
 
 // hash is a comparable form of a key: equal for equal values.
@@ -131,7 +132,7 @@ func hash(v Value) (any, error) {
 			return tupleKey(s), err
 		}
 	case *undefined:
-		return noneKey{}, v.err()
+		return undefinedKey{}, nil
 	}
 	return nil, errorf("unhashable type: '%s'", typeName(v))
 }
@@ -377,8 +378,7 @@ func number(v Value) (i int64, f float64, isFloat, ok bool) {
 	case float64:
 		return 0, v, true, true
 	case *big.Int:
-		f, _ := new(big.Float).SetInt(v).Float64()
-		return 0, f, true, true // good enough to compare; arithmetic refuses it before
+		return 0, toFloat(v), true, true // as a float; who needs it exactly looks for *big.Int first
 	}
 	return 0, 0, false, false
 }
