@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Everything `make test` does after the build: checks, tests, cross builds, and at the end a table of what was skipped
-# and why. Each step runs even if an earlier one failed, so that one run shows every problem.
+# and why. Each step runs even if an earlier one failed, so that one run shows every problem. PKGS narrows it to some
+# packages, for trying this script.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 GO=${GO:-go}
+PKGS=${PKGS:-./...}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 skips="$work/skips"
@@ -32,15 +34,19 @@ format() {
 # The kernels are compared bit for bit over many sizes, the trunk runs whole models and the acceptance tests measure
 # times: under the race detector they take ten times as long and find nothing, as their goroutines share no state that
 # other packages' tests do not exercise.
-no_race() { $GO list ./... | grep -E '/(backends|core/model|server/acceptance)(/|$)'; }
-race() { $GO list ./... | grep -vE '/(backends|core/model|server/acceptance)(/|$)'; }
+slow='/(backends|core/model|server/acceptance)(/|$)'
+plain_packages=$($GO list $PKGS | grep -E "$slow")
+race_packages=$($GO list $PKGS | grep -vE "$slow")
 
-run_tests() { # GO-TEST-ARGS...: tests with the report
-  $GO test -json -timeout 15m "$@" 2>&1 | "$work/testreport" -save "$skips"
+run_tests() { # PACKAGES GO-TEST-ARGS...: tests with the report
+  local packages=$1
+  shift
+  [ -n "$packages" ] || return 0
+  $GO test -json -count=1 -timeout 15m "$@" $packages 2>&1 | "$work/testreport" -save "$skips"
 }
 
 cross() { # OS ARCH
-  GOOS=$1 GOARCH=$2 CGO_ENABLED=0 $GO build ./... && GOOS=$1 GOARCH=$2 CGO_ENABLED=0 $GO vet ./...
+  GOOS=$1 GOARCH=$2 CGO_ENABLED=0 $GO build $PKGS && GOOS=$1 GOARCH=$2 CGO_ENABLED=0 $GO vet $PKGS
 }
 
 # generated: the committed files of the wire protocol are what the generator makes.
@@ -63,19 +69,19 @@ export PIMOE_BIN="$PWD/bin"
 unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE_MODE
 
 step "gofmt" format
-step "vet" $GO vet ./...
+step "vet" $GO vet $PKGS
 step "report" outside
 step "generated files" generated
 if [ -x server/clienttest/setup.sh ]; then
   step "client libraries" server/clienttest/setup.sh
 fi
 if command -v gcc >/dev/null 2>&1 && [ "$($GO env GOARCH)" != 386 ]; then
-  step "tests with the race detector" run_tests -race $(race)
+  step "tests with the race detector" run_tests "$race_packages" -race
 else
   skip "race detector" "no C compiler (Debian: gcc)"
-  step "tests" run_tests $(race)
+  step "tests" run_tests "$race_packages"
 fi
-step "tests of kernels, trunk and the whole" run_tests $(no_race)
+step "tests of kernels, trunk and the whole" run_tests "$plain_packages"
 step "linux/arm64" cross linux arm64
 step "darwin/arm64" cross darwin arm64
 
