@@ -27,7 +27,9 @@ type output struct {
 	first chan string // the first line on standard output; closed without one at its end
 	wg    sync.WaitGroup
 
-	mu    sync.Mutex // guards all below; held while log is called, which keeps lines in order
+	logging sync.Mutex // held while log is called; a log that blocks keeps nobody from asking how the process died
+
+	mu    sync.Mutex // guards all below
 	last  []string
 	cause string // the line with which a Go program began to die; its stack traces push it out of last
 }
@@ -59,18 +61,24 @@ func newOutput(log func(string), stdout, stderr *os.File) *output {
 }
 
 func (o *output) line(s string, keep bool) {
+	if keep {
+		o.keep(s)
+	}
+	o.logging.Lock()
+	defer o.logging.Unlock()
+	o.log(s)
+}
+
+func (o *output) keep(s string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if keep {
-		if strings.HasPrefix(s, "panic: ") || strings.HasPrefix(s, "fatal error: ") {
-			o.cause = s
-		}
-		if len(o.last) == lastLines {
-			o.last = append(o.last[:0], o.last[1:]...)
-		}
-		o.last = append(o.last, s)
+	if strings.HasPrefix(s, "panic: ") || strings.HasPrefix(s, "fatal error: ") {
+		o.cause = s
 	}
-	o.log(s)
+	if len(o.last) == lastLines {
+		o.last = append(o.last[:0], o.last[1:]...)
+	}
+	o.last = append(o.last, s)
 }
 
 func (o *output) lines() []string {

@@ -51,7 +51,7 @@ func TestBinaryFails(t *testing.T) {
 		"before the handshake": {"serve.Expert(&swiglu{})", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := mutant(t, fault[0], fault[1])
+			path := mutant(t, "expert-swiglu", fault[0], fault[1])
 			var out bytes.Buffer
 			err := sdktest.Binary(t.Context(), path, &out)
 			if err == nil {
@@ -72,9 +72,9 @@ func TestBinaryFails(t *testing.T) {
 }
 
 // mutant builds the example with a piece of its source replaced.
-func mutant(t *testing.T, from, to string) string {
+func mutant(t *testing.T, example, from, to string) string {
 	t.Helper()
-	src, err := os.ReadFile("../examples/expert-swiglu/main.go")
+	src, err := os.ReadFile(filepath.Join("../examples", example, "main.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func mutant(t *testing.T, from, to string) string {
 		t.Fatalf("the example has no %q", from)
 	}
 	s := strings.Replace(string(src), from, to, 1)
-	if !strings.Contains(s, "serve.Expert") {
+	if !strings.Contains(s, "serve.Expert") && !strings.Contains(s, "serve.Router") {
 		s = strings.Replace(s, `"github.com/pimoe/pimoe/sdk/serve"`, `_ "github.com/pimoe/pimoe/sdk/serve"`, 1)
 	}
 	// Below this folder, where internal packages and go.mod are found; testdata is invisible to "./...".
