@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -229,5 +230,49 @@ func TestMakefile(t *testing.T) {
 				t.Errorf("%s names make %s", page, m[1])
 			}
 		}
+	}
+}
+
+// TestQuotes: the messages and codes that docs/troubleshoot.md explains, and the series that docs/operations.md names,
+// are those of the program.
+func TestQuotes(t *testing.T) {
+	var source strings.Builder
+	for _, dir := range []string{"core", "server", "sdk", "plugins"} {
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if err == nil && filepath.Ext(name) == ".go" && !strings.HasSuffix(name, "_test.go") {
+				source.WriteString(read(t, name))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows := 0
+	for line := range strings.Lines(read(t, "docs/troubleshoot.md")) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 || !strings.Contains(cells[1], "`") {
+			continue
+		}
+		rows++
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {
+			for piece := range strings.SplitSeq(m[1], "...") {
+				if piece = strings.TrimSpace(piece); !strings.Contains(source.String(), piece) {
+					t.Errorf("no message says %q", piece)
+				}
+			}
+		}
+	}
+	if rows < 15 {
+		t.Errorf("only %d rows", rows)
+	}
+	series := regexp.MustCompile(`pimoe_[a-z_]+`).FindAllString(read(t, "docs/operations.md"), -1)
+	for _, name := range series {
+		if !strings.Contains(source.String(), `"`+name+`"`) {
+			t.Errorf("no series %s", name)
+		}
+	}
+	if len(series) < 15 {
+		t.Errorf("only %d series", len(series))
 	}
 }

@@ -131,11 +131,16 @@ func (a *app) keyText(inst *instance.Instance) string {
 
 // curl is a command line that asks the server for a story.
 func curl(addr, model string, chat bool, key string) string {
-	path, body := "/v1/completions", map[string]any{"model": model, "prompt": "Once upon a time", "max_tokens": 64}
+	type request struct {
+		Model     string    `json:"model"`
+		Prompt    string    `json:"prompt,omitempty"`
+		Messages  []message `json:"messages,omitempty"`
+		MaxTokens int       `json:"max_tokens"`
+	}
+	path, body := "/v1/completions", request{Model: model, Prompt: "Once upon a time", MaxTokens: 64}
 	if chat {
 		path = "/v1/chat/completions"
-		body = map[string]any{"model": model, "max_tokens": 256,
-			"messages": []message{{"user", "Tell me a story about a fox and a lamp."}}}
+		body = request{Model: model, Messages: []message{{"user", "Tell me a story about a fox and a lamp."}}, MaxTokens: 256}
 	}
 	b, err := json.Marshal(body)
 	if err != nil {
