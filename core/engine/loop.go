@@ -160,18 +160,19 @@ func (l *loop) end(s *sequence, err error) {
 	if s.watcher != nil {
 		s.watcher.stop()
 	}
-	s.stream.end(err, s.usage)
 	if err != nil {
 		l.meters.finished[outcome(err, "")].Inc()
 		l.log.Debug("request ended", "request", s.request.ID, "error", err, "completion_tokens", s.usage.CompletionTokens)
 	}
-	if !s.flying {
+	if s.flying {
+		if l.flight.alive--; l.flight.alive == 0 {
+			l.flight.cancel() // nobody waits for this step
+		}
+	} else {
 		l.drop(s)
-		return
 	}
-	if l.flight.alive--; l.flight.alive == 0 {
-		l.flight.cancel() // nobody waits for this step
-	}
+	l.publish() // who sees the end sees the figures too
+	s.stream.end(err, s.usage)
 }
 
 // drop frees the place and the pages of an ended sequence.
@@ -214,7 +215,7 @@ func (l *loop) launchStep(entries []entry) {
 		if d.After(f.deadline) {
 			f.deadline = d
 		}
-		e.s.flying, e.s.served = true, l.stats.Steps
+		e.s.flying = true
 		l.schedule(e.s, now)
 	}
 	var ctx context.Context

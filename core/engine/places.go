@@ -155,13 +155,15 @@ func (l *loop) compose() []entry {
 		}
 	}
 	if len(entries) == 0 { // none of the chosen ones found pages; the oldest always does
-		entries = l.enter(entries, ready[0], 1)
+		entries = l.enter(entries, ready[0], min(ready[0].pending(), b.tokens, b.chunk))
 	}
 	return entries
 }
 
-// enter adds a sequence to a step with as many of n tokens as pages can be had for.
+// enter adds a sequence to a step with as many of n tokens as pages can be had for. One that finds none has had its
+// turn, so that it does not keep others from theirs.
 func (l *loop) enter(entries []entry, s *sequence, n int) []entry {
+	s.served = l.stats.Steps + 1
 	n = l.secure(s, n)
 	if n == 0 {
 		return entries

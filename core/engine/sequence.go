@@ -30,14 +30,14 @@ type sequence struct {
 	chain    uint64
 	broken   bool // the chain can't be continued
 
-	known     bool // has arrived at the loop
-	running   bool // has a place
-	flying    bool // is in the step under way
-	over      bool // its stream has ended; resources go as soon as it does not fly
-	started   bool // was scheduled at least once
-	preempted bool // was sent back at least once
-	parked    bool // its reader lagged since the last token
-	served    uint64
+	known     bool   // has arrived at the loop
+	running   bool   // has a place
+	flying    bool   // is in the step under way
+	over      bool   // its stream has ended; resources go as soon as it does not fly
+	started   bool   // was scheduled at least once
+	preempted bool   // was sent back at least once
+	parked    bool   // its reader lagged since the last token
+	served    uint64 // the last step in which it had its turn
 
 	submitted, last time.Time
 	usage           Usage

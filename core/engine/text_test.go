@@ -93,3 +93,14 @@ func TestStopsSplit(t *testing.T) {
 		}
 	}
 }
+
+// What the decoder still held at the end may complete a stop string too.
+func TestStopAtTheEnd(t *testing.T) {
+	x := &text{decoder: &syllables{}, stops: stops{strings: []string{"b\uFFFD"}}}
+	shown, _ := x.push(1) // "ab"
+	x.push(6)             // half a character
+	tail, stopped := x.close()
+	if shown+tail != "a" || !stopped {
+		t.Errorf("got %q, %v, want \"a\" and a stop", shown+tail, stopped)
+	}
+}
