@@ -38,16 +38,17 @@ func quote(s string) string {
 	return string(b)
 }
 
-// Greedy answers of both routes are the reference's, whole and as a stream, by text and by ids.
+// Greedy answers of both routes are the reference's, whole and as a stream, by text and by ids. The first tokens are
+// enough here: server/acceptance holds all of them, and the race detector makes each one dear.
 func TestGreedyEqualsReference(t *testing.T) {
 	r := serve(t, nil, nil)
 	for i, p := range golden(t).Prompts {
-		n := len(p.GreedyIDs)
-		want := openShared(t).Tokenizer.Decode(p.GreedyIDs, true)
-		if p.FirstEOS != nil {
-			n = *p.FirstEOS + 1
-			want = openShared(t).Tokenizer.Decode(p.GreedyIDs[:*p.FirstEOS], true)
+		n := min(len(p.GreedyIDs), 12)
+		shown := n
+		if p.FirstEOS != nil && *p.FirstEOS < n {
+			n, shown = *p.FirstEOS+1, *p.FirstEOS
 		}
+		want := openShared(t).Tokenizer.Decode(p.GreedyIDs[:shown], true)
 		path, input, text := "/v1/completions", `"prompt":`+quote(p.Text), func(v any) any { return at(t, v, "choices", 0, "text") }
 		if p.Kind == "chat" {
 			path, input = "/v1/chat/completions", `"messages":`+string(p.Messages)

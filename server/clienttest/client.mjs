@@ -1,0 +1,67 @@
+// Holds a PiMoE server against OpenAI's own client for JavaScript. Prints one line a check; any failure ends it.
+import { createRequire } from "node:module";
+
+const require = createRequire(process.env.PIMOE_CLIENTS + "/");
+const { OpenAI } = require("openai");
+const baseURL = process.env.PIMOE_URL, apiKey = process.env.PIMOE_KEY, model = "pimoe-tiny";
+const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 60_000 });
+const messages = [{ role: "user", content: "Tell me a story about a fox and a lamp." }];
+
+function check(name, ok, detail) {
+  if (!ok) {
+    console.log("FAILED", name, JSON.stringify(detail));
+    process.exit(1);
+  }
+  console.log("ok", name);
+}
+
+async function fails(name, kind, promise, want) {
+  try {
+    await promise;
+  } catch (e) {
+    check(name, e instanceof kind && Object.entries(want).every(([k, v]) => e[k] === v), { name: e.constructor.name, status: e.status, code: e.code, param: e.param, message: e.message });
+    return e;
+  }
+  check(name, false, "no error");
+}
+
+const listed = [];
+for await (const m of client.models.list()) listed.push(m.id);
+check("models.list", listed.length === 1 && listed[0] === model, listed);
+check("models.retrieve", (await client.models.retrieve(model)).object === "model");
+
+const prompt = "Once upon a time, a little";
+const text = await client.completions.create({ model, prompt, max_tokens: 12, seed: 3 });
+check("completions", text.object === "text_completion" && text.choices[0].finish_reason === "length" && text.usage.completion_tokens === 12, text);
+let streamed = "";
+for await (const c of await client.completions.create({ model, prompt, max_tokens: 12, seed: 3, stream: true })) streamed += c.choices[0].text;
+check("completions stream", streamed === text.choices[0].text, streamed);
+
+const chat = await client.chat.completions.create({ model, messages, max_completion_tokens: 16, temperature: 0, logprobs: true, top_logprobs: 2 });
+const answer = chat.choices[0].message.content;
+check("chat", answer && chat.choices[0].message.role === "assistant" && chat.choices[0].logprobs.content.map((t) => t.token).join("") === answer, chat);
+let usage, joined = "", roles = 0;
+for await (const c of await client.chat.completions.create({ model, messages, max_tokens: 16, temperature: 0, stream: true, stream_options: { include_usage: true } })) {
+  if (c.choices[0]?.delta.role) roles++;
+  joined += c.choices[0]?.delta.content ?? "";
+  usage = c.usage ?? usage;
+}
+check("chat stream", joined === answer && roles === 1 && usage.completion_tokens === 16, { joined, roles, usage });
+const runner = client.chat.completions.stream({ model, messages, max_tokens: 16, temperature: 0 });
+check("chat stream helper", (await runner.finalChatCompletion()).choices[0].message.content === answer);
+const two = await client.chat.completions.create({ model, messages: [...messages, chat.choices[0].message, { role: "user", content: "And then?" }], max_tokens: 2, n: 2, seed: 1 });
+check("chat with its own answer", two.choices.length === 2 && two.choices[1].index === 1, two);
+
+const aborting = await client.chat.completions.create({ model, messages, max_tokens: 200, stream: true, ignore_eos: true });
+for await (const _ of aborting) break; // leaves the loop: the client aborts the request
+check("abort", aborting.controller.signal.aborted);
+
+const bad = (extra) => client.chat.completions.create({ model, messages, ...extra });
+await fails("bad value", OpenAI.BadRequestError, bad({ temperature: 3 }), { status: 400, param: "temperature", code: "invalid_value", type: "invalid_request_error" });
+await fails("no effect", OpenAI.BadRequestError, bad({ response_format: { type: "json_object" } }), { param: "response_format", code: "unsupported_value" });
+await fails("unknown field", OpenAI.BadRequestError, bad({ colour: 1 }), { param: "colour" });
+const e = await fails("unknown model", OpenAI.NotFoundError, bad({ model: "nope" }), { code: "model_not_found" });
+check("error has the request id", e.requestID && e.error.request_id === e.requestID, e.error);
+const other = new OpenAI({ baseURL, apiKey: "sk-wrong", maxRetries: 0 });
+await fails("wrong key", OpenAI.AuthenticationError, other.models.list(), { status: 401, code: "invalid_api_key" });
+console.log("done");

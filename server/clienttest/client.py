@@ -1,0 +1,130 @@
+"""Holds a PiMoE server against OpenAI's own client for Python. Prints one line a check; any failure ends it."""
+
+import asyncio
+import os
+import typing
+
+import openai
+from openai.types.chat import completion_create_params as chat_params
+from openai.types import completion_create_params as text_params
+
+BASE, KEY, MODEL = os.environ["PIMOE_URL"], os.environ["PIMOE_KEY"], "pimoe-tiny"
+client = openai.OpenAI(base_url=BASE, api_key=KEY, max_retries=0, timeout=60)
+FOX = [{"role": "user", "content": "Tell me a story about a fox and a lamp."}]
+
+
+def check(name, ok, detail=""):
+    if not ok:
+        raise SystemExit(f"FAILED {name}: {detail}")
+    print("ok", name)
+
+
+def fails(name, kind, call, **want):
+    try:
+        call()
+    except kind as e:
+        for field, value in want.items():
+            check(f"{name} ({field})", getattr(e, field) == value, f"{getattr(e, field)!r}, want {value!r}: {e}")
+        return e
+    raise SystemExit(f"FAILED {name}: no {kind.__name__}")
+
+
+def models():
+    listed = client.models.list()
+    check("models.list", [m.id for m in listed] == [MODEL], listed)
+    m = client.models.retrieve(MODEL)
+    check("models.retrieve", m.object == "model" and m.owned_by == "pimoe" and m.created > 0, m)
+    fails("models.retrieve of another", openai.NotFoundError, lambda: client.models.retrieve("gpt-4"), code="model_not_found", param="model")
+
+
+def completions():
+    a = client.completions.create(model=MODEL, prompt="Once upon a time, a little", max_tokens=12, seed=3, n=2)
+    b = client.completions.create(model=MODEL, prompt="Once upon a time, a little", max_tokens=12, seed=3, n=2, best_of=2)
+    check("completions seed", [c.text for c in a.choices] == [c.text for c in b.choices], (a, b))
+    check("completions ids", a.id != b.id and a.object == "text_completion", a)
+    check("completions usage", a.usage.total_tokens == a.usage.prompt_tokens + a.usage.completion_tokens, a.usage)
+    check("completions fingerprint", a.system_fingerprint == b.system_fingerprint and a.system_fingerprint.startswith("pimoe-"), a)
+    c = client.completions.create(model=MODEL, prompt=["Once upon", "The dog"], max_tokens=4, temperature=0, logprobs=3, echo=True)
+    check("completions echo", c.choices[1].text.startswith("The dog") and c.choices[1].index == 1, c)
+    lp = c.choices[0].logprobs
+    check("completions logprobs", lp.token_logprobs[0] is None and "".join(lp.tokens) == c.choices[0].text and len(lp.top_logprobs[-1]) in (3, 4), lp)
+    pieces = list(client.completions.create(model=MODEL, prompt="Once upon a time, a little", max_tokens=12, seed=3, stream=True, stream_options={"include_usage": True}))
+    check("completions stream", "".join(p.choices[0].text for p in pieces if p.choices) == a.choices[0].text, pieces)
+    check("completions stream usage", pieces[-1].usage.completion_tokens == 12 and not pieces[-1].choices, pieces[-1])
+    ids = client.completions.create(model=MODEL, prompt=[[100, 101], [102]], max_tokens=1)
+    check("completions of ids", ids.usage.prompt_tokens == 3, ids.usage)
+
+
+def chat():
+    a = client.chat.completions.create(model=MODEL, messages=FOX, max_completion_tokens=16, temperature=0, logprobs=True, top_logprobs=2)
+    m = a.choices[0].message
+    check("chat", m.role == "assistant" and m.content and m.refusal is None and a.choices[0].finish_reason == "length", a)
+    check("chat logprobs", "".join(t.token for t in a.choices[0].logprobs.content) == m.content and len(a.choices[0].logprobs.content[0].top_logprobs) == 2, a)
+    check("chat bytes", bytes(a.choices[0].logprobs.content[0].bytes).decode() == a.choices[0].logprobs.content[0].token, a)
+    again = client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=16, temperature=0)
+    check("chat cached tokens", again.usage.prompt_tokens_details.cached_tokens > 0, again.usage)
+    text, finish = "", None
+    with client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=16, temperature=0, stream=True) as s:
+        for chunk in s:
+            text += chunk.choices[0].delta.content or ""
+            finish = chunk.choices[0].finish_reason or finish
+    check("chat stream", text == m.content and finish == "length", (text, finish))
+    first = m.content.split()[0]  # the helper takes an answer only if it is not cut by the length
+    with client.chat.completions.stream(model=MODEL, messages=FOX, max_tokens=16, temperature=0, stop=m.content.split()[2]) as s:
+        final = s.get_final_completion()
+    check("chat stream helper", final.choices[0].message.content.startswith(first), final)
+    turn = FOX + [m.model_dump(), {"role": "user", "content": [{"type": "text", "text": "And then?"}]}]
+    check("chat with its own answer", client.chat.completions.create(model=MODEL, messages=turn, max_tokens=2).choices, "")
+    stop = m.content.split()[2]
+    s = client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=16, temperature=0, stop=[stop])
+    check("chat stop", s.choices[0].finish_reason == "stop" and stop not in s.choices[0].message.content, s)
+    x = client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=4, extra_body={"top_k": 1, "min_p": 0.1, "repetition_penalty": 1.1, "ignore_eos": True, "chat_template_kwargs": {}})
+    check("chat extensions", x.usage.completion_tokens == 4, x)
+    raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=FOX, max_tokens=1, extra_headers={"x-request-id": "py-1"})
+    check("chat request id", raw.headers["x-request-id"] == "py-1" and raw.headers["pimoe-status"] == "exact", dict(raw.headers))
+
+
+def documented_fields():
+    """Every field that this version of the client knows is taken at null."""
+    for name, params, call, given in [
+        ("chat", chat_params.CompletionCreateParamsBase, client.chat.completions.create, {"messages": FOX}),
+        ("completions", text_params.CompletionCreateParamsBase, client.completions.create, {"prompt": "Once"}),
+    ]:
+        known = set(typing.get_type_hints(params)) | {"stream"}
+        fields = sorted(known - {"model", "messages", "prompt"})
+        call(model=MODEL, max_tokens=1, extra_body={f: None for f in fields if f != "max_tokens"}, **given)
+        check(f"{name}: {len(fields)} documented fields", True)
+
+
+def errors():
+    create = client.chat.completions.create
+    fails("bad value", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, temperature=3), param="temperature", code="invalid_value", status_code=400)
+    fails("no effect", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, tools=[{"type": "function", "function": {"name": "f"}}]), param="tools")
+    fails("unknown field", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, extra_body={"colour": 1}), param="colour", code="unknown_parameter")
+    fails("too long", openai.BadRequestError, lambda: create(model=MODEL, messages=[{"role": "user", "content": "fox " * 4000}]), code="context_length_exceeded", param="messages")
+    e = fails("unknown model", openai.NotFoundError, lambda: create(model="nope", messages=FOX), code="model_not_found", type="invalid_request_error")
+    check("error has the request id", e.request_id and e.body["request_id"] == e.request_id, e.body)
+    other = openai.OpenAI(base_url=BASE, api_key="sk-wrong", max_retries=0)
+    fails("wrong key", openai.AuthenticationError, lambda: other.models.list(), code="invalid_api_key", status_code=401)
+    fails("bad stream", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, n=0, stream=True), param="n")
+
+
+async def asynchronous():
+    a = openai.AsyncOpenAI(base_url=BASE, api_key=KEY, max_retries=0)
+
+    async def one(i):
+        text = ""
+        async for c in await a.completions.create(model=MODEL, prompt="Once upon a time", seed=i, max_tokens=8, stream=True):
+            text += c.choices[0].text
+        return text
+
+    texts = await asyncio.gather(*(one(i) for i in range(8)))
+    check("eight streams at once", texts == [await one(i) for i in range(8)], texts)
+    await a.close()
+
+
+print("openai", openai.__version__)
+for part in (models, completions, chat, documented_fields, errors):
+    part()
+asyncio.run(asynchronous())
+print("done")

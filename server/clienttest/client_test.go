@@ -1,0 +1,98 @@
+package clienttest
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/coretest"
+	"github.com/pimoe/pimoe/plugins/experts/ffn"
+	modelrouter "github.com/pimoe/pimoe/plugins/routers/model"
+	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/router"
+	"github.com/pimoe/pimoe/server"
+	"github.com/pimoe/pimoe/server/instance"
+)
+
+const key = "sk-clienttest"
+
+// TestOfficialClients runs each client's program against one server with the embedded model.
+func TestOfficialClients(t *testing.T) {
+	cache := filepath.Join(coretest.Repo(t), ".cache", "clients")
+	url := ""
+	for name, c := range map[string]struct{ installed, program, script string }{
+		"python":     {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "client.py"},
+		"javascript": {filepath.Join(cache, "node.stamp"), "node", "client.mjs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := os.Stat(c.installed); errors.Is(err, os.ErrNotExist) {
+				t.Skip("the client is not installed: run server/clienttest/setup.sh (make test does)")
+			}
+			if url == "" {
+				url = serve(t)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, c.program, c.script)
+			cmd.Env = append(os.Environ(), "PIMOE_URL="+url+"/v1", "PIMOE_KEY="+key, "PIMOE_CLIENTS="+cache, "NO_PROXY=127.0.0.1", "no_proxy=127.0.0.1")
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), "done") {
+				t.Fatalf("%s: %v\n%s", c.script, err, out)
+			}
+			t.Logf("%s", out)
+		})
+	}
+}
+
+// serve runs a server until the test of the whole package ends.
+func serve(t *testing.T) string {
+	t.Helper()
+	cfg := config.Default()
+	home, err := os.MkdirTemp("", "pimoe-clienttest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Home, cfg.APIKey = home, key
+	cfg.Experts.Isolation = "inproc"
+	cfg.Server.Addr, cfg.Server.AdminAddr = "127.0.0.1:0", "off"
+	log := slog.New(slog.DiscardHandler)
+	inst, err := instance.Open(context.Background(), instance.Options{Config: cfg, Log: log, Builtin: instance.Builtin{
+		Expert: func(string) (expert.Expert, error) { return ffn.New(cpu.New(), ffn.Options{}), nil },
+		Router: func(string) (router.Router, error) { return modelrouter.New(), nil },
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.New(inst, cfg, log)
+	if err != nil {
+		t.Fatal(errors.Join(err, inst.Close()))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	cleanup = func() error {
+		cancel()
+		return errors.Join(<-done, inst.Close(), os.RemoveAll(home))
+	}
+	return "http://" + s.Addr()
+}
+
+// cleanup ends the server; subtests share it, so it outlives the one that started it.
+var cleanup = func() error { return nil }
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if err := cleanup(); err != nil {
+		slog.Error("close the server", "error", err)
+		code = 1
+	}
+	os.Exit(code)
+}
