@@ -50,7 +50,7 @@ type Options struct {
 	Trunk     *model.Trunk
 	Block     moe.Block // the routed experts
 	Tokenizer *tokenizer.Tokenizer
-	Limits    config.Limits // zero fields have their defaults
+	Limits    config.Limits // zero fields have their defaults, but no queued requests are none
 
 	// Cache is the cache's shape. Pages 0 = as many as MemoryBytes hold; PageTokens 0 = 16; no DType = F32.
 	Cache model.CacheSpec

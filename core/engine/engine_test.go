@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 	"go.uber.org/goleak"
@@ -657,6 +658,58 @@ func TestCancelledBeforeArrival(t *testing.T) {
 	}
 }
 
+func TestLogprobs(t *testing.T) {
+	f := newFake(64, 4)
+	e := launchTest(t, f, testSetup(f))
+	r := plain("", prompt("p", 7), 4)
+	r.Logprobs = 3
+	ids := slices.Clone(r.Prompt)
+	for _, tok := range ask(t, e, r).tokens {
+		row := fakeRow(ids)
+		want := sampler.TopLogprobs(row, 3)
+		if len(tok.Top) != 3 || tok.Logprob != sampler.Logprob(row, tok.ID) {
+			t.Fatalf("%+v: want the log-probability %v and three alternatives", tok, sampler.Logprob(row, tok.ID))
+		}
+		for i, top := range tok.Top {
+			if top != TopLogprob(want[i]) {
+				t.Errorf("alternative %d: %+v, want %+v", i, top, want[i])
+			}
+		}
+		ids = append(ids, tok.ID)
+	}
+	r.Logprobs = -1
+	if tok := ask(t, e, r).tokens[0]; tok.Logprob != 0 || tok.Top != nil {
+		t.Errorf("%+v has log-probabilities that nobody asked for", tok)
+	}
+}
+
+// The series say what happened.
+func TestMetrics(t *testing.T) {
+	f := newFake(64, 4)
+	s := testSetup(f)
+	p := prompt("metrics", 9)
+	s.eos = oracle(p, 1)
+	e := launchTest(t, f, s)
+	ask(t, e, plain("", p, 5))
+	again := plain("", p, 5)
+	again.IgnoreEOS = false
+	ask(t, e, again) // reuses two pages and stops before its first token
+	var b strings.Builder
+	s.metrics.Write(&b)
+	for _, want := range []string{
+		"pimoe_prompt_tokens_total 18", "pimoe_cached_tokens_total 8", "pimoe_completion_tokens_total 5",
+		"pimoe_engine_steps_total 6", "pimoe_engine_preemptions_total 0",
+		`pimoe_engine_finished_total{reason="length"} 1`, `pimoe_engine_finished_total{reason="stop"} 1`,
+		"pimoe_engine_running 0", "pimoe_engine_queued 0", `pimoe_engine_pages{state="used"} 0`,
+		"pimoe_time_to_first_token_seconds_count 2", "pimoe_inter_token_seconds_count 4", "pimoe_queue_seconds_count 2",
+		"pimoe_engine_step_seconds_count 6", "pimoe_engine_batch_sequences_count 6", "pimoe_engine_batch_tokens_sum 14",
+	} {
+		if !strings.Contains(b.String(), want+"\n") {
+			t.Errorf("%q is missing", want)
+		}
+	}
+}
+
 func TestHidden(t *testing.T) {
 	f := newFake(8, 4)
 	e := launchTest(t, f, testSetup(f))
@@ -721,8 +774,11 @@ func randomRequest(t *testing.T, e *Engine, r *rand.Rand, i int) bool {
 		p = slices.Repeat([]int32{1, 2, 3, 4}, 1+len(p)/4)
 	}
 	n := 1 + r.IntN(60)
-	ids := oracle(p, n)
 	req := plain(fmt.Sprint(i), p, n)
+	if r.IntN(2) == 0 {
+		req.Sampling = sampler.Params{Temperature: 0.9, TopP: 0.95, FrequencyPenalty: 0.5, RepetitionPenalty: 1.1, Seed: uint64(i), Seeded: true}
+	}
+	ids := sampled(p, n, req.Sampling)
 	req.Tenant = fmt.Sprint(r.IntN(2))
 	req.NoReuse = r.IntN(8) == 0
 	ctx, cancel := context.WithCancel(t.Context())

@@ -177,23 +177,22 @@ func fakeLogits(state uint64, row []float32) {
 }
 
 // oracle continues a prompt greedily without any cache.
-func oracle(prompt []int32, n int) []int32 {
+func oracle(prompt []int32, n int) []int32 { return sampled(prompt, n, sampler.Params{}) }
+
+// sampled is oracle with sampling.
+func sampled(prompt []int32, n int, p sampler.Params) []int32 {
 	state := uint64(0)
 	for p, t := range prompt {
 		state = fold(state, cell{t, int32(p)})
 	}
 	var out []int32
 	row := make([]float32, fakeVocab)
+	choose := sampler.New(p, prompt)
 	for len(out) < n {
 		fakeLogits(state, row)
-		best := 0
-		for i, v := range row {
-			if v > row[best] {
-				best = i
-			}
-		}
-		out = append(out, int32(best))
-		state = fold(state, cell{int32(best), int32(len(prompt) + len(out) - 1)})
+		id := choose.Next(row)
+		out = append(out, id)
+		state = fold(state, cell{id, int32(len(prompt) + len(out) - 1)})
 	}
 	return out
 }
