@@ -225,6 +225,15 @@ func (p *Process) reap(stdout, stderr *os.File) {
 	close(p.drained)
 }
 
+func (p *Process) hasExited() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 // dead is the error of a call on an ended process.
 func (p *Process) dead() error { return &DeadError{Process: p, Death: p.deathNow()} }
 
@@ -265,22 +274,20 @@ func (l *link) failure(ctx context.Context, err error) error {
 		return wire.FromContext(err)
 	}
 	p := l.process
-	if errors.Is(err, plane.ErrClosed) || errors.Is(err, sdk.ErrUnavailable) || errors.Is(err, context.Canceled) {
-		// The connection's end may be seen before the process's.
+	if errors.Is(err, context.Canceled) && p.hasExited() { // cancelled because of it
+		return p.dead()
+	}
+	if errors.Is(err, plane.ErrClosed) || errors.Is(err, sdk.ErrUnavailable) {
+		// The connection's end is often seen before the process's.
 		wait := time.NewTimer(250 * time.Millisecond)
 		defer wait.Stop()
 		select {
 		case <-p.exited:
-			return p.dead()
-		default:
+		case <-ctx.Done():
+		case <-wait.C:
 		}
-		if !errors.Is(err, context.Canceled) {
-			select {
-			case <-p.exited:
-				return p.dead()
-			case <-wait.C:
-			case <-ctx.Done():
-			}
+		if p.hasExited() {
+			return p.dead()
 		}
 	}
 	if errors.Is(err, plane.ErrClosed) {

@@ -51,22 +51,25 @@ func peerPID(c *net.UnixConn) (int, error) {
 // oom watches the kernel's count of processes that it killed for memory. The count is the whole machine's, so a rise
 // shortly before a SIGKILL is a good guess and no proof.
 type oom struct {
-	mu     sync.Mutex // guards all below
+	count func() uint64
+	now   func() time.Time
+
+	mu     sync.Mutex // guards recent
 	recent [2]struct {
 		at    time.Time
 		count uint64
 	}
 }
 
-var theOOM oom
+var theOOM = oom{count: oomKills, now: time.Now}
 
 // look notes the count, at most once a second.
 func (o *oom) look() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if now := time.Now(); now.Sub(o.recent[1].at) > time.Second {
+	if now := o.now(); now.Sub(o.recent[1].at) > time.Second {
 		o.recent[0] = o.recent[1]
-		o.recent[1].at, o.recent[1].count = now, oomKills()
+		o.recent[1].at, o.recent[1].count = now, o.count()
 	}
 }
 
@@ -78,7 +81,7 @@ func (o *oom) rose() bool {
 	if before.at.IsZero() {
 		before = o.recent[1]
 	}
-	return !before.at.IsZero() && oomKills() > before.count
+	return !before.at.IsZero() && o.count() > before.count
 }
 
 func oomKills() uint64 {

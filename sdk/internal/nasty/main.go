@@ -260,6 +260,15 @@ func (n *nasty) Forward(ctx context.Context, c *expert.Call) error {
 	case "work": // as much as a small expert does
 		for began := time.Now(); time.Since(began) < 100*time.Microsecond; {
 		}
+	case "eat":
+		var kept [][]byte
+		for {
+			b := make([]byte, 1<<20)
+			for i := 0; i < len(b); i += 4096 {
+				b[i] = 1
+			}
+			kept = append(kept, b)
+		}
 	case "late":
 		if c.X.Row(0)[0] == 0 { // such calls answer long after anybody waits
 			time.Sleep(300 * time.Millisecond)
