@@ -80,7 +80,7 @@ func (m *machine) statement(n node, s *scope) error {
 		}
 		return at(n.line, err)
 	case *macroStmt:
-		s.vars[n.m.name] = m.macro(n.m, s)
+		s.set(n.m.name, m.macro(n.m, s))
 		return nil
 	case *callBlock:
 		return at(n.line, m.callStatement(n, s))
@@ -132,7 +132,7 @@ func (m *machine) ifStatement(n *ifStmt, s *scope) error {
 func (m *machine) assign(target expr, v Value, s *scope) error {
 	switch t := target.(type) {
 	case *name:
-		s.vars[t.name] = v
+		s.set(t.name, v)
 		return nil
 	case *attr:
 		of, err := m.eval(t.of, s)
@@ -279,7 +279,7 @@ func (m *machine) forStatement(n *forStmt, s *scope, items []Value, depth int) e
 		if err := m.assign(n.target, item, inner); err != nil {
 			return err
 		}
-		inner.vars["loop"] = l
+		inner.set("loop", l)
 		err := m.block(n.body, inner)
 		if errors.Is(err, errBreak) {
 			return nil
@@ -332,25 +332,26 @@ func (m *machine) macroArgs(def *macro, a args, s *scope) error {
 	given := map[string]bool{}
 	for i, v := range a.pos {
 		if i < len(def.params) {
-			s.vars[def.params[i]] = v
+			s.set(def.params[i], v)
 			given[def.params[i]] = true
 		} else if !def.varargs {
 			return errorf("macro '%s' takes not more than %d argument(s)", def.name, len(def.params))
 		}
 	}
 	if def.varargs {
-		s.vars["varargs"] = &List{items: a.pos[min(len(def.params), len(a.pos)):], tuple: true}
+		s.set("varargs", &List{items: a.pos[min(len(def.params), len(a.pos)):], tuple: true})
 	}
 	more := NewDict()
 	for _, k := range a.kw {
 		switch {
 		case k.name == "caller":
-			s.vars["caller"] = k.value
+			s.set("caller", k.value)
 		case contains(def.params, k.name):
 			if given[k.name] {
 				return errorf("macro '%s' got multiple values for argument '%s'", def.name, k.name)
 			}
-			s.vars[k.name], given[k.name] = k.value, true
+			s.set(k.name, k.value)
+			given[k.name] = true
 		case def.kwargs:
 			more.Set(k.name, k.value)
 		default:
@@ -358,10 +359,10 @@ func (m *machine) macroArgs(def *macro, a args, s *scope) error {
 		}
 	}
 	if def.kwargs {
-		s.vars["kwargs"] = more
+		s.set("kwargs", more)
 	}
-	if _, ok := s.vars["caller"]; def.caller && !ok {
-		s.vars["caller"] = undef("No caller defined")
+	if _, ok := s.own("caller"); def.caller && !ok {
+		s.set("caller", undef("No caller defined"))
 	}
 	for i, p := range def.params {
 		if given[p] {
@@ -369,14 +370,14 @@ func (m *machine) macroArgs(def *macro, a args, s *scope) error {
 		}
 		d := i - (len(def.params) - len(def.defaults))
 		if d < 0 {
-			s.vars[p] = undef("parameter '%s' was not provided", p)
+			s.set(p, undef("parameter '%s' was not provided", p))
 			continue
 		}
 		v, err := m.eval(def.defaults[d], s)
 		if err != nil {
 			return err
 		}
-		s.vars[p] = v
+		s.set(p, v)
 	}
 	return nil
 }

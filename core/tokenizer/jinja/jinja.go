@@ -60,10 +60,9 @@ func (t *Template) Render(ctx context.Context, vars map[string]Value, now time.T
 	ctx, cancel := context.WithTimeout(ctx, MaxTime)
 	defer cancel()
 	m := &machine{ctx: ctx, now: now}
-	globals := &scope{vars: globalVars}
-	top := &scope{vars: make(map[string]Value, len(vars)), parent: globals}
+	top := newScope(&scope{many: globalVars})
 	for k, v := range vars {
-		top.vars[k] = v
+		top.set(k, v)
 	}
 	var out strings.Builder
 	m.out = &out
@@ -77,17 +76,56 @@ func (t *Template) Render(ctx context.Context, vars map[string]Value, now time.T
 	return out.String(), nil
 }
 
-// scope is one level of variables.
+// scope is one level of variables. Most have a handful, which a short list holds best; loops make one for each turn.
 type scope struct {
-	vars   map[string]Value
+	few    []namedValue
+	many   map[string]Value // instead of few, from fewVars on
 	parent *scope
 }
 
-func newScope(parent *scope) *scope { return &scope{vars: map[string]Value{}, parent: parent} }
+const fewVars = 12
+
+func newScope(parent *scope) *scope { return &scope{few: make([]namedValue, 0, 4), parent: parent} }
+
+func (s *scope) set(name string, v Value) {
+	if s.many != nil {
+		s.many[name] = v
+		return
+	}
+	for i := range s.few {
+		if s.few[i].name == name {
+			s.few[i].value = v
+			return
+		}
+	}
+	if len(s.few) < fewVars {
+		s.few = append(s.few, namedValue{name, v})
+		return
+	}
+	s.many = make(map[string]Value, 2*fewVars)
+	for _, x := range s.few {
+		s.many[x.name] = x.value
+	}
+	s.many[name], s.few = v, nil
+}
+
+// own looks at this level only.
+func (s *scope) own(name string) (Value, bool) {
+	if s.many != nil {
+		v, ok := s.many[name]
+		return v, ok
+	}
+	for i := range s.few {
+		if s.few[i].name == name {
+			return s.few[i].value, true
+		}
+	}
+	return nil, false
+}
 
 func (s *scope) lookup(name string) (Value, bool) {
 	for ; s != nil; s = s.parent {
-		if v, ok := s.vars[name]; ok {
+		if v, ok := s.own(name); ok {
 			return v, true
 		}
 	}
