@@ -61,8 +61,7 @@ func (s *Server) faultOf(err error) *fault {
 	if errors.As(err, &shape) {
 		return faultOfShape(shape)
 	}
-	var down *host.UnavailableError
-	if errors.As(err, &down) && !errors.Is(err, sdk.ErrDeadline) {
+	if down := s.down(err); down != nil {
 		return &fault{status: http.StatusServiceUnavailable, code: "expert_unavailable", message: down.Error(), retry: true}
 	}
 	for _, c := range classes {
@@ -79,6 +78,19 @@ func (s *Server) faultOf(err error) *fault {
 		return f
 	}
 	return &fault{status: http.StatusInternalServerError, code: "internal_error", message: "an internal error; its cause is in the server's log under this request id"}
+}
+
+// down is what was missing for an answer: what the error names, or, for a request whose time ran out, what the host
+// lacks at this moment, which is what the request has waited for.
+func (s *Server) down(err error) *host.UnavailableError {
+	var down *host.UnavailableError
+	if errors.As(err, &down) {
+		return down
+	}
+	if errors.Is(err, sdk.ErrDeadline) || errors.Is(err, context.DeadlineExceeded) {
+		errors.As(s.service.ready(), &down)
+	}
+	return down
 }
 
 func faultOfShape(e *strictjson.Error) *fault {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
@@ -152,14 +154,20 @@ func TestErrorClasses(t *testing.T) {
 }
 
 func TestPanicEndsOneRequest(t *testing.T) {
-	f := &fakeEngine{script: fails(0, nil), hidden: func(tensor.Matrix) (tensor.Matrix, error) { panic("a bug in " + t.Name()) }}
+	f := &fakeEngine{script: func(context.Context, int) (engine.Token, error) { panic("a bug in a stream") }, hidden: func(tensor.Matrix) (tensor.Matrix, error) { panic("a bug in " + t.Name()) }}
 	r := serve(t, fakeService(f), nil)
 	a := r.post(processPath, `{"input_tensor":[[[1,2]]]}`)
 	if a.status != 500 || a.json(t)["code"] != "internal_error" || strings.Contains(string(a.body), "bug") {
 		t.Errorf("panic: %d %s", a.status, a.body)
 	}
+	if a := r.post("/v1/completions", whole); a.status != 500 || strings.Contains(string(a.body), "bug") {
+		t.Errorf("panic of a reader: %d %s", a.status, a.body)
+	}
+	if events := r.sse("/v1/completions", streaming); len(events) != 2 || !strings.Contains(events[0], "internal_error") {
+		t.Errorf("panic in a stream: %q", events)
+	}
 	if a := r.get("/livez"); a.status != http.StatusOK {
-		t.Errorf("after the panic: %d", a.status)
+		t.Errorf("after the panics: %d", a.status)
 	}
 	if !strings.Contains(r.log.String(), "a bug in") {
 		t.Error("the log lacks the panic")
@@ -181,6 +189,19 @@ func TestDeadline(t *testing.T) {
 	events := r.sse("/v1/completions", `{"model":"fake","prompt":"abc","stream":true}`)
 	if n := len(events); n != 3 || !strings.Contains(events[1], "deadline_exceeded") {
 		t.Errorf("stream beyond its deadline: %q", events)
+	}
+}
+
+// A request whose time runs out while it waits for a restart is told what it has waited for.
+func TestDeadlineWhileAnExpertIsDown(t *testing.T) {
+	svc := fakeService(&fakeEngine{script: hangs(1)})
+	svc.ready = func() error {
+		return &host.UnavailableError{What: "expert group e5", Cause: "its process can't be started: permission denied"}
+	}
+	r := serve(t, svc, nil)
+	a := r.post("/v1/completions", whole, "X-Request-Timeout", "50ms")
+	if e := a.json(t)["error"]; a.status != 503 || at(t, e, "code") != "expert_unavailable" || at(t, e, "message") != "expert group e5 is unavailable: its process can't be started: permission denied" {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -139,8 +140,13 @@ func (g *generation) run(ctx context.Context, emit func(openai.Choice) error, id
 	return nil
 }
 
-// read turns one engine stream into pieces.
-func (g *generation) read(ctx context.Context, c *choice, out chan<- openai.Choice) error {
+// read turns one engine stream into pieces. It runs on a goroutine of its own, so a panic becomes an error here.
+func (g *generation) read(ctx context.Context, c *choice, out chan<- openai.Choice) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
 	for {
 		t, err := c.stream.Next(ctx)
 		if errors.Is(err, io.EOF) {

@@ -375,3 +375,15 @@ func TestDisclosureAndUsage(t *testing.T) {
 		t.Error("the log has a prompt in it")
 	}
 }
+
+// A router whose choice depends on load says so in every answer.
+func TestLoadDependentRoutingIsDisclosed(t *testing.T) {
+	svc := fakeService(&fakeEngine{script: paced(1, closed())})
+	svc.routing = "load-dependent"
+	r := serve(t, svc, nil)
+	for _, body := range []string{whole, streaming} {
+		if a := r.post("/v1/completions", body); a.status != http.StatusOK || a.header.Get("Pimoe-Routing") != "load-dependent" {
+			t.Errorf("%d, Pimoe-Routing %q", a.status, a.header.Get("Pimoe-Routing"))
+		}
+	}
+}

@@ -62,6 +62,18 @@ func TestGoneClientFreesItsSlot(t *testing.T) {
 	}
 }
 
+// The same with the real engine: its place is free and it stops computing.
+func TestGoneClientOfTheRealEngine(t *testing.T) {
+	r := serve(t, nil, nil)
+	e := openShared(t).Engine
+	for _, extra := range []string{"", `,"stream":true`} {
+		c := dial(t, r.Addr(), "/v1/completions", `{"model":"pimoe-tiny","prompt":"Once upon a time","n":2,"max_tokens":900,"ignore_eos":true`+extra+`}`)
+		eventually(t, 10*time.Second, "both choices run", func() bool { return e.Stats().Running == 2 })
+		c.Close()
+		eventually(t, 2*time.Second, "the engine is free", func() bool { s := e.Stats(); return s.Running == 0 && s.Queued == 0 })
+	}
+}
+
 // A client that sends its next request early has not gone.
 func TestPipeliningIsNotGone(t *testing.T) {
 	f := &fakeEngine{script: hangs(3)}
