@@ -31,10 +31,10 @@ format() {
   [ -z "$out" ] || { echo "not formatted by gofmt:"; echo "$out"; return 1; }
 }
 
-# The kernels are compared bit for bit over many sizes, the trunk runs whole models and the acceptance tests measure
-# times: under the race detector they take ten times as long and find nothing, as their goroutines share no state that
+# The kernels are compared bit for bit over many sizes, the trunk and the commands run whole models, and the acceptance
+# tests measure times: under the race detector they take ten times as long and find nothing, as their goroutines share no state that
 # other packages' tests do not exercise.
-slow='/(backends|core/model|server/acceptance)(/|$)'
+slow='/(backends|core/model|server/acceptance)(/|$)|/server/cmd/pimoe$'
 plain_packages=$($GO list $PKGS | grep -E "$slow")
 race_packages=$($GO list $PKGS | grep -vE "$slow")
 
