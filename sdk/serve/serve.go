@@ -194,7 +194,11 @@ func listen(doc bootstrap.Document, svc service.Service) (*control, error) {
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(service.MaxMessage), grpc.MaxSendMsgSize(service.MaxMessage))...)
 		},
-		Logger: hclog.New(&hclog.LoggerOptions{Name: "go-plugin", Level: hclog.Warn, Output: os.Stderr, JSONFormat: true}),
+		Logger: hclog.New(&hclog.LoggerOptions{
+			Name: "go-plugin", Level: hclog.Warn, Output: os.Stderr, JSONFormat: true,
+			// A listener that we closed on purpose is no error.
+			Exclude: func(_ hclog.Level, msg string, _ ...any) bool { return msg == "grpc server" && ctx.Err() != nil },
+		}),
 		Test:   &goplugin.ServeTestConfig{Context: ctx, ReattachConfigCh: ready, CloseCh: ended},
 	})
 	select {
