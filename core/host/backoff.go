@@ -10,6 +10,7 @@ const (
 	intensity      = 5
 	intensityOver  = 30 * time.Second
 	halfOpenPeriod = 60 * time.Second
+	healthyAfter   = 60 * time.Second // an idle process that lived so long counts as one that had worked
 )
 
 // restarts decides when a process is started again. It is a pure state machine: time and randomness are arguments.

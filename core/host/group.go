@@ -265,10 +265,11 @@ func (g *group) status() []Status {
 
 func (s *supervisor) describe(st *Status) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	inc := s.current
 	st.State, st.Restarts, st.LastDeath = string(s.state), s.restarts, s.death
-	if s.current != nil {
-		st.PID, st.NumericClass = s.current.proc.PID(), s.current.info.NumericClass
+	s.mu.Unlock()
+	if inc != nil {
+		st.PID, st.NumericClass = inc.proc.PID(), inc.info.NumericClass
 		st.PrivateBytes = privateBytes(st.PID)
 	}
 }

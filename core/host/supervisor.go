@@ -128,6 +128,7 @@ func (s *supervisor) start(ctx context.Context) (*incarnation, error) {
 
 // attend serves one incarnation: announce it, watch it, see it off. It reports whether the process had worked.
 func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool) {
+	began := time.Now()
 	s.set(StateReady, inc, nil, false)
 	s.firstOnce.Do(func() { close(s.first) })
 	s.log.Debug("process ready", "pid", inc.proc.PID(), "class", inc.info.NumericClass)
@@ -145,7 +146,7 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool)
 	if !stopping {
 		s.noteDeath(inc, cause)
 	}
-	return inc.served.Load()
+	return inc.served.Load() || time.Since(began) >= healthyAfter
 }
 
 // watch returns the reason why the process has to be replaced, or "" when ctx ended.
