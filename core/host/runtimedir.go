@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxSocketPath leaves room for a process's own folder and socket name within the 108 bytes of a Unix socket address.
-const maxSocketPath = 60
+// MaxRuntimeDir is how long the path of Options.RuntimeDir may be: within the 108 bytes of a Unix socket's address, a
+// host's folder, a process's folder and the socket's name still have to find room.
+const MaxRuntimeDir = 50
 
 // runtimeDir is this host's private folder for sockets. It is locked while the host lives, so that the next host knows
 // which folders are left over.
@@ -22,8 +23,8 @@ type runtimeDir struct {
 
 // newRuntimeDir makes the folder inside parent and sweeps the folders of hosts that are gone.
 func newRuntimeDir(parent string) (*runtimeDir, error) {
-	if len(parent) > maxSocketPath {
-		return nil, fmt.Errorf("runtime folder %s: the path is %d bytes long, Unix sockets leave room for %d", parent, len(parent), maxSocketPath)
+	if len(parent) > MaxRuntimeDir {
+		return nil, fmt.Errorf("runtime folder %s: the path is %d bytes long, Unix sockets leave room for %d", parent, len(parent), MaxRuntimeDir)
 	}
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return nil, fmt.Errorf("make runtime folder: %w", err)

@@ -93,10 +93,11 @@ func (s *supervisor) run(ctx context.Context) {
 	for {
 		inc, err := s.start(ctx)
 		worked := false
-		if err != nil {
-			s.noteFailure(err)
-		} else {
+		switch {
+		case err == nil:
 			worked = s.attend(ctx, inc)
+		case ctx.Err() == nil:
+			s.noteFailure(err)
 		}
 		s.firstOnce.Do(func() { close(s.first) })
 		if ctx.Err() != nil {
@@ -241,7 +242,11 @@ func (s *supervisor) set(state State, inc *incarnation, err error, hopeless bool
 // noteFailure records a start that failed. A cause outside the process, such as a missing executable, is hopeless:
 // calls that wait get their answer now, while the supervisor goes on trying.
 func (s *supervisor) noteFailure(err error) {
-	s.log.Error("process start failed", "err", err)
+	select {
+	case <-s.first:
+		s.log.Error("process start failed", "err", err)
+	default: // Start returns it
+	}
 	s.set(StateStarting, nil, err, hopelessStart(err))
 }
 

@@ -246,9 +246,8 @@ func pluginPath(c config.Config, path, prefix, name string) string {
 // runtimeDir is where sockets live: in the store's folder, or in the user's own runtime folder where that path is too
 // long for a Unix socket. Never the system's temporary folder, which cleaners sweep.
 func runtimeDir(home string) (string, error) {
-	const longest = 60
 	dir := filepath.Join(home, "run")
-	if len(dir) <= longest {
+	if len(dir) <= host.MaxRuntimeDir {
 		return dir, nil
 	}
 	for _, base := range []string{os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/run/user/%d", os.Getuid()), "/run", "/var/run"} {
@@ -259,7 +258,7 @@ func runtimeDir(home string) (string, error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("no folder for sockets: %s is longer than %d bytes, and there is no runtime folder; set XDG_RUNTIME_DIR: %w", dir, longest, sdk.ErrInvalid)
+	return "", fmt.Errorf("no folder for sockets: %s is longer than %d bytes, and there is no runtime folder; set XDG_RUNTIME_DIR: %w", dir, host.MaxRuntimeDir, sdk.ErrInvalid)
 }
 
 // Threads is how many threads the configuration allows.
