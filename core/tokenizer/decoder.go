@@ -273,6 +273,3 @@ func validPrefix(s string) (n int, open bool) {
 	}
 	return n, false // not reached: a complete character is no error
 }
-
-// validText is text with what is not UTF-8 replaced.
-func validText(text string) string { return lossy(text) }

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -190,6 +191,7 @@ func TestPimoeTiny(t *testing.T) {
 	tok := load(t, dir)
 	var g struct {
 		Prompts []struct {
+			Messages  json.RawMessage
 			Text      string  `json:"text"`
 			InputIDs  []int32 `json:"input_ids"`
 			GreedyIDs []int32 `json:"greedy_ids"`
@@ -198,14 +200,28 @@ func TestPimoeTiny(t *testing.T) {
 		} `json:"prompts"`
 	}
 	coretest.ReadJSON(t, filepath.Join(dir, "golden.json"), &g)
+	chat, err := tok.Chat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chats := 0
 	for i, p := range g.Prompts {
+		if p.Messages != nil {
+			text, err := chat.Render(context.Background(), ChatInput{Messages: p.Messages, AddGenerationPrompt: true})
+			if err != nil {
+				t.Errorf("prompt %d: %v", i, err)
+			}
+			equalText(t, "chat", i, text, p.Text)
+			chats++
+		}
 		equalIDs(t, "input_ids", i, tok.Encode(p.Text, true), p.InputIDs)
 		if p.FirstEOS != nil {
 			p.GreedyIDs = p.GreedyIDs[:*p.FirstEOS]
 		}
 		equalText(t, "greedy_text", i, tok.Decode(p.GreedyIDs, true), p.Greedy)
 	}
-	if len(g.Prompts) == 0 {
-		t.Error("no prompts")
+	if len(g.Prompts) == 0 || chats == 0 {
+		t.Errorf("%d prompts, %d of them chats", len(g.Prompts), chats)
 	}
+	t.Logf("%d prompts, %d of them chats", len(g.Prompts), chats)
 }

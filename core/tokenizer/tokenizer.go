@@ -67,7 +67,7 @@ func Load(dir string) (*Tokenizer, error) {
 // beginning-of-text token); special tokens inside the text become their ids either way. Bytes that are not UTF-8
 // are read as U+FFFD, by the rule Decode uses.
 func (t *Tokenizer) Encode(text string, special bool) []int32 {
-	text = validText(text)
+	text = lossy(text)
 	var ids []int32
 	for _, p := range t.added.cut(text, t.norm) {
 		if p.id >= 0 {

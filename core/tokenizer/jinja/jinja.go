@@ -213,7 +213,7 @@ func (m *machine) capture(f func() error) (string, error) {
 	return b.String(), err
 }
 
-// deeper guards a recursion; call the result when it returns.
+// deeper guards a recursion; who calls it takes one off depth on the way back.
 func (m *machine) deeper() error {
 	if m.depth >= maxDepth {
 		return errorf("more than %d levels deep", maxDepth)

@@ -2,7 +2,6 @@ package jinja
 
 import (
 	"math/big"
-	"slices"
 	"unicode"
 )
 
@@ -156,14 +155,4 @@ func known(in func(string) bool) func(*machine, Value, args) (bool, error) {
 		s, ok := v.(string)
 		return ok && in(s), nil
 	}
-}
-
-// names lists what is known, for error messages and tests.
-func names[V any](table map[string]V) []string {
-	var out []string
-	for k := range table {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }
