@@ -199,7 +199,7 @@ func listen(doc bootstrap.Document, svc service.Service) (*control, error) {
 			// A listener that we closed on purpose is no error.
 			Exclude: func(_ hclog.Level, msg string, _ ...any) bool { return msg == "grpc server" && ctx.Err() != nil },
 		}),
-		Test:   &goplugin.ServeTestConfig{Context: ctx, ReattachConfigCh: ready, CloseCh: ended},
+		Test: &goplugin.ServeTestConfig{Context: ctx, ReattachConfigCh: ready, CloseCh: ended},
 	})
 	select {
 	case r := <-ready:

@@ -69,9 +69,13 @@ func TestWorkHappensInTheProcesses(t *testing.T) {
 func TestRouterDecides(t *testing.T) {
 	text := func(router string) string {
 		i := open(t, func(c *config.Config) { c.Router.Plugin = router })
-		a := run(t.Context(), i, greedy(story(i, "a fox and a lamp"), 24))
+		r := greedy(story(i, "a fox and a lamp"), 24)
+		a := run(t.Context(), i, r)
 		if a.err != nil {
 			t.Fatal(a.err)
+		}
+		if got, want := cached(t, i, r) > 0, router != "load-aware"; got != want {
+			t.Errorf("router %s: prefix taken over = %v", router, got)
 		}
 		if got, want := slices.Contains(i.Host.RouterStatus().Capabilities, sdk.CapLoadDependent), router == "load-aware"; got != want {
 			t.Errorf("router %s: load-dependent = %v", router, got)

@@ -92,10 +92,12 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 		return nil, err
 	}
 	threads := Threads(o.Config)
+	// Keys and values of a load-dependent routing hold what other requests did to it: they are never taken over.
+	reuse := !o.NoPrefixReuse && !i.Host.Router().Info().Has(sdk.CapLoadDependent)
 	block := moe.New(i.Host.Router(), cfg.TopK, cfg.Experts, placement, i.Host.Groups(), cfg.Hidden, threads)
 	i.Engine, err = engine.New(engine.Options{
 		Model: cfg, Trunk: trunk, Block: block, Tokenizer: tok, Limits: o.Config.Limits,
-		Cache: cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: !o.NoPrefixReuse,
+		Cache: cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse,
 		Metrics: i.Metrics, Log: o.Log,
 	})
 	if err != nil {
