@@ -1,0 +1,43 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"net"
+	"time"
+)
+
+// lingerFor is how long a closed connection still takes in what its client sends. A client that is answered before it
+// has sent its whole body, such as one that is too large, needs this time to read the answer: a close with unread bytes
+// resets the connection, and the reset overtakes the answer. More would let a client hold a connection that is done.
+const lingerFor = time.Second
+
+// lingering is a listener whose connections close in two steps: our half at once, theirs when they have ended it or
+// lingerFor has passed (RFC 9112, section 9.6).
+type lingering struct{ net.Listener }
+
+// Accept waits for the next connection.
+func (l lingering) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if tcp, ok := c.(*net.TCPConn); ok && err == nil {
+		return lingerConn{tcp}, nil
+	}
+	return c, err
+}
+
+// lingerConn is a TCP connection with everything that it can do, and a gentler end.
+type lingerConn struct{ *net.TCPConn }
+
+// Close ends the connection.
+func (c lingerConn) Close() error {
+	if c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerFor)) == nil {
+		io.Copy(io.Discard, onlyReader{c.TCPConn}) // the deadline or the client ends it, and either is fine
+	}
+	if err := c.TCPConn.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// onlyReader hides the connection's WriteTo, so that the bytes are read into a small buffer and dropped.
+type onlyReader struct{ io.Reader }
