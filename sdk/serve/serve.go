@@ -120,8 +120,7 @@ func (c config) finish(svc service.Service, shared *plane.Plugin, control *contr
 	if err == nil && shared != nil {
 		err = shared.Stop(ctx)
 	}
-	control.stop()
-	<-control.ended
+	control.end()
 	if err != nil {
 		return err // calls still run, so the author's value is not closed under them
 	}
@@ -171,8 +170,21 @@ func attach(doc bootstrap.Document, svc service.Service) (*plane.Plugin, error) 
 type control struct {
 	address string
 	network string
+	server  *grpc.Server
 	stop    context.CancelFunc
 	ended   chan struct{}
+}
+
+// flushFor is how long the last answers may take to leave: they are written, and a living host reads them at once.
+const flushFor = time.Second
+
+// end closes the server after the answers of finished calls have left; go-plugin's own end would cut them off.
+func (c *control) end() {
+	cut := time.AfterFunc(flushFor, c.server.Stop)
+	c.server.GracefulStop()
+	cut.Stop()
+	c.stop()
+	<-c.ended
 }
 
 // listen starts go-plugin's gRPC server. Its test mode is used because it leaves the process to us: standard output and
@@ -184,6 +196,7 @@ func listen(doc bootstrap.Document, svc service.Service) (*control, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	var server *grpc.Server // set before ready is sent to
 	ended, ready := make(chan struct{}), make(chan *goplugin.ReattachConfig, 1)
 	go goplugin.Serve(&goplugin.ServeConfig{
 		HandshakeConfig: goplugin.HandshakeConfig{
@@ -192,7 +205,8 @@ func listen(doc bootstrap.Document, svc service.Service) (*control, error) {
 		Plugins:     goplugin.PluginSet{"pimoe": registrar{register: svc.Register}},
 		TLSProvider: tlsConfig,
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(service.MaxMessage), grpc.MaxSendMsgSize(service.MaxMessage))...)
+			server = grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(service.MaxMessage), grpc.MaxSendMsgSize(service.MaxMessage))...)
+			return server
 		},
 		Logger: hclog.New(&hclog.LoggerOptions{
 			Name: "go-plugin", Level: hclog.Warn, Output: os.Stderr, JSONFormat: true,
@@ -203,7 +217,7 @@ func listen(doc bootstrap.Document, svc service.Service) (*control, error) {
 	})
 	select {
 	case r := <-ready:
-		return &control{address: r.Addr.String(), network: r.Addr.Network(), stop: cancel, ended: ended}, nil
+		return &control{address: r.Addr.String(), network: r.Addr.Network(), server: server, stop: cancel, ended: ended}, nil
 	case <-ended:
 		cancel()
 		return nil, fmt.Errorf("no control socket; standard error says why")
