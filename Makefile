@@ -49,14 +49,15 @@ check: ## the quick half of test: format, vet and tests without race detector
 fmt: ## format all Go files
 	gofmt -w $$(git ls-files -co --exclude-standard -- '*.go')
 
+# Prompts of 128 tokens and answers of 64: a few minutes in all. BENCH= measures with the command's own, longer defaults.
+BENCH ?= --prompt 128 --gen 64
+
 .PHONY: bench
 bench: build ## throughput, latency and isolation tax of the embedded model and of a random 512-wide shape
 	@echo "pimoe-tiny:"
-	@./$(BIN)/pimoe bench --isolation both
+	@./$(BIN)/pimoe bench --isolation both $(BENCH)
 	@echo "random model, hidden 512, 8 layers, 8 experts (small):"
-	@./$(BIN)/pimoe bench --shape small --isolation both
-	@echo "random layer, hidden 512, 8 experts (layer512):"
-	@./$(BIN)/pimoe bench --shape layer512 --isolation both
+	@./$(BIN)/pimoe bench --shape small --isolation both $(BENCH)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME each (10s)
