@@ -31,10 +31,10 @@ format() {
   [ -z "$out" ] || { echo "not formatted by gofmt:"; echo "$out"; return 1; }
 }
 
-# The kernels are compared bit for bit over many sizes, the trunk and the commands run whole models, and the acceptance
-# tests measure times: under the race detector they take ten times as long and find nothing, as their goroutines share no state that
-# other packages' tests do not exercise.
-slow='/(backends|core/model|server/acceptance)(/|$)|/server/cmd/pimoe$'
+# Kernels are compared bit for bit over many sizes: under the race detector that takes ten times as long. The commands
+# and the acceptance tests start programs that are built without it; the supervisor's side of the latter runs with it
+# once more, with fewer faults.
+slow='/(backends|server/acceptance)(/|$)|/server/cmd/pimoe$'
 plain_packages=$($GO list $PKGS | grep -E "$slow")
 race_packages=$($GO list $PKGS | grep -vE "$slow")
 
@@ -82,6 +82,10 @@ else
   step "tests" run_tests "$race_packages"
 fi
 step "tests of kernels, trunk and the whole" run_tests "$plain_packages"
+if command -v gcc >/dev/null 2>&1; then
+  PIMOE_KILLS=27 PIMOE_LEAK_REQUESTS=100 PIMOE_LEAK_RESTARTS=9 \
+    step "supervision with the race detector" run_tests ./server/acceptance -race -run 'TestKill$|TestStop$|TestNoLeaks|TestImpossibleRestart'
+fi
 step "linux/arm64" cross linux arm64
 step "darwin/arm64" cross darwin arm64
 

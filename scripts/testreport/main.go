@@ -1,5 +1,6 @@
 // Command testreport reads what `go test -json` prints, shows one line for each package and the whole output of what
-// failed, and ends with a table of all skipped tests and their reasons.
+// failed, and what a test has measured (its log lines that begin with "measured: "). It ends with a table of all skipped
+// tests and their reasons, and with the counts.
 //
 // The Makefile's test target pipes through it. With PIMOE_TEST_STRICT=1 a skip is a failure unless its reason is on
 // the allowed list. It refuses to hide anything: build errors and lines that are no JSON are shown as they come.
@@ -76,6 +77,7 @@ type report struct {
 
 	output map[string][]string // by package and test
 	skips  []skip
+	count  struct{ passed, failed int } // tests, subtests included
 	failed bool
 }
 
@@ -109,6 +111,9 @@ func (r *report) event(e event) {
 	case "pass":
 		if e.Test == "" {
 			fmt.Fprintf(r.out, "ok    %-60s %6.1fs\n", e.Package, e.Elapsed)
+		} else {
+			r.count.passed++
+			r.measured(e.Test, r.output[key])
 		}
 		delete(r.output, key)
 	case "fail":
@@ -116,6 +121,7 @@ func (r *report) event(e event) {
 		if e.Test == "" {
 			fmt.Fprintf(r.out, "FAIL  %-60s %6.1fs\n", e.Package, e.Elapsed)
 		} else {
+			r.count.failed++
 			fmt.Fprintf(r.out, "--- FAIL: %s %s\n", e.Package, e.Test)
 		}
 		for _, line := range r.output[key] {
@@ -131,6 +137,20 @@ func (r *report) event(e event) {
 }
 
 var logLine = regexp.MustCompile(`^\s+\S+\.go:\d+: (.*)$`)
+
+// measured shows the figures of a test that passed; those of one that failed are in its output.
+func (r *report) measured(test string, lines []string) {
+	for _, l := range lines {
+		if m := logLine.FindStringSubmatch(strings.TrimRight(l, "\n")); m != nil && strings.HasPrefix(m[1], measuredMark) {
+			fmt.Fprintf(r.out, "      %s: %s\n", test, strings.TrimPrefix(m[1], measuredMark))
+		}
+	}
+}
+
+const measuredMark = "measured: "
+
+// countsMark is the name under which the counts stand among the saved skips. No test has such a name.
+const countsMark = "#counts"
 
 // reasonOf is the text of the last thing that a skipped test said.
 func reasonOf(lines []string) string {
@@ -155,7 +175,14 @@ func (r *report) addNoted(path string) error {
 	}
 	for line := range strings.Lines(string(b)) {
 		name, reason, ok := strings.Cut(strings.TrimSpace(line), "\t")
-		if ok {
+		var passed, failed int
+		if name == countsMark {
+			if _, err := fmt.Sscanf(reason, "%d %d", &passed, &failed); err != nil {
+				return fmt.Errorf("%s: counts %q: %w", path, reason, err)
+			}
+			r.count.passed += passed
+			r.count.failed += failed
+		} else if ok {
 			r.skips = append(r.skips, skip{name, reason})
 		}
 	}
@@ -168,6 +195,9 @@ func (r *report) saveTo(path string) error {
 		return err
 	}
 	defer f.Close()
+	if _, err := fmt.Fprintf(f, "%s\t%d %d\n", countsMark, r.count.passed, r.count.failed); err != nil {
+		return err
+	}
 	for _, s := range r.skips {
 		if _, err := fmt.Fprintf(f, "%s\t%s\n", s.name, s.reason); err != nil {
 			return err
@@ -176,8 +206,11 @@ func (r *report) saveTo(path string) error {
 	return nil
 }
 
-// table prints every skip, and marks those that a strict run does not take.
+// table prints every skip, marks those that a strict run does not take, and ends with the counts.
 func (r *report) table() {
+	defer func() {
+		fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", r.count.passed, r.count.failed, len(r.skips))
+	}()
 	if len(r.skips) == 0 {
 		fmt.Fprintln(r.out, "\nNothing was skipped.")
 		return

@@ -61,7 +61,7 @@ func TestFailures(t *testing.T) {
 func TestSaveAndNote(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "skips")
 	r := &report{out: &bytes.Buffer{}}
-	r.read(strings.NewReader(stream))
+	r.read(strings.NewReader(stream + "\n" + `{"Action":"pass","Package":"p","Test":"TestA"}` + "\n" + `{"Action":"fail","Package":"p","Test":"TestB"}` + "\n"))
 	if err := r.saveTo(path); err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +71,12 @@ func TestSaveAndNote(t *testing.T) {
 		t.Fatal(err)
 	}
 	again.table()
+	if again.count != r.count || r.count.passed == 0 || r.count.failed == 0 {
+		t.Errorf("counts %+v, saved %+v", again.count, r.count)
+	}
+	if last := out.String(); !strings.HasSuffix(last, " skipped\n") {
+		t.Errorf("the last line is not the counts:\n%s", last)
+	}
 	if len(again.skips) != 2 || !strings.Contains(out.String(), "p/a TestGPU  needs a GPU") {
 		t.Errorf("%+v\n%s", again.skips, out.String())
 	}
@@ -89,5 +95,17 @@ func TestAllowedList(t *testing.T) {
 	}
 	if _, err := readPatterns(bad); err == nil {
 		t.Error("a wrong expression was taken")
+	}
+}
+
+func TestMeasured(t *testing.T) {
+	var out bytes.Buffer
+	r := &report{out: &out}
+	r.read(strings.NewReader(`{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:3: measured: p50 1ms\n"}
+{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:4: chatter\n"}
+{"Action":"pass","Package":"p","Test":"TestA","Elapsed":1}
+`))
+	if got := out.String(); got != "      TestA: p50 1ms\n" {
+		t.Errorf("%q", got)
 	}
 }

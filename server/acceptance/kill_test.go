@@ -80,8 +80,8 @@ func TestKill(t *testing.T) {
 	if len(outages) == 0 || len(stalls) == 0 {
 		t.Fatalf("%d kills and %d streams", len(outages), len(stalls))
 	}
-	t.Logf("%d kills: replaced and serving after %s", len(outages), quantiles(outages))
-	t.Logf("%d streams: longest gap between two tokens %s", len(stalls), quantiles(stalls))
+	t.Logf("measured: %d kills: replaced and serving after %s", len(outages), quantiles(outages))
+	t.Logf("measured: %d streams: longest gap between two tokens %s", len(stalls), quantiles(stalls))
 	deaths := uint64(0)
 	for _, s := range i.Host.Status() {
 		deaths += s.Restarts
@@ -175,7 +175,7 @@ func TestStop(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		took := time.Since(began)
-		t.Logf("stopped process %d replaced after %v", at, took)
+		t.Logf("measured: stopped process %d replaced after %v", at, took)
 		if took > time.Second && os.Getenv("PIMOE_STRICT_TIMES") != "" {
 			t.Errorf("replaced after %v, want within 1 s", took)
 		}

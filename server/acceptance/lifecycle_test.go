@@ -154,7 +154,7 @@ func TestHostKilled(t *testing.T) {
 		}
 		ends = append(ends, time.Since(began))
 	}
-	t.Logf("%d kills: all gone after %s", len(ends), quantiles(ends))
+	t.Logf("measured: %d kills: all gone after %s", len(ends), quantiles(ends))
 	p := launch(t, store)
 	p.ready(t)
 	left, _ := filepath.Glob(filepath.Join(store, "run", "h*"))
@@ -353,7 +353,7 @@ func TestStartUp(t *testing.T) {
 	began := time.Now()
 	p := launch(t, home(t))
 	p.ready(t)
-	t.Logf("ready after %v, the import of the embedded model included", time.Since(began))
+	t.Logf("measured: ready after %v, the import of the embedded model included", time.Since(began))
 	out := p.stderr.String()
 	if !address.MatchString(out) || !strings.Contains(out, "curl ") {
 		t.Errorf("start-up says neither an address nor a curl line:\n%s", out)

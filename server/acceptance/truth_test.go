@@ -168,7 +168,7 @@ func TestImpossibleRestart(t *testing.T) {
 	if strings.Contains(a.err.Error(), plugins) {
 		t.Errorf("error %q shows a path", a.err)
 	}
-	t.Logf("told after %v: %v", time.Since(began), a.err)
+	t.Logf("measured: told after %v: %v", time.Since(began), a.err)
 	if err := i.Ready(); err == nil || !strings.Contains(err.Error(), "e2") {
 		t.Errorf("ready says %v", err)
 	}
@@ -300,7 +300,7 @@ func TestNoLeaks(t *testing.T) {
 	var after footprint
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if after = measure(t); after.goroutines <= before.goroutines && after.descriptors <= before.descriptors && after.maps <= before.maps {
-			t.Logf("before %+v, after %+v", before, after)
+			t.Logf("measured: before %+v, after %+v", before, after)
 			return
 		}
 	}
