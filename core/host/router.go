@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/router"
@@ -171,7 +171,7 @@ func (r *supervisedRouter) ask(ctx context.Context, inc *incarnation, b router.B
 	defer inc.inflight.Add(-1)
 	err := inc.router.Route(ctx, b, routes)
 	if err == nil {
-		err = checkRoutes(routes, r.spec.Spec.Experts)
+		err = moe.CheckRoutes(routes, b.Layer, r.spec.Spec.Experts)
 	}
 	if err != nil {
 		r.errors.Inc()
@@ -179,23 +179,6 @@ func (r *supervisedRouter) ask(ctx context.Context, inc *incarnation, b router.B
 	}
 	inc.served.Store(true)
 	r.plugin.Inc()
-	return nil
-}
-
-// checkRoutes holds a plugin's answer to the contract: distinct ids in range and finite weights.
-func checkRoutes(r router.Routes, experts int) error {
-	for i, id := range r.IDs {
-		row := i / r.K
-		if id < 0 || int(id) >= experts {
-			return fmt.Errorf("row %d: expert id %d of %d: %w", row, id, experts, sdk.ErrInvalidOutput)
-		}
-		if slices.Contains(r.IDs[row*r.K:i], id) {
-			return fmt.Errorf("row %d: expert %d twice: %w", row, id, sdk.ErrInvalidOutput)
-		}
-		if w := float64(r.Weights[i]); math.IsNaN(w) || math.IsInf(w, 0) {
-			return fmt.Errorf("row %d: weight %v: %w", row, w, sdk.ErrInvalidOutput)
-		}
-	}
 	return nil
 }
 

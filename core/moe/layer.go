@@ -104,7 +104,7 @@ func (l *Layer) route(ctx context.Context, in Input, w *work) error {
 	if err := l.router.Route(ctx, batch, w.routes); err != nil {
 		return fmt.Errorf("route layer %d: %w", in.Layer, err)
 	}
-	if err := check(w.routes, in.Layer, l.experts); err != nil {
+	if err := CheckRoutes(w.routes, in.Layer, l.experts); err != nil {
 		return err
 	}
 	if in.Observe != nil {

@@ -33,8 +33,8 @@ type planned struct {
 	threads  int
 }
 
-// check holds a router's answer against the contract: ids in range and distinct, weights finite.
-func check(routes router.Routes, layer, experts int) error {
+// CheckRoutes holds a router's answer against the contract: ids in range and distinct, weights finite.
+func CheckRoutes(routes router.Routes, layer, experts int) error {
 	k := routes.K
 	for at := 0; at < len(routes.IDs); at += k {
 		ids := routes.IDs[at : at+k]

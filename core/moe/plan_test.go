@@ -155,7 +155,7 @@ func TestCheck(t *testing.T) {
 		"infinite":  {router.Routes{K: 1, IDs: []int32{6}, Weights: []float32{inf}}, "row 0: weight -Inf of expert 6"},
 		"all right": {routesOf(2, 0, 7, 7, 0), ""},
 	} {
-		err := check(c.routes, 3, 8)
+		err := CheckRoutes(c.routes, 3, 8)
 		if c.says == "" && err == nil {
 			continue
 		}

@@ -239,6 +239,40 @@ func TestPluginFaults(t *testing.T) {
 	}
 }
 
+// TestInvalidAnswers: an expert that begins to answer NaN is replaced, its call is repeated on the fresh process, and no
+// client sees anything of it.
+func TestInvalidAnswers(t *testing.T) {
+	dir := t.TempDir()
+	nasty := build(t, dir, "nasty", "nasty")
+	text := func(mode string) (string, *instance.Instance) {
+		path := filepath.Join(dir, "nasty-"+mode)
+		if err := os.Link(nasty, path); err != nil {
+			t.Fatal(err)
+		}
+		i := open(t, func(c *config.Config) {
+			c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{1}, Plugin: path}}
+		})
+		a := run(t.Context(), i, greedy(story(i, "a fox and a lamp"), 40))
+		if a.err != nil {
+			t.Fatal(a.err)
+		}
+		return a.text, i
+	}
+	want, _ := text("zeros")
+	got, i := text("nan-later")
+	if got != want {
+		t.Errorf("text %q, want %q", got, want)
+	}
+	for _, s := range i.Host.Status() {
+		if s.Group != "e1" {
+			continue
+		}
+		if s.Errors == 0 || s.Restarts == 0 || s.LastDeath == nil || !strings.Contains(s.LastDeath.Cause, "invalid answer") {
+			t.Errorf("status %+v with last death %+v", s, s.LastDeath)
+		}
+	}
+}
+
 func descriptors(t *testing.T) int {
 	t.Helper()
 	list, err := os.ReadDir("/proc/self/fd")

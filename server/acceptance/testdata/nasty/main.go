@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pimoe/pimoe/sdk"
@@ -15,13 +16,16 @@ import (
 	"github.com/pimoe/pimoe/sdk/serve"
 )
 
-type nasty struct{ mode string }
+type nasty struct {
+	mode  string
+	calls atomic.Int64
+}
 
-func (n nasty) Info() sdk.Info {
+func (n *nasty) Info() sdk.Info {
 	return sdk.Info{Name: "nasty", Kind: sdk.KindExpert, Version: "1"}
 }
 
-func (n nasty) Load(context.Context, expert.Spec) error {
+func (n *nasty) Load(context.Context, expert.Spec) error {
 	switch n.mode {
 	case "hangs-in-load":
 		time.Sleep(time.Hour)
@@ -34,17 +38,17 @@ func (n nasty) Load(context.Context, expert.Spec) error {
 	return nil
 }
 
-func (n nasty) Forward(_ context.Context, call *expert.Call) error {
+func (n *nasty) Forward(_ context.Context, call *expert.Call) error {
 	for r := range call.Y.Rows {
 		clear(call.Y.Row(r))
 	}
-	if n.mode == "answers-nan" {
+	if n.mode == "answers-nan" || n.mode == "nan-later" && n.calls.Add(1) > 20 {
 		call.Y.Row(0)[0] = float32(math.NaN())
 	}
 	return nil
 }
 
-func (n nasty) Close() error { return nil }
+func (n *nasty) Close() error { return nil }
 
 func main() {
 	mode := strings.TrimPrefix(filepath.Base(os.Args[0]), "nasty-")
@@ -61,5 +65,5 @@ func main() {
 	case "hangs-at-start":
 		time.Sleep(time.Hour)
 	}
-	serve.Expert(nasty{mode})
+	serve.Expert(&nasty{mode: mode})
 }
