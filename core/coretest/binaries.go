@@ -15,6 +15,13 @@ var built struct {
 	out  []byte
 }
 
+// RemoveBinaries deletes what Binaries has built. A package that calls Binaries calls it at the end of its TestMain.
+func RemoveBinaries() {
+	if built.dir != "" {
+		os.RemoveAll(built.dir)
+	}
+}
+
 // Binaries is a folder with the host `pimoe` and the plugins, as `make build` makes it: PIMOE_BIN if that is set, else
 // built once for the test process.
 func Binaries(t testing.TB) string {

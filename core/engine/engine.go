@@ -220,6 +220,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
 		return nil, cancelled(name, sdk.ErrDeadline)
 	}
 	s := newSequence(r, e.most(r), now)
+	s.reuse = s.reuse && e.reuse
 	s.text = &text{decoder: e.decoder(), stops: stops{strings: r.Stop}}
 	s.stream = newStream(name, e.buffer, func() { e.box.touch(s) })
 	s.unwatch = context.AfterFunc(ctx, func() { s.stream.cancel(cancelled(name, context.Cause(ctx))) })

@@ -219,6 +219,22 @@ func fakeRow(ids []int32) []float32 {
 	return row
 }
 
+// An engine without prefix reuse computes every prompt, whatever the requests allow.
+func TestNoPrefixReuse(t *testing.T) {
+	f := newFake(64, 4)
+	s := testSetup(f)
+	s.reuse = false
+	e := launchTest(t, f, s)
+	p := prompt("shared", 41)
+	for range 2 {
+		a := ask(t, e, plain("", p, 20))
+		wantAnswer(t, a, p, 20)
+		if a.usage.CachedTokens != 0 {
+			t.Errorf("%d tokens reused", a.usage.CachedTokens)
+		}
+	}
+}
+
 func TestPrefixReuse(t *testing.T) {
 	f := newFake(64, 4)
 	e := launchTest(t, f, testSetup(f))

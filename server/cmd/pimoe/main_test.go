@@ -424,6 +424,14 @@ func TestBench(t *testing.T) {
 		Tax        *float64
 		PrefillTax *float64 `json:"prefill_tax"`
 	}
+	folders := func() []string {
+		found, err := filepath.Glob(filepath.Join(os.TempDir(), "pimoe-bench-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	before := folders()
 	got := decode[[]line](t, pimoe(t, "bench", "--shape", "tiny", "--prompt", "24", "--gen", "12", "--parallel", "1,3", "--rounds", "2", "--isolation", "both", "-o", "json"))
 	if len(got) != 4 {
 		t.Fatalf("%+v", got)
@@ -436,8 +444,8 @@ func TestBench(t *testing.T) {
 			t.Errorf("line %d: %+v", i, l)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "pimoe-bench-*")); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+	if left := folders(); len(left) > len(before) {
+		t.Errorf("left behind: %v, before %v", left, before)
 	}
 	if r := pimoe(t, "bench", "--prompt", "1000", "--gen", "128", "--isolation", "inproc"); r.code != exitUsage || !strings.Contains(r.err, "context of 1024") {
 		t.Errorf("%+v", r)
