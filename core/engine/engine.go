@@ -232,7 +232,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
 }
 
 // requestName is how errors name a request.
-func requestName(id string) string { return "request " + id }
+func requestName(id string) string { return strings.TrimSpace("request " + id) }
 
 // check refuses requests that can never run.
 func (e *Engine) check(r Request) error {
