@@ -39,6 +39,7 @@ type Options struct {
 	MaxRows    int // rows of one slot of shared memory; larger calls are split
 	// StartTimeout bounds one start: handshake, load and known-answer test. 0 means 60 s.
 	StartTimeout time.Duration
+	SweepEvery   time.Duration // between two checks of the shards in use; 0 means 10 minutes
 	Metrics      *metrics.Registry
 	Log          *slog.Logger
 }
@@ -98,6 +99,9 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if o.StartTimeout == 0 {
 		o.StartTimeout = 60 * time.Second
 	}
+	if o.SweepEvery == 0 {
+		o.SweepEvery = defaultSweep
+	}
 	run, err := newRuntimeDir(o.RuntimeDir)
 	if err != nil {
 		return nil, err
@@ -110,12 +114,14 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
 	h := &Host{close: fleet.close}
 	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards}
+	var groups []*group
 	for _, spec := range o.Groups {
 		g, err := newGroup(spec, launch)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("expert group %s: %w", spec.Name, err), h.Close())
 		}
 		h.groups = append(h.groups, g)
+		groups = append(groups, g)
 		fleet.supervise(g.replicas...)
 	}
 	r := newSupervisedRouter(o.Router, launch)
@@ -124,6 +130,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err := fleet.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
+	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, groups, o.Log) })
 	return h, nil
 }
 
@@ -132,7 +139,7 @@ type fleet struct {
 	life   context.Context // of all supervisors
 	stop   context.CancelFunc
 	all    []*supervisor
-	wg     sync.WaitGroup // one supervisor each
+	wg     sync.WaitGroup // a supervisor each, and the sweep
 	shards *shardSet
 	run    *runtimeDir
 }
@@ -140,11 +147,7 @@ type fleet struct {
 func (f *fleet) supervise(list ...*supervisor) {
 	for _, s := range list {
 		f.all = append(f.all, s)
-		f.wg.Add(1)
-		go func() {
-			defer f.wg.Done()
-			s.run(f.life)
-		}()
+		f.wg.Go(func() { s.run(f.life) })
 	}
 }
 

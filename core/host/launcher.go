@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/pimoe/pimoe/core/weights"
@@ -102,8 +104,9 @@ func (l *launcher) abandon(inc *incarnation, cause error) error {
 // manifest. The host reads headers and digests; it never maps a shard.
 type shardSet struct {
 	model *weights.Model
-	mu    sync.Mutex // guards files
+	mu    sync.Mutex // guards what follows
 	files map[int]*shard
+	old   []*os.File // found damaged, but perhaps being handed to a process just now
 }
 
 // shard is one expert's file with the places of its tensors.
@@ -135,9 +138,29 @@ func (s *shardSet) open(ctx context.Context, e int) (*shard, error) {
 		s.files[e] = sh
 	}
 	if err := s.model.Verify(ctx, weights.ExpertFile(e), sh.file); err != nil {
+		s.old = append(s.old, sh.file) // the next start opens what then lies at the path
+		delete(s.files, e)
 		return nil, fmt.Errorf("shard of expert %d: %w", e, err)
 	}
 	return sh, nil
+}
+
+// inUse lists the experts whose shards are open.
+func (s *shardSet) inUse() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.files))
+}
+
+// recheck hashes an open shard again.
+func (s *shardSet) recheck(ctx context.Context, e int) error {
+	s.mu.Lock()
+	sh := s.files[e]
+	s.mu.Unlock()
+	if sh == nil {
+		return nil
+	}
+	return s.model.Recheck(ctx, weights.ExpertFile(e), sh.file)
 }
 
 func (s *shardSet) close() {
@@ -146,7 +169,10 @@ func (s *shardSet) close() {
 	for _, sh := range s.files {
 		sh.file.Close()
 	}
-	s.files = nil
+	for _, f := range s.old {
+		f.Close()
+	}
+	s.files, s.old = nil, nil
 }
 
 // unitTensors are the names of a unit's tensors in its shard, in the order gate, up, down.

@@ -35,7 +35,7 @@ func newRuntimeDir(parent string) (*runtimeDir, error) {
 		return nil, err
 	}
 	defer gate.Close()
-	sweep(parent)
+	removeLeftovers(parent)
 	path, err := os.MkdirTemp(parent, "h"+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		return nil, fmt.Errorf("make runtime folder: %w", err)
@@ -51,8 +51,8 @@ func (r *runtimeDir) close() error {
 	return errors.Join(removeAll(r.path), r.lock.Close())
 }
 
-// sweep removes the folders whose lock nobody holds. A folder that can't be removed is left for the next start.
-func sweep(parent string) {
+// removeLeftovers removes the folders whose lock nobody holds. A folder that can't be removed is left for the next start.
+func removeLeftovers(parent string) {
 	old, _ := filepath.Glob(filepath.Join(parent, "h*-*"))
 	for _, dir := range old {
 		lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)

@@ -341,6 +341,54 @@ func TestNoLeaks(t *testing.T) {
 	t.Errorf("before %+v, after %+v", before, after)
 }
 
+// TestRot: weights that change under a running host are found by the sweep. The processes that map them are replaced,
+// the group says why it can't answer, and it comes back with the right bytes.
+func TestRot(t *testing.T) {
+	store := home(t)
+	i := open(t, func(c *config.Config) { c.Home = store })
+	r := greedy(story(i, "a fox and a lamp"), 24)
+	want := run(t.Context(), i, r)
+	if want.err != nil {
+		t.Fatal(want.err)
+	}
+	path := filepath.Join(store, "models", "pimoe-tiny", "expert-0003.safetensors")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	at := int64(len(whole) / 2)
+	if _, err := f.WriteAt([]byte{whole[at] ^ 1}, at); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for i.Ready() == nil || !strings.Contains(i.Ready().Error(), "damaged") {
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("ready says %v", i.Ready())
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Logf("measured: found after %v with a sweep every %v: %v", time.Since(began), sweepEvery, i.Ready())
+	if a := run(t.Context(), i, r); !errors.Is(a.err, sdk.ErrUnavailable) || !strings.Contains(a.err.Error(), "e3") {
+		t.Errorf("answered %q, %v", a.text, a.err)
+	}
+	if _, err := f.WriteAt(whole[at:at+1], at); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); i.Ready() != nil; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 80*time.Second {
+			t.Fatalf("not back: %v", i.Ready())
+		}
+	}
+	if a := run(t.Context(), i, r); a.text != want.text {
+		t.Errorf("text %q, %v, want %q", a.text, a.err, want.text)
+	}
+}
+
 // TestDamagedStore: a weight file whose bytes changed is refused by name before anything serves; one that is missing or
 // cut off is imported again, since the source is at hand.
 func TestDamagedStore(t *testing.T) {

@@ -70,7 +70,7 @@ func tryOpen(t testing.TB, change ...func(*config.Config)) (*instance.Instance, 
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	i, err := instance.Open(ctx, instance.Options{Config: c, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), Builtin: builtin()})
+	i, err := instance.Open(ctx, instance.Options{Config: c, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), Builtin: builtin(), SweepEvery: sweepEvery})
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +81,9 @@ func tryOpen(t testing.TB, change ...func(*config.Config)) (*instance.Instance, 
 	})
 	return i, nil
 }
+
+// sweepEvery is short, so that a test of damaged weights is, too.
+const sweepEvery = 300 * time.Millisecond
 
 // testLog shows the host's log with a failed test.
 type testLog struct{ t testing.TB }

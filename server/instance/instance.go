@@ -39,6 +39,8 @@ type Options struct {
 	Progress func(done, total int64) // of an import, in bytes; may be nil
 	// NoPrefixReuse makes every request compute its whole prompt, for measurements.
 	NoPrefixReuse bool
+	// SweepEvery is the time between two checks of the weight shards in use; 0 = the host's own.
+	SweepEvery time.Duration
 }
 
 // Builtin makes the experts and routers that the host itself links: for --isolation inproc and the stand-in.
@@ -87,7 +89,7 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	if o.Config.Server.Alias != "" {
 		i.ID = o.Config.Server.Alias
 	}
-	placement, err := i.startHost(ctx, stored, o.Builtin)
+	placement, err := i.startHost(ctx, stored, o)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +145,7 @@ func loadTrunk(ctx context.Context, stored *weights.Model, cfg *model.Config) (*
 }
 
 // startHost places the units, starts the processes and returns which group serves which unit.
-func (i *Instance) startHost(ctx context.Context, stored *weights.Model, builtin Builtin) (moe.Placement, error) {
+func (i *Instance) startHost(ctx context.Context, stored *weights.Model, opts Options) (moe.Placement, error) {
 	c := i.Config
 	plans, notes, err := c.Experts.Groups(i.Model.SparseLayers(), i.Model.Experts)
 	if err != nil {
@@ -157,7 +159,7 @@ func (i *Instance) startHost(ctx context.Context, stored *weights.Model, builtin
 	o := host.Options{
 		Model:   stored,
 		Experts: host.ExpertShape{Hidden: i.Model.Hidden, Intermediate: i.Model.Intermediate, Activation: i.Model.Activation},
-		MaxRows: maxRows, Metrics: i.Metrics, Log: i.Log, StartTimeout: startTimeout(stored.Manifest),
+		MaxRows: maxRows, Metrics: i.Metrics, Log: i.Log, StartTimeout: startTimeout(stored.Manifest), SweepEvery: opts.SweepEvery,
 	}
 	for g, plan := range plans {
 		for _, u := range plan.Units {
@@ -176,14 +178,14 @@ func (i *Instance) startHost(ctx context.Context, stored *weights.Model, builtin
 		},
 	}
 	if c.Experts.Isolation == "inproc" {
-		i.Host, err = inProcess(ctx, o, c, builtin)
+		i.Host, err = inProcess(ctx, o, c, opts.Builtin)
 		return placement, err
 	}
 	o.Transport = transport(c.Experts.Transport)
 	if o.RuntimeDir, err = runtimeDir(c.Home); err != nil {
 		return nil, err
 	}
-	if o.Router.StandIn, err = standIn(ctx, o.Router, builtin); err != nil {
+	if o.Router.StandIn, err = standIn(ctx, o.Router, opts.Builtin); err != nil {
 		return nil, err
 	}
 	i.Host, err = host.Start(ctx, o)

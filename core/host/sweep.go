@@ -1,0 +1,42 @@
+package host
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/pimoe/pimoe/sdk/expert"
+)
+
+// defaultSweep is how often the shards in use are hashed again: often enough that rot is found within the hour on any
+// disk, seldom enough that the reading does not show.
+const defaultSweep = 10 * time.Minute
+
+// sweep hashes the shards again and again while they are in use, until ctx ends. The processes of a shard that is no
+// longer what was imported are replaced; if it stays damaged, their group says so.
+func sweep(ctx context.Context, every time.Duration, shards *shardSet, groups []*group, log *slog.Logger) {
+	for sleep(ctx, every) {
+		for _, e := range shards.inUse() {
+			err := shards.recheck(ctx, e)
+			if err == nil || ctx.Err() != nil {
+				continue
+			}
+			log.Error("weight shard is damaged", "expert", e, "err", err)
+			for _, g := range groups {
+				if slices.ContainsFunc(g.spec.Units, func(u expert.Unit) bool { return u.Expert == e }) {
+					g.condemn("computed with a damaged weight shard")
+				}
+			}
+		}
+	}
+}
+
+// condemn has every living process of the group replaced.
+func (g *group) condemn(cause string) {
+	for _, s := range g.replicas {
+		if inc, _, _ := s.ready(); inc != nil {
+			inc.condemned(cause)
+		}
+	}
+}
