@@ -23,7 +23,11 @@ type Death struct {
 }
 
 func deathOf(d client.Death) *Death {
-	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: d.LastLines}
+	lines := make([]string, len(d.LastLines))
+	for i, l := range d.LastLines {
+		lines[i] = escape(l)
+	}
+	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: lines}
 }
 
 // describe completes the sentence "its process ...".

@@ -104,16 +104,15 @@ func (s *supervisor) run(ctx context.Context) {
 			return
 		}
 		wait, failed := policy.next(time.Now(), worked, rand.Float64())
+		if hopelessStart(err) { // looking again is cheap, and an operator who has mended it should not wait
+			wait, failed = min(wait, maxBackoff), false
+		}
 		if failed {
 			s.giveUp()
 		}
 		if !sleep(ctx, wait) {
 			return
 		}
-		s.mu.Lock()
-		s.restarts++
-		s.mu.Unlock()
-		s.started.Inc()
 	}
 }
 
@@ -130,6 +129,11 @@ func (s *supervisor) start(ctx context.Context) (*incarnation, error) {
 // attend serves one incarnation: announce it, watch it, see it off. It reports whether the process had worked.
 func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool) {
 	began := time.Now()
+	select {
+	case <-s.first:
+		s.countRestart()
+	default:
+	}
 	s.set(StateReady, inc, nil, false)
 	s.firstOnce.Do(func() { close(s.first) })
 	s.log.Debug("process ready", "pid", inc.proc.PID(), "class", inc.info.NumericClass)
@@ -247,7 +251,19 @@ func (s *supervisor) noteFailure(err error) {
 		s.log.Error("process start failed", "err", err)
 	default: // Start returns it
 	}
-	s.set(StateStarting, nil, err, hopelessStart(err))
+	state := StateStarting
+	if hopelessStart(err) {
+		state = StateFailed
+	}
+	s.set(state, nil, err, state == StateFailed)
+}
+
+// countRestart counts a process that has taken the place of another.
+func (s *supervisor) countRestart() {
+	s.mu.Lock()
+	s.restarts++
+	s.mu.Unlock()
+	s.started.Inc()
 }
 
 func (s *supervisor) noteDeath(inc *incarnation, cause string) {
