@@ -70,8 +70,8 @@ fuzz: ## run every fuzz test for FUZZTIME each (10s)
 
 .PHONY: chaos
 chaos: build ## kill experts, router and host many more times than the tests do
-	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 \
-	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Terminate|Stopped|Hang' ./server/acceptance
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
+	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid' ./server/acceptance
 
 .PHONY: soak
 soak: build ## many requests and restarts, watching goroutines, descriptors and maps

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/ref"
+	"github.com/pimoe/pimoe/backends/scalar"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -162,14 +163,12 @@ func feedForward(activation string, gate, up, down backends.Linear, x []float32)
 		return y.Data
 	}
 	g, h := row(gate, x), row(up, x)
+	activate := scalar.SiLU
+	if activation == "gelu_tanh" {
+		activate = scalar.GELUTanh
+	}
 	for i, v := range g {
-		a := float64(v)
-		if activation == "gelu_tanh" {
-			a = 0.5 * a * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(a+0.044715*a*a*a)))
-		} else {
-			a /= 1 + math.Exp(-a)
-		}
-		h[i] *= float32(a)
+		h[i] *= activate(v)
 	}
 	return row(down, h)
 }

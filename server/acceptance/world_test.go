@@ -36,7 +36,7 @@ func builtin() instance.Builtin {
 	}
 }
 
-// home is a short path for a store, shared by the tests of a process so that a model is imported once.
+// home is a store of its own for a test. Its path is short, as a socket's must be.
 func home(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pimoe-")

@@ -62,6 +62,8 @@ type Instance struct {
 	Metrics   *metrics.Registry
 	Log       *slog.Logger
 	Notes     []string // what an operator should know of the placement
+
+	trunk *weights.File // the memory that the engine's trunk lies in
 }
 
 // Open starts everything, or returns an error that names what failed and leaves nothing behind.
@@ -78,42 +80,57 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer of %s: %w", stored.Name, err)
 	}
-	trunk, err := loadTrunk(ctx, stored, cfg)
+	file, err := stored.ReadTrunk(ctx)
 	if err != nil {
 		return nil, err
 	}
 	i := &Instance{
 		ID: stored.Name, Created: stored.Manifest.Created, Digest: stored.Digest(), Config: o.Config,
-		Model: cfg, Tokenizer: tok, Metrics: metrics.New(), Log: o.Log,
+		Model: cfg, Tokenizer: tok, Metrics: metrics.New(), Log: o.Log, trunk: file,
 	}
 	if o.Config.Server.Alias != "" {
 		i.ID = o.Config.Server.Alias
 	}
+	if err := i.start(ctx, stored, o); err != nil {
+		return nil, errors.Join(err, i.Close())
+	}
+	return i, nil
+}
+
+// start makes what runs: the trunk's layers, the processes and the engine. What it has made before an error is Close's.
+func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) error {
+	trunk, err := model.Load(i.Model, i.trunk, cpu.New())
+	if err != nil {
+		return err
+	}
 	placement, err := i.startHost(ctx, stored, o)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	threads := Threads(o.Config)
 	// Keys and values of a load-dependent routing hold what other requests did to it: they are never taken over.
 	reuse := !o.NoPrefixReuse && !i.Host.Router().Info().Has(sdk.CapLoadDependent)
-	block := moe.New(i.Host.Router(), cfg.TopK, cfg.Experts, placement, i.Host.Groups(), cfg.Hidden, threads)
 	i.Engine, err = engine.New(engine.Options{
-		Model: cfg, Trunk: trunk, Block: block, Tokenizer: tok, Limits: o.Config.Limits,
+		Model: i.Model, Trunk: trunk, Tokenizer: i.Tokenizer, Limits: o.Config.Limits,
+		Block: moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.Host.Groups(), i.Model.Hidden, Threads(o.Config)),
 		Cache: cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse,
 		Metrics: i.Metrics, Log: o.Log,
 	})
-	if err != nil {
-		return nil, errors.Join(err, i.Host.Close())
-	}
-	return i, nil
+	return err
 }
 
 // Ready is nil when a request would be answered now; else it names what is missing.
 func (i *Instance) Ready() error { return i.Host.Ready() }
 
-// Close ends running requests and all processes, and waits for them.
+// Close ends running requests and all processes, waits for them and frees the trunk. It works after a failed start.
 func (i *Instance) Close() error {
-	return errors.Join(i.Engine.Close(), i.Host.Close())
+	var errs []error
+	if i.Engine != nil {
+		errs = append(errs, i.Engine.Close())
+	}
+	if i.Host != nil {
+		errs = append(errs, i.Host.Close())
+	}
+	return errors.Join(append(errs, i.trunk.Close())...)
 }
 
 // OpenModel finds the configured model in the store and imports it first where needed: a folder, a name, or the
@@ -134,14 +151,6 @@ func OpenModel(ctx context.Context, c config.Config, progress func(done, total i
 		return nil, fmt.Errorf("model %q: no such folder and no such name in the store (see: pimoe models): %w", c.Model, err)
 	}
 	return m, err
-}
-
-func loadTrunk(ctx context.Context, stored *weights.Model, cfg *model.Config) (*model.Trunk, error) {
-	file, err := stored.ReadTrunk(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return model.Load(cfg, file, cpu.New())
 }
 
 // startHost places the units, starts the processes and returns which group serves which unit.
