@@ -1,0 +1,22 @@
+package isa
+
+import (
+	"sync"
+
+	"golang.org/x/sys/cpu"
+)
+
+var detect = sync.OnceValue(func() Level {
+	x := &cpu.X86
+	switch {
+	case !x.HasAVX2 || !x.HasFMA || !x.HasF16C:
+		return Generic
+	case !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL:
+		return AVX2
+	case !x.HasAVX512VNNI:
+		return AVX512
+	case !x.HasAMXTile || !x.HasAMXInt8 || !x.HasAMXBF16 || !tilesAllowed():
+		return VNNI
+	}
+	return AMX
+})
