@@ -95,12 +95,13 @@ func (m Matrix) Slice(from, to int) Matrix {
 // Contiguous reports whether the rows follow each other without gaps.
 func (m Matrix) Contiguous() bool { return m.Rows <= 1 || m.Stride == m.Cols }
 
-// View is a weight tensor as stored: little-endian bytes, row-major. It does not own Data, which may be a read-only
-// mapping; writing to it is an error that the kernel punishes.
+// View is a weight tensor as stored: little-endian bytes, row-major, or in the layout that Packing names. It does not
+// own Data, which may be a read-only mapping; writing to it is an error that the kernel punishes.
 type View struct {
-	DType DType
-	Shape []int
-	Data  []byte
+	DType   DType
+	Shape   []int // of the tensor itself, however it is packed
+	Data    []byte
+	Packing string // "" = row-major; else a layout that both sides know, such as "n16k2"
 }
 
 // Elems is the number of elements.
