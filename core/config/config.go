@@ -20,6 +20,8 @@ type Config struct {
 	Router Router `koanf:"router"`
 	// Experts says how the routed experts are spread over processes.
 	Experts Experts `koanf:"experts"`
+	// Trunk says how all that is no routed expert is computed: attention, dense and shared feed-forward blocks, the head.
+	Trunk   Trunk   `koanf:"trunk"`
 	KVCache KVCache `koanf:"kv_cache"`
 	// Policy says what happens when an expert can't answer: only "strict" so far.
 	Policy string `koanf:"policy"`
@@ -52,7 +54,7 @@ type Experts struct {
 	Group        any        `koanf:"group"`
 	MaxProcesses int        `koanf:"max_processes"` // default 64; further experts are grouped round robin
 	Backend      string     `koanf:"backend"`       // NAME of the built-in backend or of a plugin; default "cpu"
-	Precision    string     `koanf:"precision"`     // numeric class; default "auto" = by the weights' dtype
+	Precision    string     `koanf:"precision"`     // numeric class; default "auto" = the backend's own for the weights' dtype
 	Replicas     int        `koanf:"replicas"`      // default 1
 	Overrides    []Override `koanf:"overrides"`     // later ones win
 	Transport    string     `koanf:"transport"`     // tensors by "auto" (default: shared memory where the platform has it), "shm" or "grpc"
@@ -68,6 +70,12 @@ type Override struct {
 	// Precision is a numeric class; one group never mixes classes, so an override splits groups where needed.
 	Precision string `koanf:"precision"`
 	Replicas  int    `koanf:"replicas"`
+}
+
+// Trunk chooses the arithmetic of the trunk.
+type Trunk struct {
+	Backend   string `koanf:"backend"`   // "cpu" (default), "int8" or "ref"
+	Precision string `koanf:"precision"` // numeric class; default "auto" = the backend's own for the weights' dtype
 }
 
 // KVCache is the cache of keys and values.

@@ -32,8 +32,8 @@ var about = map[string]string{
 	"router.params":                  "Parameters of the router plugin, such as seed.",
 	"experts.group":                  "Which units share a process: expert (expert i of every layer), layer, or a map NAME: [{layers, experts}].",
 	"experts.max_processes":          "Most expert processes; experts beyond it are grouped round robin.",
-	"experts.backend":                "NAME of the executable pimoe-expert-NAME: cpu, ref or another plugin.",
-	"experts.precision":              "Numeric class; auto follows the dtype of the weights.",
+	"experts.backend":                "NAME of the executable pimoe-expert-NAME: cpu, int8, ref or another plugin.",
+	"experts.precision":              "Numeric class, such as f32, bf16w-f32, bf16 or int8g32; auto is the backend's own for the dtype of the weights.",
 	"experts.replicas":               "Processes that serve the same units.",
 	"experts.overrides":              "List of {layers, experts, backend, plugin, precision, replicas}; later ones win.",
 	"experts.overrides[].layers":     "all, a layer, a range \"0-3\" or a list of them.",
@@ -44,6 +44,8 @@ var about = map[string]string{
 	"experts.overrides[].replicas":   "Processes for these units; 0 keeps experts.replicas.",
 	"experts.transport":              "How tensors travel: shm (shared memory), grpc, or auto for shm where the platform has it.",
 	"experts.isolation":              "process: experts in their own processes; inproc: direct calls in the host, for comparison.",
+	"trunk.backend":                  "Backend of attention, dense and shared feed-forward blocks and head.",
+	"trunk.precision":                "Numeric class of the trunk; auto is the backend's own for the dtype of the weights.",
 	"kv_cache.dtype":                 "Storage type of keys and values.",
 	"kv_cache.memory_mb":             "Memory of the cache in MiB; 0 sizes it from the limits, bounded by a quarter of the machine's memory.",
 	"policy":                         "What happens when an expert can't answer: strict waits for its restart or fails with the cause.",
@@ -65,10 +67,20 @@ var enums = map[string][]string{
 	"mode":              modes,
 	"experts.transport": {"auto", "shm", "grpc"},
 	"experts.isolation": {"process", "inproc"},
+	"trunk.backend":     {"cpu", "int8", "ref"},
+	"trunk.precision":   {"auto", "f32", "bf16w-f32", "f16w-f32", "bf16", "int8g32"},
 	"kv_cache.dtype":    {"f32", "f16", "bf16"},
 	"policy":            {"strict"},
 	"log.level":         {"trace", "debug", "info", "warn", "error"},
 	"log.format":        {"auto", "console", "json"},
+}
+
+// classes are the numeric classes of the backends that belong to the project. Another backend is a plugin, which knows its
+// own; whether the weights' dtype fits a class shows when the model is opened.
+var classes = map[string][]string{
+	"cpu":  {"auto", "f32", "bf16w-f32", "f16w-f32", "bf16"},
+	"int8": {"auto", "int8g32"},
+	"ref":  {"auto", "f32", "bf16w-f32", "f16w-f32"},
 }
 
 // bounds are the keys that are numbers or durations (in milliseconds). The upper ends are far beyond any machine that

@@ -52,6 +52,7 @@ func defaults(environ []string) Config {
 		},
 		Router:  Router{Plugin: "model", Params: map[string]string{}},
 		Experts: Experts{Group: "expert", MaxProcesses: 64, Backend: "cpu", Precision: "auto", Replicas: 1, Transport: "auto", Isolation: "process"},
+		Trunk:   Trunk{Backend: "cpu", Precision: "auto"},
 		KVCache: KVCache{DType: "f32"},
 		Policy:  "strict",
 		Limits: Limits{

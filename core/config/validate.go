@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -222,6 +223,35 @@ func (v *validator) plugins(c Config) {
 		if o.Backend == "" && o.Plugin == "" && o.Precision == "" && o.Replicas == 0 {
 			v.bad(key, "", "backend, plugin, precision or replicas: it changes nothing")
 		}
+	}
+	v.classes(c)
+}
+
+// classes refuses a backend with a class that it does not compute in. A plugin named by its path may compute in any.
+func (v *validator) classes(c Config) {
+	pair := func(key, backend, class, hint string) {
+		known, ours := classes[backend]
+		if ours && className.MatchString(class) && !slices.Contains(known, class) {
+			v.bad(key, class, "one of "+strings.Join(known, ", ")+": backend "+backend+" computes in no other class"+hint)
+		}
+	}
+	e := c.Experts
+	pair("experts.precision", e.Backend, e.Precision, "")
+	pair("trunk.precision", c.Trunk.Backend, c.Trunk.Precision, "")
+	for i, o := range e.Overrides {
+		if o.Plugin != "" {
+			continue
+		}
+		key, hint := fmt.Sprintf("experts.overrides[%d]", i), ""
+		switch {
+		case o.Precision != "":
+			key += ".precision"
+		case o.Backend != "":
+			key, hint = key+".backend", "; experts.precision applies here too: set a precision in the override"
+		default:
+			continue
+		}
+		pair(key, cmp.Or(o.Backend, e.Backend), cmp.Or(o.Precision, e.Precision), hint)
 	}
 }
 
