@@ -77,6 +77,18 @@ func Size(packing string, d tensor.DType, out, in int) (int, error) {
 	return l.size(d, out, in), nil
 }
 
+// Holds is the type of the values that a packing makes of row-major weights of type d: what the packed view's DType is.
+func Holds(packing string, d tensor.DType) (tensor.DType, error) {
+	l, err := find(packing)
+	if err != nil {
+		return tensor.Invalid, err
+	}
+	if !slices.Contains(l.from, d) {
+		return tensor.Invalid, fmt.Errorf("packing %s takes %s, not %v: %w", packing, list(l.from), d, sdk.ErrUnsupported)
+	}
+	return l.holds(d), nil
+}
+
 // Check holds a packed view against its packing: known, a matrix, and with exactly as many bytes as it needs.
 func Check(v tensor.View) error {
 	if len(v.Shape) != 2 {
@@ -98,13 +110,14 @@ func Pack(packing string, w tensor.View) (tensor.View, error) {
 	if w.Packing != "" {
 		return tensor.View{}, fmt.Errorf("packing %s: the weights are packed as %s already: %w", packing, w.Packing, sdk.ErrInvalid)
 	}
-	if !slices.Contains(l.from, w.DType) {
-		return tensor.View{}, fmt.Errorf("packing %s takes %s, not %v: %w", packing, list(l.from), w.DType, sdk.ErrUnsupported)
+	holds, err := Holds(packing, w.DType)
+	if err != nil {
+		return tensor.View{}, err
 	}
 	if len(w.Shape) != 2 {
 		return tensor.View{}, fmt.Errorf("packing %s: shape %v, want two dimensions: %w", packing, w.Shape, sdk.ErrInvalid)
 	}
-	v := tensor.View{DType: l.holds(w.DType), Shape: slices.Clone(w.Shape), Packing: packing}
+	v := tensor.View{DType: holds, Shape: slices.Clone(w.Shape), Packing: packing}
 	n, err := Size(packing, v.DType, v.Shape[0], v.Shape[1])
 	if err != nil {
 		return tensor.View{}, err
