@@ -7,18 +7,18 @@ import (
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
+var floatClasses = map[tensor.DType]string{tensor.F32: "f32", tensor.BF16: "bf16w-f32", tensor.F16: "f16w-f32"}
+
 // FloatClass is the numeric class of float32 arithmetic on weights of a storage type: "f32", "bf16w-f32" or
 // "f16w-f32". In all three a weight is converted to float32 exactly; each output has one accumulator, which starts at
 // zero; the input dimension ascends; a product is rounded to float32 before it is added, so nothing is fused; the bias
 // comes last. Backends that promise one of these names agree to the bit. Other types are sdk.ErrUnsupported.
-func FloatClass(dtype tensor.DType) (string, error) {
-	switch dtype {
-	case tensor.F32:
-		return "f32", nil
-	case tensor.BF16:
-		return "bf16w-f32", nil
-	case tensor.F16:
-		return "f16w-f32", nil
+func FloatClass(dtype tensor.DType, asked string) (string, error) {
+	if class, ok := floatClasses[dtype]; ok {
+		if asked != "" && asked != "auto" && asked != class {
+			return "", fmt.Errorf("%w: numeric class %s for weights of type %v, which are computed in %s", sdk.ErrUnsupported, asked, dtype, class)
+		}
+		return class, nil
 	}
 	return "", fmt.Errorf("%w: weights of type %v in float32 arithmetic", sdk.ErrUnsupported, dtype)
 }
@@ -42,7 +42,7 @@ func CheckLinear(w, bias tensor.View) error {
 }
 
 func checkView(what string, v tensor.View, dims int) error {
-	if _, err := FloatClass(v.DType); err != nil {
+	if _, err := FloatClass(v.DType, ""); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	if len(v.Shape) != dims {
@@ -65,25 +65,27 @@ func checkView(what string, v tensor.View, dims int) error {
 
 // The panics of Linear.Apply: each is a programming error of the caller.
 const (
-	panicRows    = "backends: x and y differ in rows"
-	panicIn      = "backends: x does not have In columns"
-	panicOut     = "backends: y does not have Out columns"
-	panicThreads = "backends: threads is less than 1"
-	panicStride  = "backends: rows of a matrix overlap"
-	panicShort   = "backends: a matrix is shorter than its shape"
+	panicRows   = "backends: x and y differ in rows"
+	panicIn     = "backends: x does not have In columns"
+	panicOut    = "backends: y does not have Out columns"
+	panicStride = "backends: rows of a matrix overlap"
+	panicShort  = "backends: a matrix is shorter than its shape"
 )
 
 // CheckApply panics unless y and x fit l, as Linear.Apply promises.
-func CheckApply(l Linear, y, x tensor.Matrix, threads int) {
+func CheckApply(l Linear, y, x tensor.Matrix) { checkApply(l.Out(), l.In(), y, x) }
+
+// CheckFFN panics unless y and x fit f, as FFN.Apply promises.
+func CheckFFN(f FFN, y, x tensor.Matrix) { checkApply(f.Hidden(), f.Hidden(), y, x) }
+
+func checkApply(out, in int, y, x tensor.Matrix) {
 	switch {
 	case x.Rows != y.Rows:
 		panic(panicRows)
-	case x.Cols != l.In():
+	case x.Cols != in:
 		panic(panicIn)
-	case y.Cols != l.Out():
+	case y.Cols != out:
 		panic(panicOut)
-	case threads < 1:
-		panic(panicThreads)
 	case x.Rows > 1 && (x.Stride < x.Cols || y.Stride < y.Cols):
 		panic(panicStride)
 	case short(x) || short(y):

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -23,7 +24,7 @@ func Test(t *testing.T, make func() backends.Backend) {
 	}
 	taken := 0
 	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
-		if _, err := be.Class(d); err != nil {
+		if _, err := be.Class(d, ""); err != nil {
 			continue
 		}
 		taken++
@@ -64,7 +65,11 @@ func (s shape) String() string { return fmt.Sprintf("%dx%dx%d", s.rows, s.out, s
 // linear makes a Linear or ends the test.
 func linear(t testing.TB, be backends.Backend, w, bias tensor.View) backends.Linear {
 	t.Helper()
-	l, err := be.Linear(w, bias)
+	class, err := be.Class(w.DType, "")
+	if err != nil {
+		t.Fatalf("%s: Class(%v): %v", be.Name(), w.DType, err)
+	}
+	l, err := be.Linear(class, w, bias)
 	if err != nil {
 		t.Fatalf("%s: Linear(%v %v): %v", be.Name(), w.DType, w.Shape, err)
 	}
@@ -80,7 +85,9 @@ func apply(l backends.Linear, x tensor.Matrix, threads int) tensor.Matrix {
 	for i := range y.Data {
 		y.Data[i] = float32(math.NaN())
 	}
-	l.Apply(y, x, threads)
+	p := team.NewPool(threads, team.Options{})
+	defer p.Close()
+	l.Apply(y, x, p.Team())
 	return y
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/ref"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -21,11 +22,11 @@ import (
 // promisesRef is whether the backend's class for a type is that of package ref.
 func promisesRef(t *testing.T, be backends.Backend, d tensor.DType) bool {
 	t.Helper()
-	class, err := be.Class(d)
+	class, err := be.Class(d, "")
 	if err != nil || class == "" {
 		t.Fatalf("%s: Class(%v) = %q, %v", be.Name(), d, class, err)
 	}
-	want, err := ref.New().Class(d)
+	want, err := ref.New().Class(d, "")
 	return err == nil && class == want
 }
 
@@ -121,7 +122,7 @@ func testRows(t *testing.T, be backends.Backend, d tensor.DType) {
 	x := activations(&r, 150, 61)
 	alone := tensor.NewMatrix(x.Rows, l.Out())
 	for i := range x.Rows {
-		l.Apply(alone.Slice(i, i+1), x.Slice(i, i+1), 1)
+		l.Apply(alone.Slice(i, i+1), x.Slice(i, i+1), team.Team{})
 	}
 	for _, n := range []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 32, 33, 63, 64, 65, 128, 150} {
 		sameBits(t, fmt.Sprintf("first %d rows", n), apply(l, x.Slice(0, n), 1), alone.Slice(0, n))
@@ -156,7 +157,7 @@ func testGuards(t *testing.T, be backends.Backend, d tensor.DType) {
 			copy(x.Row(row), dense.Row(row))
 		}
 		before, stored := slices.Clone(xs), slices.Concat(w.Data, b.Data)
-		l.Apply(y, x, 2)
+		l.Apply(y, x, team.Team{})
 		want := apply(l, dense, 1)
 		sameBits(t, fmt.Sprintf("%v strided", s), y, want)
 		for row := range s.rows { // put the sentinels back where y may write
@@ -256,6 +257,10 @@ func testRefusals(t *testing.T, be backends.Backend, d tensor.DType) {
 		return tensor.View{DType: v.DType, Shape: shape, Data: data}
 	}
 	long, _ := weights(&r, d, 5)
+	class, err := be.Class(d, "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string][2]tensor.View{
 		"no shape":         {change(w, nil, w.Data), {}},
 		"one dimension":    {change(w, []int{24}, w.Data), {}},
@@ -271,7 +276,7 @@ func testRefusals(t *testing.T, be backends.Backend, d tensor.DType) {
 		"bias 2D":          {w, change(b, []int{2, 2}, b.Data)},
 		"bias short":       {w, change(b, b.Shape, b.Data[:d.Size()])},
 	} {
-		if _, err := be.Linear(c[0], c[1]); !errors.Is(err, sdk.ErrInvalid) {
+		if _, err := be.Linear(class, c[0], c[1]); !errors.Is(err, sdk.ErrInvalid) {
 			t.Errorf("%s: error %v, want sdk.ErrInvalid", name, err)
 		}
 	}
@@ -280,7 +285,7 @@ func testRefusals(t *testing.T, be backends.Backend, d tensor.DType) {
 // testOtherTypes checks that Class and Linear agree about what is taken.
 func testOtherTypes(t *testing.T, be backends.Backend) {
 	for d := tensor.Invalid; d <= tensor.F8E5M2+1; d++ {
-		class, err := be.Class(d)
+		class, err := be.Class(d, "")
 		if err == nil {
 			if class == "" {
 				t.Errorf("Class(%v) is empty", d)
@@ -291,7 +296,7 @@ func testOtherTypes(t *testing.T, be backends.Backend) {
 			t.Errorf("Class(%v): error %v, want sdk.ErrUnsupported", d, err)
 		}
 		w := tensor.View{DType: d, Shape: []int{2, 2}, Data: make([]byte, 4*d.Size())}
-		if _, err := be.Linear(w, tensor.View{}); !errors.Is(err, sdk.ErrUnsupported) {
+		if _, err := be.Linear("f32", w, tensor.View{}); !errors.Is(err, sdk.ErrUnsupported) {
 			t.Errorf("Linear(%v): error %v, want sdk.ErrUnsupported", d, err)
 		}
 	}
@@ -302,7 +307,7 @@ func testMisuse(t *testing.T, be backends.Backend) {
 	r := random(19)
 	var l backends.Linear
 	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
-		if _, err := be.Class(d); err == nil {
+		if _, err := be.Class(d, ""); err == nil {
 			w, _ := weights(&r, d, 4, 6)
 			l = linear(t, be, w, tensor.View{})
 		}
@@ -312,16 +317,12 @@ func testMisuse(t *testing.T, be backends.Backend) {
 	short.Data = short.Data[:11]
 	overlap := tensor.NewMatrix(2, 6)
 	overlap.Stride = 5
-	for name, c := range map[string]struct {
-		y, x    tensor.Matrix
-		threads int
-	}{
-		"rows":       {good, tensor.NewMatrix(3, 6), 1},
-		"columns":    {good, tensor.NewMatrix(2, 7), 1},
-		"outputs":    {tensor.NewMatrix(2, 5), tensor.NewMatrix(2, 6), 1},
-		"no threads": {good, tensor.NewMatrix(2, 6), 0},
-		"short":      {good, short, 1},
-		"overlap":    {good, overlap, 1},
+	for name, c := range map[string]struct{ y, x tensor.Matrix }{
+		"rows":    {good, tensor.NewMatrix(3, 6)},
+		"columns": {good, tensor.NewMatrix(2, 7)},
+		"outputs": {tensor.NewMatrix(2, 5), tensor.NewMatrix(2, 6)},
+		"short":   {good, short},
+		"overlap": {good, overlap},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -329,7 +330,7 @@ func testMisuse(t *testing.T, be backends.Backend) {
 					t.Error("Apply did not panic")
 				}
 			}()
-			l.Apply(c.y, c.x, c.threads)
+			l.Apply(c.y, c.x, team.Team{})
 		})
 	}
 }

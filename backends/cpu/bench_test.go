@@ -5,7 +5,7 @@ import (
 	"math"
 	"testing"
 
-	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -13,7 +13,7 @@ import (
 func BenchmarkApply(b *testing.B) {
 	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
 		for _, s := range [][2]int{{192, 256}, {1024, 1024}, {2048, 2048}} {
-			l, err := cpu.New().Linear(weights(d, s[0], s[1]), tensor.View{})
+			l, err := linearOf(weights(d, s[0], s[1]), tensor.View{})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -23,9 +23,12 @@ func BenchmarkApply(b *testing.B) {
 					x.Data[i] = float32(i%251)/64 - 2
 				}
 				for _, threads := range []int{1, 2} {
+					pool := team.NewPool(threads, team.Options{})
+					b.Cleanup(pool.Close)
+					tm := pool.Team()
 					b.Run(fmt.Sprintf("%v/%dx%d/rows=%d/threads=%d", d, s[0], s[1], rows, threads), func(b *testing.B) {
 						for b.Loop() {
-							l.Apply(y, x, threads)
+							l.Apply(y, x, tm)
 						}
 						b.ReportMetric(2*float64(rows*s[0]*s[1])*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 					})

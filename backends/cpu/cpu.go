@@ -6,6 +6,7 @@ package cpu
 
 import (
 	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/internal/block"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -19,10 +20,24 @@ func New() *Backend { return &Backend{} }
 func (*Backend) Name() string { return "cpu" }
 
 // Class is that of backends.FloatClass.
-func (*Backend) Class(dtype tensor.DType) (string, error) { return backends.FloatClass(dtype) }
+func (*Backend) Class(dtype tensor.DType, asked string) (string, error) {
+	return backends.FloatClass(dtype, asked)
+}
+
+// Packing is none yet.
+func (*Backend) Packing(string) string { return "" }
+
+// FFN is three Linears and an activation.
+func (b *Backend) FFN(class, activation string, gate, up, down tensor.View) (backends.FFN, error) {
+	return block.New(b, class, activation, gate, up, down)
+}
 
 // Linear keeps w.Data, unless its bytes are not aligned for their type, and copies bias.
-func (*Backend) Linear(w, bias tensor.View) (backends.Linear, error) {
+func (*Backend) Linear(_ string, w, bias tensor.View) (backends.Linear, error) {
+	w, err := block.RowMajor(w)
+	if err != nil {
+		return nil, err
+	}
 	if err := backends.CheckLinear(w, bias); err != nil {
 		return nil, err
 	}

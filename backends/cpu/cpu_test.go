@@ -6,8 +6,19 @@ import (
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/backendtest"
 	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
+
+// linearOf prepares weights in their default class.
+func linearOf(w, bias tensor.View) (backends.Linear, error) {
+	be := cpu.New()
+	class, err := be.Class(w.DType, "")
+	if err != nil {
+		return nil, err
+	}
+	return be.Linear(class, w, bias)
+}
 
 func TestBackend(t *testing.T) {
 	backendtest.Test(t, func() backends.Backend { return cpu.New() })
@@ -18,7 +29,7 @@ func TestBackend(t *testing.T) {
 func TestInPlace(t *testing.T) {
 	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
 		w := weights(d, 8, 16)
-		l, err := cpu.New().Linear(w, tensor.View{})
+		l, err := linearOf(w, tensor.View{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -27,7 +38,7 @@ func TestInPlace(t *testing.T) {
 		for i := range x.Data {
 			x.Data[i], y.Data[i/2] = 1, 1
 		}
-		l.Apply(y, x, 1)
+		l.Apply(y, x, team.Team{})
 		for i, v := range y.Data {
 			if v != 0 {
 				t.Fatalf("%v: y[%d] = %g: the weights were copied", d, i, v)

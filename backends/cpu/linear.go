@@ -2,10 +2,10 @@ package cpu
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -35,33 +35,26 @@ func (l *linear) Out() int { return l.out }
 func (l *linear) In() int  { return l.in }
 
 // Apply cuts y into blocks, which up to threads goroutines claim one by one; the caller's goroutine is one of them.
-func (l *linear) Apply(y, x tensor.Matrix, threads int) {
-	backends.CheckApply(l, y, x, threads)
+func (l *linear) Apply(y, x tensor.Matrix, t team.Team) {
+	backends.CheckApply(l, y, x)
 	cols, rows := blocks(l.out, blockOut), blocks(x.Rows, blockRows)
-	threads = min(threads, cols*rows, 1+x.Rows*l.out*l.in/threadWork)
+	threads := min(t.Threads(), cols*rows, 1+x.Rows*l.out*l.in/threadWork)
 	if threads <= 1 {
 		for i := range cols * rows {
 			l.block(y, x, i)
 		}
 		return
 	}
-	l.share(y, x, cols*rows, threads)
+	t.Limit(threads).Do(cols*rows, &product{l, y, x})
 }
 
-func (l *linear) share(y, x tensor.Matrix, n, threads int) {
-	var next atomic.Int64
-	claim := func() {
-		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-			l.block(y, x, i)
-		}
-	}
-	var others sync.WaitGroup
-	for range threads - 1 {
-		others.Go(claim)
-	}
-	claim()
-	others.Wait()
+// product is a product under way, shared by a team.
+type product struct {
+	l    *linear
+	y, x tensor.Matrix
 }
+
+func (p *product) Run(_, i int) { p.l.block(p.y, p.x, i) }
 
 // block computes block i of y: the outputs vary fastest, so that threads that run together read the same rows.
 func (l *linear) block(y, x tensor.Matrix, i int) {

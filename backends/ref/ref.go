@@ -10,6 +10,8 @@ import (
 	"math"
 
 	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/internal/block"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -23,10 +25,19 @@ func New() *Backend { return &Backend{} }
 func (*Backend) Name() string { return "ref" }
 
 // Class is that of backends.FloatClass.
-func (*Backend) Class(dtype tensor.DType) (string, error) { return backends.FloatClass(dtype) }
+func (*Backend) Class(dtype tensor.DType, asked string) (string, error) {
+	return backends.FloatClass(dtype, asked)
+}
+
+// Packing is none: the loops walk rows.
+func (*Backend) Packing(string) string { return "" }
 
 // Linear converts the weights and the bias to float32; it keeps no reference to either view.
-func (*Backend) Linear(w, bias tensor.View) (backends.Linear, error) {
+func (*Backend) Linear(_ string, w, bias tensor.View) (backends.Linear, error) {
+	w, err := block.RowMajor(w)
+	if err != nil {
+		return nil, err
+	}
 	if err := backends.CheckLinear(w, bias); err != nil {
 		return nil, err
 	}
@@ -37,6 +48,11 @@ func (*Backend) Linear(w, bias tensor.View) (backends.Linear, error) {
 	return l, nil
 }
 
+// FFN is three Linears and an activation.
+func (b *Backend) FFN(class, activation string, gate, up, down tensor.View) (backends.FFN, error) {
+	return block.New(b, class, activation, gate, up, down)
+}
+
 type linear struct {
 	out, in int
 	w, bias []float32 // bias is nil if there is none
@@ -45,9 +61,9 @@ type linear struct {
 func (l *linear) Out() int { return l.out }
 func (l *linear) In() int  { return l.in }
 
-// Apply ignores threads: one is within every bound.
-func (l *linear) Apply(y, x tensor.Matrix, threads int) {
-	backends.CheckApply(l, y, x, threads)
+// Apply ignores the team: one thread is within every bound.
+func (l *linear) Apply(y, x tensor.Matrix, _ team.Team) {
+	backends.CheckApply(l, y, x)
 	for r := range x.Rows {
 		xr, yr := x.Row(r), y.Row(r)
 		for o := range l.out {

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/model"
@@ -50,6 +51,7 @@ type Options struct {
 	Trunk     *model.Trunk
 	Block     moe.Block // the routed experts
 	Tokenizer *tokenizer.Tokenizer
+	Team      team.Team     // the threads of a step, which the caller keeps open until Close has returned; the zero Team is the loop's own
 	Limits    config.Limits // zero fields have their defaults, but no queued requests are none
 
 	// Cache is the cache's shape. Pages 0 = as many as MemoryBytes hold; PageTokens 0 = 16; no DType = F32.
@@ -112,7 +114,7 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("new engine: %w", err)
 	}
 	s.pages, s.pageTokens = spec.Pages, spec.PageTokens
-	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, sparse: o.Model.SparseLayers(), threads: s.limits.Threads}
+	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, sparse: o.Model.SparseLayers(), team: o.Team}
 	return start(s), nil
 }
 

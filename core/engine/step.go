@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
@@ -172,26 +173,26 @@ func each(n, threads int, f func(int)) {
 
 // trunk is a model.Trunk with what each call needs.
 type trunk struct {
-	trunk   *model.Trunk
-	cache   *model.Cache
-	block   moe.Block
-	sparse  []int
-	threads int
+	trunk  *model.Trunk
+	cache  *model.Cache
+	block  moe.Block
+	sparse []int
+	team   team.Team
 }
 
 // Forward implements forwarder.
 func (t *trunk) Forward(ctx context.Context, spans []model.Span) ([]tensor.Matrix, error) {
-	return t.trunk.Forward(ctx, t.cache, spans, t.block, t.threads)
+	return t.trunk.Forward(ctx, t.cache, spans, t.block, t.team)
 }
 
 // Layers implements forwarder.
 func (t *trunk) Layers() []int { return t.sparse }
 
 // Threads implements forwarder.
-func (t *trunk) Threads() int { return t.threads }
+func (t *trunk) Threads() int { return t.team.Threads() }
 
 // Hidden implements forwarder.
 func (t *trunk) Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(int, []int32, []float32)) (tensor.Matrix, error) {
 	observe := func(_, row, _ int, ids []int32, weights []float32) { route(row, ids, weights) }
-	return t.trunk.Hidden(ctx, layer, x, t.block, t.threads, observe)
+	return t.trunk.Hidden(ctx, layer, x, t.block, t.team, observe)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/core/engine"
@@ -146,9 +147,11 @@ func (w waiting) Wait() error { return w() }
 // open starts an engine over the parts.
 func (p parts) open(t testing.TB, change func(*engine.Options)) *engine.Engine {
 	t.Helper()
+	pool := team.NewPool(2, team.Options{})
+	t.Cleanup(pool.Close)
 	o := engine.Options{
-		Model: p.cfg, Trunk: p.trunk, Block: p.block, Tokenizer: p.text, PrefixReuse: true,
-		Limits: config.Limits{MaxQueuedRequests: 100, Threads: 2},
+		Team: pool.Team(), Model: p.cfg, Trunk: p.trunk, Block: p.block, Tokenizer: p.text, PrefixReuse: true,
+		Limits: config.Limits{MaxQueuedRequests: 100},
 		Cache:  model.CacheSpec{Pages: 256},
 	}
 	if change != nil {
@@ -333,7 +336,7 @@ func bitInvariance(t *testing.T, p parts, g golden, dtype tensor.DType) {
 		{"alone", 0, func(*engine.Options) {}},
 		{"with 31 others", 31, func(*engine.Options) {}},
 		{"in chunks", 0, func(o *engine.Options) { o.Limits.MaxBatchTokens = 7 }},
-		{"with one thread", 3, func(o *engine.Options) { o.Limits.Threads = 1 }},
+		{"with one thread", 3, func(o *engine.Options) { o.Team = team.Team{} }},
 		{"on a small cache with odd pages", 15, func(o *engine.Options) {
 			o.Cache.PageTokens, o.Cache.Pages, o.Limits.MaxBatchTokens, o.Chunk = 5, 30, 40, 11
 		}},
@@ -391,7 +394,7 @@ func TestHiddenStates(t *testing.T) {
 	for i := range x.Data {
 		x.Data[i] = float32(i%17)/17 - 0.5
 	}
-	want, err := p.trunk.Hidden(t.Context(), 0, x, p.block, 1, nil)
+	want, err := p.trunk.Hidden(t.Context(), 0, x, p.block, team.Team{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,9 +6,8 @@ import (
 	"math"
 	"sync"
 
-	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/ref"
-	"github.com/pimoe/pimoe/backends/scalar"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -140,37 +139,26 @@ func (k *knownAnswers) oracle(ctx context.Context, u expert.Unit) ([]float32, er
 	if err != nil {
 		return nil, err
 	}
-	var lin [3]backends.Linear
+	var w [3]tensor.View
 	for i, name := range unitTensors(u) {
 		ext := sh.extents[name]
-		data := make([]byte, ext.Length)
-		if _, err := sh.file.ReadAt(data, ext.Offset); err != nil {
+		w[i] = tensor.View{DType: ext.DType, Shape: ext.Shape, Data: make([]byte, ext.Length)}
+		if _, err := sh.file.ReadAt(w[i].Data, ext.Offset); err != nil {
 			return nil, fmt.Errorf("read %s of expert %d: %w", name, u.Expert, err)
 		}
-		lin[i], err = ref.New().Linear(tensor.View{DType: ext.DType, Shape: ext.Shape, Data: data}, tensor.View{})
-		if err != nil {
-			return nil, fmt.Errorf("%s of expert %d: %w", name, u.Expert, err)
-		}
 	}
-	return feedForward(k.shape.Activation, lin[0], lin[1], lin[2], k.input), nil
-}
-
-// feedForward is down(act(gate x) * up x) for one row.
-func feedForward(activation string, gate, up, down backends.Linear, x []float32) []float32 {
-	row := func(l backends.Linear, x []float32) []float32 {
-		y := tensor.NewMatrix(1, l.Out())
-		l.Apply(y, tensor.MatrixOf(1, len(x), x), 1)
-		return y.Data
+	be := ref.New()
+	class, err := be.Class(w[0].DType, "")
+	if err != nil {
+		return nil, fmt.Errorf("expert %d: %w", u.Expert, err)
 	}
-	g, h := row(gate, x), row(up, x)
-	activate := scalar.SiLU
-	if activation == "gelu_tanh" {
-		activate = scalar.GELUTanh
+	block, err := be.FFN(class, k.shape.Activation, w[0], w[1], w[2])
+	if err != nil {
+		return nil, fmt.Errorf("expert %d: %w", u.Expert, err)
 	}
-	for i, v := range g {
-		h[i] *= activate(v)
-	}
-	return row(down, h)
+	y := tensor.NewMatrix(1, len(k.input))
+	block.Apply(y, tensor.MatrixOf(1, len(k.input), k.input), team.Team{})
+	return y.Data, nil
 }
 
 func sameBits(a, b []float32) bool {

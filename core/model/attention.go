@@ -38,7 +38,7 @@ func (b *batch) plan() {
 		s.items = append(s.items, attentionItem{from, to})
 		from = to
 	}
-	for len(s.workers) < b.threads {
+	for len(s.workers) < b.team.Threads() {
 		s.workers = append(s.workers, attentionWorker{})
 	}
 }
@@ -49,11 +49,11 @@ func (b *batch) attend(l int) {
 	n, kv := b.x.Rows, c.KVHeads*c.HeadDim
 	b.normalise(layer.attnNorm)
 	q, k, v := s.q.matrix(n, c.Heads*c.HeadDim), s.k.matrix(n, kv), s.v.matrix(n, kv)
-	layer.q.Apply(q, b.h, b.threads)
-	layer.k.Apply(k, b.h, b.threads)
-	layer.v.Apply(v, b.h, b.threads)
+	layer.q.Apply(q, b.h, b.team)
+	layer.k.Apply(k, b.h, b.team)
+	layer.v.Apply(v, b.h, b.team)
 	page := b.cache.spec.PageTokens
-	parallel(b.threads, n, 8*n*q.Cols, func(_, r int) {
+	parallel(b.team, n, 8*n*q.Cols, func(_, r int) {
 		c.shape(q.Row(r), layer.qNorm, b.cos.Row(r), b.sin.Row(r))
 		c.shape(k.Row(r), layer.kNorm, b.cos.Row(r), b.sin.Row(r))
 		if c.clip != 0 {
@@ -68,10 +68,10 @@ func (b *batch) attend(l int) {
 	for _, at := range b.rows {
 		work += (at.position + 1) * 4 * q.Cols
 	}
-	parallel(b.threads, len(s.items)*c.KVHeads, work, func(worker, i int) {
+	parallel(b.team, len(s.items)*c.KVHeads, work, func(worker, i int) {
 		b.item(l, s.items[i/c.KVHeads], i%c.KVHeads, q, out, &s.workers[worker])
 	})
-	layer.o.Apply(b.y, out, b.threads)
+	layer.o.Apply(b.y, out, b.team)
 	b.add()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
@@ -37,11 +38,11 @@ func (s *Span) wants() int {
 //
 // A done ctx is noticed before each layer. After an error the pages that the spans write are unspecified, and nothing
 // else is.
-func (t *Trunk) Forward(ctx context.Context, cache *Cache, spans []Span, block moe.Block, threads int) ([]tensor.Matrix, error) {
+func (t *Trunk) Forward(ctx context.Context, cache *Cache, spans []Span, block moe.Block, tm team.Team) ([]tensor.Matrix, error) {
 	if err := t.checkSpans(cache, spans); err != nil {
 		return nil, err
 	}
-	b := t.begin(cache, spans, max(threads, 1))
+	b := t.begin(cache, spans, tm)
 	for l := range t.layers {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("before layer %d: %w", l, err)
@@ -89,7 +90,7 @@ type batch struct {
 	t       *Trunk
 	cache   *Cache
 	spans   []Span
-	threads int
+	team    team.Team
 	x       tensor.Matrix // residual stream
 	h       tensor.Matrix // normalised input of the current block
 	y       tensor.Matrix // output of the current block
@@ -100,9 +101,9 @@ type batch struct {
 }
 
 // begin lays out the rows and looks up their embeddings and rotary angles.
-func (t *Trunk) begin(cache *Cache, spans []Span, threads int) *batch {
+func (t *Trunk) begin(cache *Cache, spans []Span, tm team.Team) *batch {
 	c, s := t.cfg, &t.scratch
-	b := &batch{t: t, cache: cache, spans: spans, threads: threads}
+	b := &batch{t: t, cache: cache, spans: spans, team: tm}
 	s.rows, s.tokens, s.positions = s.rows[:0], s.tokens[:0], s.positions[:0]
 	for i := range spans {
 		if spans[i].Route != nil {
@@ -142,7 +143,7 @@ func (b *batch) route(layer, row, k int, ids []int32, weights []float32) {
 
 // normalise fills h with the norm of the residual stream.
 func (b *batch) normalise(w []float32) {
-	parallel(b.threads, b.x.Rows, 2*b.x.Rows*b.x.Cols, func(_, r int) {
+	parallel(b.team, b.x.Rows, 2*b.x.Rows*b.x.Cols, func(_, r int) {
 		rmsNorm(b.h.Row(r), b.x.Row(r), w, b.t.cfg.eps)
 	})
 }
@@ -150,7 +151,7 @@ func (b *batch) normalise(w []float32) {
 // add adds the current block's output to the residual stream.
 func (b *batch) add() {
 	scale := b.t.cfg.residual
-	parallel(b.threads, b.x.Rows, b.x.Rows*b.x.Cols, func(_, r int) {
+	parallel(b.team, b.x.Rows, b.x.Rows*b.x.Cols, func(_, r int) {
 		x := b.x.Row(r)
 		y := b.y.Row(r)[:len(x)]
 		if scale != 1 {
@@ -168,11 +169,11 @@ func (b *batch) feed(ctx context.Context, l int, block moe.Block) error {
 	layer := &b.t.layers[l]
 	b.normalise(layer.ffnNorm)
 	if layer.dense != nil {
-		b.t.ffn(layer.dense, b.h, b.y, b.threads)
+		b.t.ffn(layer.dense, b.h, b.y, b.team)
 	} else {
 		s := &b.t.scratch
 		in := moe.Input{Layer: l, X: b.h, Tokens: s.tokens, Positions: s.positions, Observe: b.observe}
-		if err := b.t.sparse(ctx, l, in, block, b.y, b.threads); err != nil {
+		if err := b.t.sparse(ctx, l, in, block, b.y, b.team); err != nil {
 			return err
 		}
 	}
@@ -202,7 +203,7 @@ func (b *batch) finish() []tensor.Matrix {
 	if n == 0 {
 		return s.logits
 	}
-	b.t.head.Apply(logits, last, b.threads)
+	b.t.head.Apply(logits, last, b.team)
 	if c.logits != 1 {
 		for i := range logits.Data {
 			logits.Data[i] /= c.logits

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/pimoe/pimoe/backends/scalar"
+	"github.com/pimoe/pimoe/backends/team"
 )
 
 // TestHalves: every 16-bit pattern survives, and rounding is to the nearest with ties to even, by a search through
@@ -241,7 +242,9 @@ func TestParallel(t *testing.T) {
 	for _, threads := range []int{1, 2, 7} {
 		for _, n := range []int{0, 1, 5, 1000} {
 			counts := make([]int, n)
-			parallel(threads, n, 1<<30, func(w, i int) {
+			p := team.NewPool(threads, team.Options{})
+			defer p.Close()
+			parallel(p.Team(), n, 1<<30, func(w, i int) {
 				if w < 0 || w >= threads {
 					panic(fmt.Sprintf("worker %d of %d", w, threads))
 				}

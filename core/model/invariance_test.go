@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/core/moe"
@@ -189,12 +190,12 @@ func TestForwardErrors(t *testing.T) {
 	span := model.Span{Pages: pages, Start: 3, Tokens: ids[3:], AllLogits: true}
 	boom := errors.New("boom")
 	f.layer, f.err = 1, boom
-	if _, err := r.trunk.Forward(t.Context(), r.cache, []model.Span{span}, r.block, 1); !errors.Is(err, boom) {
+	if _, err := r.trunk.Forward(t.Context(), r.cache, []model.Span{span}, r.block, team.Team{}); !errors.Is(err, boom) {
 		t.Fatalf("error %v, want %v", err, boom)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	f.err, f.then = nil, cancel
-	if _, err := r.trunk.Forward(ctx, r.cache, []model.Span{span}, r.block, 1); !errors.Is(err, context.Canceled) {
+	if _, err := r.trunk.Forward(ctx, r.cache, []model.Span{span}, r.block, team.Team{}); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v, want a cancellation", err)
 	}
 	f.layer = -1
@@ -216,15 +217,15 @@ func TestForwardRefuses(t *testing.T) {
 	} {
 		s := ok
 		edit(&s)
-		if _, err := r.trunk.Forward(t.Context(), r.cache, []model.Span{ok, s}, r.block, 1); !errors.Is(err, sdk.ErrInvalid) {
+		if _, err := r.trunk.Forward(t.Context(), r.cache, []model.Span{ok, s}, r.block, team.Team{}); !errors.Is(err, sdk.ErrInvalid) {
 			t.Errorf("%s: error %v, want ErrInvalid", name, err)
 		}
 	}
 	other := newRig(t, coretest.Golden(t, "models", "mixtral"), rigOptions{})
-	if _, err := r.trunk.Forward(t.Context(), other.cache, []model.Span{ok}, r.block, 1); !errors.Is(err, sdk.ErrInvalid) {
+	if _, err := r.trunk.Forward(t.Context(), other.cache, []model.Span{ok}, r.block, team.Team{}); !errors.Is(err, sdk.ErrInvalid) {
 		t.Errorf("another model's cache: error %v, want ErrInvalid", err)
 	}
-	if m, err := r.trunk.Forward(t.Context(), r.cache, nil, r.block, 1); err != nil || len(m) != 0 {
+	if m, err := r.trunk.Forward(t.Context(), r.cache, nil, r.block, team.Team{}); err != nil || len(m) != 0 {
 		t.Errorf("no spans: %v, %v", m, err)
 	}
 }
@@ -260,7 +261,7 @@ func TestHidden(t *testing.T) {
 			r.forward(model.Span{Pages: r.sequence(7), Tokens: ids})
 			for _, l := range r.cfg.SparseLayers() {
 				rows := 0
-				y, err := r.trunk.Hidden(t.Context(), l, rec.x[l], r.block, 1, func(layer, row, k int, ids []int32, _ []float32) {
+				y, err := r.trunk.Hidden(t.Context(), l, rec.x[l], r.block, team.Team{}, func(layer, row, k int, ids []int32, _ []float32) {
 					if layer != l || row != rows || k != r.cfg.TopK || len(ids) != k {
 						t.Errorf("observed layer %d row %d k %d", layer, row, k)
 					}
@@ -275,14 +276,14 @@ func TestHidden(t *testing.T) {
 			nan.Data[3] = float32(math.NaN())
 			for what, call := range map[string]func() error{
 				"no such layer": func() error {
-					_, err := r.trunk.Hidden(t.Context(), 99, tensor.NewMatrix(1, r.cfg.Hidden), r.block, 1, nil)
+					_, err := r.trunk.Hidden(t.Context(), 99, tensor.NewMatrix(1, r.cfg.Hidden), r.block, team.Team{}, nil)
 					return err
 				},
 				"wrong width": func() error {
-					_, err := r.trunk.Hidden(t.Context(), 0, tensor.NewMatrix(1, 3), r.block, 1, nil)
+					_, err := r.trunk.Hidden(t.Context(), 0, tensor.NewMatrix(1, 3), r.block, team.Team{}, nil)
 					return err
 				},
-				"NaN": func() error { _, err := r.trunk.Hidden(t.Context(), 0, nan, r.block, 1, nil); return err },
+				"NaN": func() error { _, err := r.trunk.Hidden(t.Context(), 0, nan, r.block, team.Team{}, nil); return err },
 			} {
 				if err := call(); !errors.Is(err, sdk.ErrInvalid) {
 					t.Errorf("%s: error %v, want ErrInvalid", what, err)

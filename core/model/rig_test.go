@@ -11,6 +11,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/weights"
@@ -24,13 +25,13 @@ import (
 // rig is a whole model in one process: trunk, the model's router, and experts in a number of groups, all on package
 // cpu, from a checkpoint split by its Plan.
 type rig struct {
-	t       testing.TB
-	cfg     *model.Config
-	trunk   *model.Trunk
-	block   moe.Block
-	cache   *model.Cache
-	pages   int32 // handed out so far
-	threads int
+	t     testing.TB
+	cfg   *model.Config
+	trunk *model.Trunk
+	block moe.Block
+	cache *model.Cache
+	pages int32 // handed out so far
+	team  team.Team
 }
 
 type rigOptions struct {
@@ -82,13 +83,20 @@ func rigOf(t testing.TB, cfg *model.Config, ck *weights.Checkpoint, o rigOptions
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, cfg: cfg, threads: o.threads}
+	pool := team.NewPool(o.threads, team.Options{})
+	t.Cleanup(pool.Close)
+	r := &rig{t: t, cfg: cfg, team: pool.Team()}
 	if r.trunk, err = model.Load(cfg, trunkFile(t, ck, plan), o.backend); err != nil {
 		t.Fatal(err)
 	}
 	if r.cache, err = cfg.NewCache(model.CacheSpec{Pages: o.pages, PageTokens: o.pageTokens, DType: o.dtype}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := r.cache.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	rt := routermodel.New()
 	spec := router.Spec{Layers: cfg.SparseLayers(), Experts: cfg.Experts, TopK: cfg.TopK, Rule: cfg.Rule}
 	if err := rt.Configure(context.Background(), spec); err != nil {
@@ -202,7 +210,7 @@ func (r *rig) sequence(n int) []int32 {
 
 func (r *rig) forward(spans ...model.Span) []tensor.Matrix {
 	r.t.Helper()
-	m, err := r.trunk.Forward(context.Background(), r.cache, spans, r.block, r.threads)
+	m, err := r.trunk.Forward(context.Background(), r.cache, spans, r.block, r.team)
 	if err != nil {
 		r.t.Fatal(err)
 	}

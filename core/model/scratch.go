@@ -2,9 +2,8 @@ package model
 
 import (
 	"math"
-	"sync"
-	"sync/atomic"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -47,34 +46,22 @@ type rowOf struct {
 // about a microsecond, in which a core does some thousand of them.
 const smallWork = 1 << 15
 
-// parallel calls do(worker, i) for every i below n on at most threads goroutines, and returns when all are done. work
-// is about how many operations that is in all. Which worker gets which i must not matter to the result.
-func parallel(threads, n, work int, do func(worker, i int)) {
-	threads = min(threads, n)
-	if threads <= 1 || work < smallWork {
+// parallel calls do(worker, i) for every i below n on the team, and returns when all are done. work is about how many
+// operations that is in all. Which worker gets which i must not matter to the result.
+func parallel(t team.Team, n, work int, do func(worker, i int)) {
+	if t.Threads() <= 1 || work < smallWork {
 		for i := range n {
 			do(0, i)
 		}
 		return
 	}
-	spread(threads, n, do)
+	t.Do(n, pieces(do))
 }
 
-// spread is apart so that the short way above allocates nothing.
-func spread(threads, n int, do func(worker, i int)) {
-	var next atomic.Int64
-	run := func(worker int) {
-		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-			do(worker, i)
-		}
-	}
-	var wg sync.WaitGroup
-	for w := 1; w < threads; w++ {
-		wg.Go(func() { run(w) })
-	}
-	run(0)
-	wg.Wait()
-}
+// pieces is a function as a team's task.
+type pieces func(worker, i int)
+
+func (f pieces) Run(worker, i int) { f(worker, i) }
 
 // rmsNorm is x / sqrt(mean(x^2) + eps) * w (Zhang and Sennrich 2019), squares summed in ascending order. y may be x.
 func rmsNorm(y, x, w []float32, eps float32) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/scalar"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
@@ -117,12 +118,20 @@ func (l *loader) linear(name, bias string) backends.Linear {
 	if bias != "" {
 		b = l.view(bias)
 	}
-	m, err := l.backend.Linear(v, b)
+	m, err := l.linearOf(v, b)
 	if err != nil {
 		l.problems = append(l.problems, fmt.Errorf("tensor %s: %w", name, err))
 		return nil
 	}
 	return m
+}
+
+func (l *loader) linearOf(w, bias tensor.View) (backends.Linear, error) {
+	class, err := l.backend.Class(w.DType, "")
+	if err != nil {
+		return nil, err
+	}
+	return l.backend.Linear(class, w, bias)
 }
 
 func (l *loader) projection(i int, name string, bias bool) backends.Linear {
@@ -175,11 +184,11 @@ func toFloats(dst []float32, v tensor.View, at int) {
 }
 
 // sparse computes a layer's FFN for rows of normalised hidden states: gate, routed experts, shared expert. It fills y.
-func (t *Trunk) sparse(ctx context.Context, l int, in moe.Input, block moe.Block, y tensor.Matrix, threads int) error {
+func (t *Trunk) sparse(ctx context.Context, l int, in moe.Input, block moe.Block, y tensor.Matrix, tm team.Team) error {
 	layer := &t.layers[l]
 	in.Logits = t.scratch.gate.matrix(in.X.Rows, t.cfg.Experts)
 	if layer.gate != nil {
-		layer.gate.Apply(in.Logits, in.X, threads)
+		layer.gate.Apply(in.Logits, in.X, tm)
 	} else {
 		clear(in.Logits.Data) // one expert: any logit gives it weight 1
 	}
@@ -190,9 +199,9 @@ func (t *Trunk) sparse(ctx context.Context, l int, in moe.Input, block moe.Block
 		return nil
 	}
 	s := t.scratch.shared.matrix(y.Rows, y.Cols)
-	t.ffn(layer.shared, in.X, s, threads)
+	t.ffn(layer.shared, in.X, s, tm)
 	g := t.scratch.sharedGate.matrix(y.Rows, 1)
-	layer.sharedGate.Apply(g, in.X, threads)
+	layer.sharedGate.Apply(g, in.X, tm)
 	for r := range y.Rows {
 		w := sigmoid(g.Row(r)[0])
 		addScaled(y.Row(r), s.Row(r), w)
@@ -201,24 +210,24 @@ func (t *Trunk) sparse(ctx context.Context, l int, in moe.Input, block moe.Block
 }
 
 // ffn fills y with a dense FFN of x.
-func (t *Trunk) ffn(f *ffn, x, y tensor.Matrix, threads int) {
+func (t *Trunk) ffn(f *ffn, x, y tensor.Matrix, tm team.Team) {
 	g := t.scratch.ffnGate.matrix(x.Rows, f.gate.Out())
 	u := t.scratch.ffnUp.matrix(x.Rows, f.gate.Out())
-	f.gate.Apply(g, x, threads)
-	f.up.Apply(u, x, threads)
-	parallel(threads, x.Rows, x.Rows*g.Cols, func(_, r int) {
+	f.gate.Apply(g, x, tm)
+	f.up.Apply(u, x, tm)
+	parallel(tm, x.Rows, x.Rows*g.Cols, func(_, r int) {
 		gr := g.Row(r)
 		ur := u.Row(r)[:len(gr)]
 		for i, v := range gr {
 			gr[i] = t.activate(v) * ur[i]
 		}
 	})
-	f.down.Apply(y, g, threads)
+	f.down.Apply(y, g, tm)
 }
 
 // Hidden runs one layer's sparse block (gate, routed and shared experts; no norm, no residual) on rows of hidden
 // states that belong to no sequence. observe, if not nil, sees each row's route. The result is the caller's.
-func (t *Trunk) Hidden(ctx context.Context, l int, x tensor.Matrix, block moe.Block, threads int,
+func (t *Trunk) Hidden(ctx context.Context, l int, x tensor.Matrix, block moe.Block, tm team.Team,
 	observe func(layer, row, k int, ids []int32, weights []float32),
 ) (tensor.Matrix, error) {
 	c := t.cfg
@@ -239,7 +248,7 @@ func (t *Trunk) Hidden(ctx context.Context, l int, x tensor.Matrix, block moe.Bl
 	}
 	y := tensor.NewMatrix(x.Rows, x.Cols)
 	in := moe.Input{Layer: l, X: x, Tokens: tokens, Positions: positions, Observe: observe}
-	if err := t.sparse(ctx, l, in, block, y, max(threads, 1)); err != nil {
+	if err := t.sparse(ctx, l, in, block, y, tm); err != nil {
 		return tensor.Matrix{}, err
 	}
 	return y, nil

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/host"
@@ -64,6 +65,7 @@ type Instance struct {
 	Notes     []string // what an operator should know of the placement
 
 	trunk *weights.File // the memory that the engine's trunk lies in
+	pool  *team.Pool    // the threads of the engine's steps
 }
 
 // Open starts everything, or returns an error that names what failed and leaves nothing behind.
@@ -87,6 +89,7 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	i := &Instance{
 		ID: stored.Name, Created: stored.Manifest.Created, Digest: stored.Digest(), Config: o.Config,
 		Model: cfg, Tokenizer: tok, Metrics: metrics.New(), Log: o.Log, trunk: file,
+		pool: team.NewPool(Threads(o.Config), team.Options{}),
 	}
 	if o.Config.Server.Alias != "" {
 		i.ID = o.Config.Server.Alias
@@ -110,7 +113,7 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	// Keys and values of a load-dependent routing hold what other requests did to it: they are never taken over.
 	reuse := !o.NoPrefixReuse && !i.Host.Router().Info().Has(sdk.CapLoadDependent)
 	i.Engine, err = engine.New(engine.Options{
-		Model: i.Model, Trunk: trunk, Tokenizer: i.Tokenizer, Limits: o.Config.Limits,
+		Model: i.Model, Trunk: trunk, Tokenizer: i.Tokenizer, Limits: o.Config.Limits, Team: i.pool.Team(),
 		Block: moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.Host.Groups(), i.Model.Hidden, Threads(o.Config)),
 		Cache: cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse,
 		Metrics: i.Metrics, Log: o.Log,
@@ -130,6 +133,7 @@ func (i *Instance) Close() error {
 	if i.Host != nil {
 		errs = append(errs, i.Host.Close())
 	}
+	i.pool.Close()
 	return errors.Join(append(errs, i.trunk.Close())...)
 }
 

@@ -11,24 +11,26 @@ package ffn
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 
 	"github.com/pimoe/pimoe/backends"
-	"github.com/pimoe/pimoe/backends/scalar"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
-	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
 // Options are what a program knows of itself.
 type Options struct {
 	Name    string // the NAME of pimoe-expert-NAME; empty = the backend's
 	Version string // free text for people
+	Threads int    // that a call may use at most; 0 = all of the machine's
 }
 
 // Expert computes units. Make it with New.
 type Expert struct {
 	backend backends.Backend
+	pool    *team.Pool
 	info    sdk.Info
 
 	mu    sync.RWMutex // guards model and, in Info, info.NumericClass
@@ -38,19 +40,18 @@ type Expert struct {
 // model is what Load has made; it does not change.
 type model struct {
 	hidden, intermediate int
-	activation           func(float32) float32
-	units                map[expert.Unit]unit
+	units                map[expert.Unit]backends.FFN
 }
-
-// unit is one expert of one layer.
-type unit struct{ gate, up, down backends.Linear }
 
 // New makes an expert that computes with be.
 func New(be backends.Backend, o Options) *Expert {
 	if o.Name == "" {
 		o.Name = be.Name()
 	}
-	return &Expert{backend: be, info: sdk.Info{Name: o.Name, Kind: sdk.KindExpert, Version: o.Version}}
+	if o.Threads == 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	return &Expert{backend: be, pool: team.NewPool(o.Threads, team.Options{}), info: sdk.Info{Name: o.Name, Kind: sdk.KindExpert, Version: o.Version}}
 }
 
 // Info has the numeric class once Load has succeeded.
@@ -87,46 +88,16 @@ func (e *Expert) Forward(ctx context.Context, call *expert.Call) error {
 	if err != nil {
 		return fmt.Errorf("forward: layer %d: %w", call.Layer, err)
 	}
-	return m.run(ctx, pieces, max(call.Threads, 1))
+	return m.run(ctx, pieces, e.pool.Team().Limit(max(call.Threads, 1)))
 }
 
-// Close lets go of the weights.
+// Close lets go of the weights and ends the threads.
 func (e *Expert) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.model = nil
+	e.pool.Close()
 	return nil
-}
-
-// activations by their name in expert.Spec.
-var activations = map[string]func(float32) float32{"silu": scalar.SiLU, "gelu_tanh": scalar.GELUTanh}
-
-// forward computes rows of one unit. The rows' bits don't depend on each other or on threads, because those of a
-// Linear don't.
-func (m *model) forward(u unit, y, x tensor.Matrix, threads int) {
-	s := scratch.Get().(*buffers)
-	defer scratch.Put(s)
-	gate, up := s.matrices(x.Rows, m.intermediate)
-	u.gate.Apply(gate, x, threads)
-	u.up.Apply(up, x, threads)
-	for i, g := range gate.Data {
-		gate.Data[i] = m.activation(g) * up.Data[i]
-	}
-	u.down.Apply(y, gate, threads)
-}
-
-// buffers hold the inner activations of a piece. They keep the size of the largest that came by; the plane's slots
-// bound that.
-type buffers struct{ data []float32 }
-
-var scratch = sync.Pool{New: func() any { return new(buffers) }}
-
-func (b *buffers) matrices(rows, cols int) (gate, up tensor.Matrix) {
-	n := rows * cols
-	if cap(b.data) < 2*n {
-		b.data = make([]float32, 2*n)
-	}
-	return tensor.MatrixOf(rows, cols, b.data[:n]), tensor.MatrixOf(rows, cols, b.data[n:2*n])
 }
 
 var _ expert.Expert = (*Expert)(nil)

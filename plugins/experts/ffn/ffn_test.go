@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu"
 	"github.com/pimoe/pimoe/backends/ref"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/plugins/experts/ffn"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -251,7 +252,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// stopping cancels a context after a number of matrix products.
+// stopping cancels a context after a number of blocks.
 type stopping struct {
 	backends.Backend
 	after  int
@@ -260,49 +261,47 @@ type stopping struct {
 	done   *int
 }
 
-type stoppingLinear struct {
-	backends.Linear
+type stoppingFFN struct {
+	backends.FFN
 	s stopping
 }
 
-func (s stopping) Linear(w, bias tensor.View) (backends.Linear, error) {
-	l, err := s.Backend.Linear(w, bias)
-	return stoppingLinear{l, s}, err
+func (s stopping) FFN(class, activation string, gate, up, down tensor.View) (backends.FFN, error) {
+	f, err := s.Backend.FFN(class, activation, gate, up, down)
+	return stoppingFFN{f, s}, err
 }
 
-func (l stoppingLinear) Apply(y, x tensor.Matrix, threads int) {
-	l.Linear.Apply(y, x, threads)
-	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
-	if *l.s.done++; *l.s.done == l.s.after {
-		l.s.cancel()
+func (f stoppingFFN) Apply(y, x tensor.Matrix, t team.Team) {
+	f.FFN.Apply(y, x, t)
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if *f.s.done++; *f.s.done == f.s.after {
+		f.s.cancel()
 	}
 }
 
-// TestCancel: once the context is done, no further piece is begun, on one thread and on two.
+// TestCancel: once the context is done, no further piece is begun.
 func TestCancel(t *testing.T) {
 	const hidden = 96
-	for _, threads := range []int{1, 2} {
-		for after := range 10 { // there are three segments of three products
-			t.Run(fmt.Sprintf("%d threads, after %d", threads, after), func(t *testing.T) {
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				if after == 0 {
-					cancel()
-				}
-				be := stopping{cpu.New(), after, cancel, new(sync.Mutex), new(int)}
-				e := loaded(t, be, spec(tensor.F32, hidden, 80))
-				call := batch([]int{20, 20, 20}, hidden)
-				call.Threads = threads
-				err := e.Forward(ctx, call)
-				if all := *be.done == 9; all != (err == nil) || !all && !errors.Is(err, context.Canceled) {
-					t.Errorf("after %d products: %v", *be.done, err)
-				}
-				if limit := (after+2)/3*3 + 3*(threads-1); *be.done > limit {
-					t.Errorf("%d products were computed, at most %d were under way", *be.done, limit)
-				}
-			})
-		}
+	for after := range 4 { // there are three segments
+		t.Run(fmt.Sprintf("after %d", after), func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if after == 0 {
+				cancel()
+			}
+			be := stopping{cpu.New(), after, cancel, new(sync.Mutex), new(int)}
+			e := loaded(t, be, spec(tensor.F32, hidden, 80))
+			call := batch([]int{20, 20, 20}, hidden)
+			call.Threads = 2
+			err := e.Forward(ctx, call)
+			if all := *be.done == 3; all != (err == nil) || !all && !errors.Is(err, context.Canceled) {
+				t.Errorf("after %d pieces: %v", *be.done, err)
+			}
+			if *be.done != after {
+				t.Errorf("%d pieces were computed, want %d", *be.done, after)
+			}
+		})
 	}
 }
 

@@ -13,13 +13,10 @@ import (
 
 // load checks a spec and prepares its units with the backend. It gives the numeric class of all of them.
 func load(ctx context.Context, be backends.Backend, spec expert.Spec) (*model, string, error) {
-	m := &model{hidden: spec.Hidden, intermediate: spec.Intermediate, activation: activations[spec.Activation],
-		units: make(map[expert.Unit]unit, len(spec.Units))}
+	m := &model{hidden: spec.Hidden, intermediate: spec.Intermediate, units: make(map[expert.Unit]backends.FFN, len(spec.Units))}
 	switch {
 	case m.hidden < 1 || m.intermediate < 1:
 		return nil, "", fmt.Errorf("%w: hidden %d and intermediate %d must be at least 1", sdk.ErrInvalid, m.hidden, m.intermediate)
-	case m.activation == nil:
-		return nil, "", fmt.Errorf("%w: activation %q, known are silu and gelu_tanh", sdk.ErrUnsupported, spec.Activation)
 	case len(spec.Units) == 0:
 		return nil, "", fmt.Errorf("%w: no units", sdk.ErrInvalid)
 	}
@@ -37,33 +34,29 @@ func load(ctx context.Context, be backends.Backend, spec expert.Spec) (*model, s
 		if _, twice := m.units[w.Unit]; twice {
 			return nil, "", fmt.Errorf("%w: layer %d expert %d is given twice", sdk.ErrInvalid, w.Layer, w.Expert)
 		}
-		if m.units[w.Unit], err = m.prepare(be, w); err != nil {
+		if m.units[w.Unit], err = m.prepare(be, class, spec.Activation, w); err != nil {
 			return nil, "", err
 		}
 	}
 	return m, class, nil
 }
 
-func (m *model) prepare(be backends.Backend, w expert.UnitWeights) (u unit, err error) {
+func (m *model) prepare(be backends.Backend, class, activation string, w expert.UnitWeights) (backends.FFN, error) {
 	for _, t := range []struct {
 		name    string
 		view    tensor.View
 		out, in int
-		to      *backends.Linear
-	}{
-		{"gate", w.Gate, m.intermediate, m.hidden, &u.gate},
-		{"up", w.Up, m.intermediate, m.hidden, &u.up},
-		{"down", w.Down, m.hidden, m.intermediate, &u.down},
-	} {
+	}{{"gate", w.Gate, m.intermediate, m.hidden}, {"up", w.Up, m.intermediate, m.hidden}, {"down", w.Down, m.hidden, m.intermediate}} {
 		if !slices.Equal(t.view.Shape, []int{t.out, t.in}) {
-			return unit{}, fmt.Errorf("%w: layer %d expert %d: %s has shape %v, want [%d %d]", sdk.ErrInvalid, w.Layer, w.Expert,
+			return nil, fmt.Errorf("%w: layer %d expert %d: %s has shape %v, want [%d %d]", sdk.ErrInvalid, w.Layer, w.Expert,
 				t.name, t.view.Shape, t.out, t.in)
 		}
-		if *t.to, err = be.Linear(t.view, tensor.View{}); err != nil {
-			return unit{}, fmt.Errorf("layer %d expert %d: %s: %w", w.Layer, w.Expert, t.name, err)
-		}
 	}
-	return u, nil
+	f, err := be.FFN(class, activation, w.Gate, w.Up, w.Down)
+	if err != nil {
+		return nil, fmt.Errorf("layer %d expert %d: %w", w.Layer, w.Expert, err)
+	}
+	return f, nil
 }
 
 // classOf is the one class of all weights, which must be the one that the host asks for, if it asks.
@@ -74,7 +67,7 @@ func classOf(be backends.Backend, spec expert.Spec) (string, error) {
 			name string
 			view tensor.View
 		}{{"gate", w.Gate}, {"up", w.Up}, {"down", w.Down}} {
-			c, err := be.Class(t.view.DType)
+			c, err := be.Class(t.view.DType, spec.NumericClass)
 			if err != nil {
 				return "", fmt.Errorf("layer %d expert %d: %s: %w", w.Layer, w.Expert, t.name, err)
 			}
@@ -83,9 +76,6 @@ func classOf(be backends.Backend, spec expert.Spec) (string, error) {
 			}
 			class = c
 		}
-	}
-	if asked := spec.NumericClass; asked != "" && asked != "auto" && asked != class {
-		return "", fmt.Errorf("%w: numeric class %s: backend %s computes these weights in %s", sdk.ErrUnsupported, asked, be.Name(), class)
 	}
 	return class, nil
 }

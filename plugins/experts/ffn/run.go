@@ -3,26 +3,17 @@ package ffn
 import (
 	"context"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
+	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
-const (
-	// minRows is how many rows of a segment are worth a piece of their own: each piece reads the unit's weights
-	// again, and from about this many rows on that is lost in the arithmetic.
-	minRows = 16
-	// parallelWork is the multiplications in a call from which a second goroutine pays: about 50 us of work, against up
-	// to 20 us for waking a core.
-	parallelWork = 200_000
-)
-
 // piece is some rows of one segment.
 type piece struct {
-	unit unit
+	ffn  backends.FFN
 	y, x tensor.Matrix
 }
 
@@ -64,58 +55,13 @@ func (m *model) checkMatrices(call *expert.Call) error {
 	return nil
 }
 
-// run computes the pieces. With enough rows to go round, threads take pieces of rows and never wait for each other;
-// with few, as when one token is decoded, the threads share each matrix product.
-func (m *model) run(ctx context.Context, pieces []piece, threads int) error {
-	if cut := m.cut(pieces, threads); len(cut) >= threads && threads > 1 {
-		return m.spread(ctx, cut, threads)
-	}
+// run computes the pieces, each by the whole team.
+func (m *model) run(ctx context.Context, pieces []piece, t team.Team) error {
 	for _, p := range pieces {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("forward: %w", err)
 		}
-		m.forward(p.unit, p.y, p.x, threads)
-	}
-	return nil
-}
-
-// cut divides long segments so that threads can share them evenly. It gives nothing where a call is too small to share.
-func (m *model) cut(pieces []piece, threads int) []piece {
-	rows := 0
-	for _, p := range pieces {
-		rows += p.x.Rows
-	}
-	if rows*3*m.hidden*m.intermediate < parallelWork {
-		return nil
-	}
-	size := max(minRows, (rows+2*threads-1)/(2*threads))
-	var cut []piece
-	for _, p := range pieces {
-		n := max(1, p.x.Rows/size) // parts of nearly the same size, none below minRows
-		for i := range n {
-			from, to := p.x.Rows*i/n, p.x.Rows*(i+1)/n
-			cut = append(cut, piece{p.unit, p.y.Slice(from, to), p.x.Slice(from, to)})
-		}
-	}
-	return cut
-}
-
-// spread lets the caller's goroutine and threads-1 others claim pieces, each computed by one thread.
-func (m *model) spread(ctx context.Context, pieces []piece, threads int) error {
-	var next atomic.Int64
-	claim := func() {
-		for i := int(next.Add(1)) - 1; i < len(pieces) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-			m.forward(pieces[i].unit, pieces[i].y, pieces[i].x, 1)
-		}
-	}
-	var others sync.WaitGroup
-	for range threads - 1 {
-		others.Go(claim)
-	}
-	claim()
-	others.Wait()
-	if int(next.Load()) < len(pieces)+threads { // somebody stopped early
-		return fmt.Errorf("forward: %w", ctx.Err())
+		p.ffn.Apply(p.y, p.x, t)
 	}
 	return nil
 }
