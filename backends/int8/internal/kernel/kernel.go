@@ -1,0 +1,62 @@
+// Package kernel has the loops of the class int8g32: quantising activations, and tiles of a product of 8-bit integers in the
+// packing g32n16. Package backends/int8 walks matrices with them. Every level of instructions gives the same bits; the pure Go
+// of generic.go is the definition.
+//
+// It refuses to check what it is given, to allocate and to know threads.
+package kernel
+
+import (
+	"unsafe"
+
+	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/pack"
+)
+
+//go:generate sh -c "cd _asm && go run . -dir .."
+
+// Group is what one group of 32 activations of a row carries beside its 8-bit integers q.
+type Group struct {
+	Scale   float32 // x is about q * Scale; NaN if the group has a NaN or an infinity
+	Correct int32   // -128 * sum of q: where an integer sum begins, since weights are stored as q + 128
+}
+
+// Tile is a rectangle of outputs: y = x W^T over some blocks of 64 inputs. Its kernels know how many rows and panels it has.
+// The fields are read by assembly at fixed offsets.
+type Tile struct {
+	W       unsafe.Pointer // 0: the first block of the first panel, at a multiple of 64 bytes
+	WStride uintptr        // 8: bytes from a panel to the next
+	X       unsafe.Pointer // 16: int8 activations of the first row
+	XStride uintptr        // 24: bytes from a row to the next
+	G       unsafe.Pointer // 32: *Group of the first row
+	GStride uintptr        // 40: bytes from a row to the next
+	Y       unsafe.Pointer // 48: *float32, 16 outputs a panel
+	YStride uintptr        // 56: bytes from a row to the next
+	Blocks  int            // 64: at least 1
+	Resume  int            // 72: 1 = the sums go on from what y has, 0 = they begin at zero
+	Jump    uintptr        // 80: bytes from this tile's last block to where the next one's weights begin; a hint
+}
+
+// Kernels are the loops of one level of instructions.
+type Kernels struct {
+	// Quantize makes integers and groups of blocks x 64 activations.
+	Quantize func(q *int8, g *Group, x *float32, blocks int)
+	// Shape is the largest tile, in rows and panels, that Run should take of what is left of a matrix; at least 1 x 1.
+	Shape func(rows, panels int) (int, int)
+	// Run computes a tile of a shape that Shape gave.
+	Run func(t *Tile, rows, panels int)
+}
+
+// At are the kernels of a level, or of the best level below it that has its own.
+func At(l isa.Level) *Kernels { return at(l) }
+
+// tiny is the largest magnitude of a group that counts as zero: the inverse of its scale is beyond float32.
+const tiny = 127 * 0x1p-128
+
+var generic = Kernels{Quantize: quantizeGeneric, Shape: func(int, int) (int, int) { return 1, 1 }, Run: runGeneric}
+
+const (
+	groups     = pack.BlockIn / pack.Group // of a block
+	lines      = pack.Group / 4            // of a group
+	lineBytes  = 4 * pack.Panel
+	scaleBytes = 2 * pack.Panel // of a group
+)

@@ -1,0 +1,7 @@
+//go:build !amd64
+
+package kernel
+
+import "github.com/pimoe/pimoe/backends/internal/isa"
+
+func at(isa.Level) *Kernels { return &generic }

@@ -1,0 +1,100 @@
+#include "textflag.h"
+
+DATA order<>+0(SB)/4, $0
+DATA order<>+4(SB)/4, $4
+DATA order<>+8(SB)/4, $1
+DATA order<>+12(SB)/4, $5
+DATA order<>+16(SB)/4, $2
+DATA order<>+20(SB)/4, $6
+DATA order<>+24(SB)/4, $3
+DATA order<>+28(SB)/4, $7
+GLOBL order<>(SB), RODATA|NOPTR, $32
+
+// func quantizeAVX2(q *int8, groups *Group, x *float32, blocks int)
+TEXT ·quantizeAVX2(SB), NOSPLIT, $0-32
+	MOVQ q+0(FP), DI
+	MOVQ groups+8(FP), SI
+	MOVQ x+16(FP), DX
+	MOVQ blocks+24(FP), CX
+	SHLQ $1, CX              // groups
+	VPCMPEQD Y15, Y15, Y15
+	VPSRLD $1, Y15, Y14      // magnitude of a float32
+	MOVL $0x80808080, AX
+	VMOVD AX, X13
+	VPBROADCASTD X13, Y13
+	VPXOR Y12, Y12, Y12
+	VMOVDQU order<>(SB), Y11
+	MOVL $0x42fe0000, AX     // 127
+	VMOVD AX, X10
+
+group:
+	VMOVUPS 0(DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMOVUPS 64(DX), Y2
+	VMOVUPS 96(DX), Y3
+	VPAND Y14, Y0, Y4
+	VPAND Y14, Y1, Y5
+	VPAND Y14, Y2, Y6
+	VPAND Y14, Y3, Y7
+	VPMAXUD Y5, Y4, Y4
+	VPMAXUD Y7, Y6, Y6
+	VPMAXUD Y6, Y4, Y4
+	VEXTRACTI128 $1, Y4, X5
+	VPMAXUD X5, X4, X4
+	VPSHUFD $0x4e, X4, X5
+	VPMAXUD X5, X4, X4
+	VPSHUFD $0xb1, X4, X5
+	VPMAXUD X5, X4, X4
+	VMOVD X4, AX
+	CMPL AX, $0x7f800000
+	JAE notfinite
+	CMPL AX, $0x02fe0000     // 127 * 2^-128
+	JLS zero
+	VDIVSS X4, X10, X5
+	VDIVSS X10, X4, X6
+	VMOVSS X6, 0(SI)
+	VBROADCASTSS X5, Y5
+	VMULPS Y5, Y0, Y0
+	VMULPS Y5, Y1, Y1
+	VMULPS Y5, Y2, Y2
+	VMULPS Y5, Y3, Y3
+	VCVTPS2DQ Y0, Y0
+	VCVTPS2DQ Y1, Y1
+	VCVTPS2DQ Y2, Y2
+	VCVTPS2DQ Y3, Y3
+	VPACKSSDW Y1, Y0, Y0
+	VPACKSSDW Y3, Y2, Y2
+	VPACKSSWB Y2, Y0, Y0
+	VPERMD Y0, Y11, Y0
+	VMOVDQU Y0, 0(DI)
+	VPXOR Y13, Y0, Y0        // q + 128, which can be summed as unsigned
+	VPSADBW Y12, Y0, Y0
+	VEXTRACTI128 $1, Y0, X1
+	VPADDD X1, X0, X0
+	VPSHUFD $0x4e, X0, X1
+	VPADDD X1, X0, X0
+	VMOVD X0, AX
+	NEGL AX
+	ADDL $4096, AX           // 32 * 128 - sum of q + 128
+	SHLL $7, AX
+	MOVL AX, 4(SI)
+
+next:
+	ADDQ $32, DI
+	ADDQ $8, SI
+	ADDQ $128, DX
+	DECQ CX
+	JNZ group
+	VZEROUPPER
+	RET
+
+notfinite:
+	MOVL $0x7fc00000, 0(SI)
+	MOVL $0, 4(SI)
+	VMOVDQU Y12, 0(DI)
+	JMP next
+
+zero:
+	MOVQ $0, 0(SI)
+	VMOVDQU Y12, 0(DI)
+	JMP next
