@@ -23,6 +23,7 @@ type Cache struct {
 	kvHeads int
 	headDim int
 	layers  []cacheLayer
+	arena   *arena
 }
 
 // cacheLayer is one layer's keys and values, laid out [page][kv head][token][dim], in one of the two forms.
@@ -36,7 +37,8 @@ func (c *Config) PageBytes(spec CacheSpec) int64 {
 	return 2 * int64(c.Layers) * int64(spec.PageTokens) * int64(c.KVHeads) * int64(c.HeadDim) * int64(spec.DType.Size())
 }
 
-// NewCache makes an empty cache. Memory that was never written is not resident.
+// NewCache makes an empty cache, which the caller must Close. Its memory is outside Go's heap, and what was never
+// written is not resident.
 func (c *Config) NewCache(spec CacheSpec) (*Cache, error) {
 	switch spec.DType {
 	case tensor.F32, tensor.F16, tensor.BF16:
@@ -53,15 +55,25 @@ func (c *Config) NewCache(spec CacheSpec) (*Cache, error) {
 	}
 	cache := &Cache{spec: spec, kvHeads: c.KVHeads, headDim: c.HeadDim, layers: make([]cacheLayer, c.Layers)}
 	n := int(elems) * spec.Pages
+	var err error
+	if cache.arena, err = newArena(2 * c.Layers * arenaBytes(n*spec.DType.Size())); err != nil {
+		return nil, fmt.Errorf("kv cache: %w: %w", sdk.ErrOverloaded, err)
+	}
 	for i := range cache.layers {
 		l := &cache.layers[i]
 		if spec.DType == tensor.F32 {
-			l.k32, l.v32 = make([]float32, n), make([]float32, n)
+			l.k32, l.v32 = arenaSlice[float32](cache.arena, n), arenaSlice[float32](cache.arena, n)
 		} else {
-			l.k16, l.v16 = make([]uint16, n), make([]uint16, n)
+			l.k16, l.v16 = arenaSlice[uint16](cache.arena, n), arenaSlice[uint16](cache.arena, n)
 		}
 	}
 	return cache, nil
+}
+
+// Close gives the cache's memory back. No Forward may use the cache then or later. It is safe to call it more than once.
+func (c *Cache) Close() error {
+	c.layers = nil // a use after this is an error of the trunk, not a fault of the process
+	return c.arena.close()
 }
 
 // Spec is what the cache was made with.
