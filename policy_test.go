@@ -40,7 +40,7 @@ var may = []struct {
 	{"sdk/sdktest/...", []string{"sdk", "sdk/..."}, "outsiders run the conformance suite without our engine"},
 	{"sdk/examples/...", []string{"sdk", "sdk/tensor", "sdk/router", "sdk/expert", "sdk/serve"}, "what an author outside can import, and no more"},
 	{"backends/...", []string{"sdk", "sdk/tensor", "backends", "backends/..."}, "a backend is a library that computes: no processes, models or files"},
-	{"backends", []string{"sdk", "sdk/tensor", "backends/team"}, "the seam does not know who implements it"},
+	{"backends", []string{"sdk", "sdk/tensor", "backends/team", "backends/pack"}, "the seam does not know who implements it"},
 	{"backends/team", nil, "threads know neither tensors nor tasks"},
 	{"backends/pack", []string{"sdk", "sdk/tensor"}, "layouts of bytes: the store packs without linking kernels"},
 	{"plugins/...", []string{"sdk", "sdk/...", "backends", "backends/...", "core/weights", "plugins/..."}, "a plugin is what a stranger could write; it never sees the host"},

@@ -1,8 +1,10 @@
 package backends
 
 import (
+	"errors"
 	"fmt"
 
+	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -11,8 +13,8 @@ var floatClasses = map[tensor.DType]string{tensor.F32: "f32", tensor.BF16: "bf16
 
 // FloatClass is the numeric class of float32 arithmetic on weights of a storage type: "f32", "bf16w-f32" or
 // "f16w-f32". In all three a weight is converted to float32 exactly; each output has one accumulator, which starts at
-// zero; the input dimension ascends; a product is rounded to float32 before it is added, so nothing is fused; the bias
-// comes last. Backends that promise one of these names agree to the bit. Other types are sdk.ErrUnsupported.
+// +0; the input dimension ascends; a product and its addition are one fused multiply-add, rounded once; the bias comes
+// last. Backends that promise one of these names agree to the bit. Other types are sdk.ErrUnsupported.
 func FloatClass(dtype tensor.DType, asked string) (string, error) {
 	if class, ok := floatClasses[dtype]; ok {
 		if asked != "" && asked != "auto" && asked != class {
@@ -24,9 +26,10 @@ func FloatClass(dtype tensor.DType, asked string) (string, error) {
 }
 
 // CheckLinear is what Backend.Linear verifies before it reads a byte: w is [out, in] and bias, unless it has no data,
-// is [out], both of a type that FloatClass knows and with exactly as many bytes as their shape needs.
+// is [out]; row-major views are of a type that FloatClass knows; all have exactly as many bytes as their shape and
+// packing need.
 func CheckLinear(w, bias tensor.View) error {
-	if err := checkView("weight", w, 2); err != nil {
+	if err := checkWeight("weight", w); err != nil {
 		return err
 	}
 	if len(bias.Data) == 0 {
@@ -37,6 +40,28 @@ func CheckLinear(w, bias tensor.View) error {
 	}
 	if bias.Shape[0] != w.Shape[0] {
 		return fmt.Errorf("%w: bias has %d values for %d outputs", sdk.ErrInvalid, bias.Shape[0], w.Shape[0])
+	}
+	return nil
+}
+
+// CheckBlock is the same for Backend.FFN, whose three matrices also have to fit together.
+func CheckBlock(gate, up, down tensor.View) error {
+	if err := errors.Join(checkWeight("gate", gate), checkWeight("up", up), checkWeight("down", down)); err != nil {
+		return err
+	}
+	out, in := gate.Shape[0], gate.Shape[1]
+	if up.Shape[0] != out || up.Shape[1] != in || down.Shape[0] != in || down.Shape[1] != out {
+		return fmt.Errorf("%w: gate %v, up %v and down %v are no block", sdk.ErrInvalid, gate.Shape, up.Shape, down.Shape)
+	}
+	return nil
+}
+
+func checkWeight(what string, w tensor.View) error {
+	if w.Packing == "" {
+		return checkView(what, w, 2)
+	}
+	if err := pack.Check(w); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }

@@ -6,9 +6,20 @@ import (
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/backendtest"
 	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
+
+// packing is how the backend wants weights of a type.
+func packing(d tensor.DType) string {
+	class, err := cpu.New().Class(d, "")
+	if err != nil {
+		panic(err)
+	}
+	return cpu.New().Packing(class)
+}
 
 // linearOf prepares weights in their default class.
 func linearOf(w, bias tensor.View) (backends.Linear, error) {
@@ -21,14 +32,23 @@ func linearOf(w, bias tensor.View) (backends.Linear, error) {
 }
 
 func TestBackend(t *testing.T) {
-	backendtest.Test(t, func() backends.Backend { return cpu.New() })
+	for _, l := range isa.Available() {
+		if l <= isa.AVX512 { // the ones above add nothing here
+			t.Run(l.String(), func(t *testing.T) {
+				backendtest.Test(t, func() backends.Backend { return cpu.At(l) })
+			})
+		}
+	}
 }
 
-// TestInPlace: aligned weights are not copied, so that processes share the pages of a mapped file; whoever changes them
+// TestInPlace: aligned packed weights are not copied, so that processes share the pages of a mapped file; whoever changes them
 // afterwards, against the contract, sees the change.
 func TestInPlace(t *testing.T) {
 	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
-		w := weights(d, 8, 16)
+		w, err := pack.Pack(packing(d), weights(d, 8, 16))
+		if err != nil {
+			t.Fatal(err)
+		}
 		l, err := linearOf(w, tensor.View{})
 		if err != nil {
 			t.Fatal(err)

@@ -9,114 +9,97 @@ import (
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
-const (
-	// blockOut x blockRows outputs are one piece of work for a thread. Smaller pieces would be claimed, and half
-	// weights widened, more often; larger ones leave threads idle at the end.
-	blockOut  = 8 * kernel.Outputs
-	blockRows = 64
-	// widenRows is from how many rows on half weights are converted once, into a panel that all rows of a block
-	// share, instead of once for each row.
-	widenRows = 3
-	// threadWork is how many multiplications pay for one more goroutine. They take about 50 us, of which sharing them
-	// saves half; waking a sleeping core for it cost 4 to 20 us on two cores. With half as many the gain was gone.
-	threadWork = 200_000
-)
-
-// linear is one matrix: float or half has the weights, [out, in].
+// linear is one matrix and perhaps a bias.
 type linear struct {
-	out, in int
-	float   []float32
-	half    []uint16
-	table   *kernel.Table // of half
-	bias    []float32     // nil if there is none
+	matrix
+	bias []float32 // nil if there is none
 }
 
 func (l *linear) Out() int { return l.out }
 func (l *linear) In() int  { return l.in }
 
-// Apply cuts y into blocks, which up to threads goroutines claim one by one; the caller's goroutine is one of them.
+// Apply gathers rows into tiles and multiplies them piece by piece.
 func (l *linear) Apply(y, x tensor.Matrix, t team.Team) {
 	backends.CheckApply(l, y, x)
-	cols, rows := blocks(l.out, blockOut), blocks(x.Rows, blockRows)
-	threads := min(t.Threads(), cols*rows, 1+x.Rows*l.out*l.in/threadWork)
-	if threads <= 1 {
-		for i := range cols * rows {
-			l.block(y, x, i)
-		}
-		return
+	p := products.Get().(*product)
+	most := chunkRows(l.in, l.kernel.MaxRows())
+	for r := 0; r < x.Rows; r += most {
+		end := min(r+most, x.Rows)
+		t := crew(t, end-r, l.out*l.in, len(l.data))
+		p.from.fill(x.Slice(r, end), l.kernel.MaxRows(), t)
+		p.do(l, &p.from.batch, y.Slice(r, end), t)
 	}
-	t.Limit(threads).Do(cols*rows, &product{l, y, x})
+	p.from.data = nil // may be the caller's row
+	products.Put(p)
 }
 
-// product is a product under way, shared by a team.
+// product is a product under way: the task of filling y from a batch. It is used again and again, for its memory.
 type product struct {
-	l    *linear
-	y, x tensor.Matrix
+	from gather // of a Linear's x
+
+	l     *linear
+	b     *batch
+	y     tensor.Matrix
+	plan  plan
+	tails []tail // of each worker
 }
 
-func (p *product) Run(_, i int) { p.l.block(p.y, p.x, i) }
+// tail is room for the results of a panel of which the matrix has only some outputs.
+type tail struct{ y []float32 }
 
-// block computes block i of y: the outputs vary fastest, so that threads that run together read the same rows.
-func (l *linear) block(y, x tensor.Matrix, i int) {
-	cols := blocks(l.out, blockOut)
-	from, r := i%cols*blockOut, i/cols*blockRows
-	to := min(from+blockOut, l.out)
-	x, y = x.Slice(r, min(r+blockRows, x.Rows)), y.Slice(r, min(r+blockRows, y.Rows))
-	switch {
-	case l.half == nil:
-		l.tiles(y, x, from, to, nil)
-	case x.Rows >= widenRows:
-		p := panels.Get().(*panel)
-		l.tiles(y, x, from, to, p.sized(kernel.Outputs*l.in))
-		panels.Put(p)
-	default:
-		for r := range x.Rows {
-			kernel.Half(y.Row(r)[from:to], x.Row(r), l.half[from*l.in:to*l.in], l.table)
+var products = sync.Pool{New: func() any { return new(product) }}
+
+// do fills y with the products of b.
+func (p *product) do(l *linear, b *batch, y tensor.Matrix, t team.Team) {
+	p.l, p.b, p.y = l, b, y
+	_, rows := b.span(0)
+	p.plan = newPlan(l.panels(), b.tiles, t.Threads(), l.kernel.Panels(rows))
+	for len(p.tails) < t.Threads() {
+		p.tails = append(p.tails, tail{})
+	}
+	t.Do(p.plan.pieces(), p)
+	p.l, p.b, p.y = nil, nil, tensor.Matrix{}
+}
+
+// Run computes a piece.
+func (p *product) Run(worker, piece int) {
+	l, b := p.l, p.b
+	panel, end, tile, tileEnd := p.plan.piece(piece)
+	from, _ := b.span(tile)
+	_, to := b.span(tileEnd - 1)
+	y := p.y.Slice(from, to)
+
+	var panels [groupPanels]kernel.Panel
+	full := min(end, l.out/kernel.Outputs) // panels of which all outputs exist
+	for i := panel; i < full; i++ {
+		panels[i-panel] = kernel.Panel{W: l.at(i), Y: &y.Data[i*kernel.Outputs]}
+	}
+	multiply(l.kernel, panels[:max(full-panel, 0)], b, tile, tileEnd, y.Stride*4)
+	if full < end {
+		rest := p.tails[worker].sized((to - from) * kernel.Outputs)
+		panels[0] = kernel.Panel{W: l.at(full), Y: &rest[0]}
+		multiply(l.kernel, panels[:1], b, tile, tileEnd, kernel.Outputs*4)
+		for r := range y.Rows {
+			copy(y.Row(r)[full*kernel.Outputs:], rest[r*kernel.Outputs:])
 		}
 	}
 	if l.bias == nil {
 		return
 	}
+	o, oEnd := panel*kernel.Outputs, min(end*kernel.Outputs, l.out)
 	for r := range y.Rows {
-		row := y.Row(r)[from:to]
-		for o, b := range l.bias[from:to] {
-			row[o] += b
+		row := y.Row(r)[o:oEnd]
+		for i, v := range l.bias[o:oEnd] {
+			row[i] += v
 		}
 	}
 }
 
-// tiles walks outputs [from, to) in steps of the kernel and takes all rows at each, so that its weights stay in the
-// first cache. Half weights are converted into buf on the way.
-func (l *linear) tiles(y, x tensor.Matrix, from, to int, buf []float32) {
-	for o := from; o < to; o += kernel.Outputs {
-		o := max(from, min(o, to-kernel.Outputs)) // the last step overlaps: a full tile is faster than its rest
-		end := min(o+kernel.Outputs, to)
-		var w []float32
-		if l.half == nil {
-			w = l.float[o*l.in : end*l.in]
-		} else {
-			w = buf[:(end-o)*l.in]
-			kernel.Widen(w, l.half[o*l.in:end*l.in], l.table)
-		}
-		for r := range x.Rows {
-			kernel.Float(y.Row(r)[o:end], x.Row(r), w)
-		}
+func (t *tail) sized(n int) []float32 {
+	if cap(t.y) < n {
+		t.y = make([]float32, n)
 	}
+	return t.y[:n]
 }
-
-// panel is the float32 twin of a few rows of half weights.
-type panel struct{ w []float32 }
-
-var panels = sync.Pool{New: func() any { return new(panel) }}
-
-func (p *panel) sized(n int) []float32 {
-	if cap(p.w) < n {
-		p.w = make([]float32, n)
-	}
-	return p.w[:n]
-}
-
-// blocks is how many pieces of size at most n has.
-func blocks(n, size int) int { return (n + size - 1) / size }
 
 var _ backends.Linear = (*linear)(nil)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/internal/block"
+	"github.com/pimoe/pimoe/backends/internal/fma"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -69,8 +70,7 @@ func (l *linear) Apply(y, x tensor.Matrix, _ team.Team) {
 		for o := range l.out {
 			var sum float32
 			for i := range l.in {
-				// The conversion forbids the compiler to fuse the product with the addition.
-				sum += float32(xr[i] * l.w[o*l.in+i])
+				sum = fma.F32(l.w[o*l.in+i], xr[i], sum)
 			}
 			if l.bias != nil {
 				sum += l.bias[o]

@@ -7,8 +7,8 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/pack"
-	"github.com/pimoe/pimoe/backends/scalar"
 	"github.com/pimoe/pimoe/backends/team"
+	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -16,7 +16,7 @@ import (
 // FFN is y = down(act(gate x) * up x), with act the SiLU of SwiGLU blocks (Shazeer 2020) or the tanh form of GELU.
 type FFN struct {
 	gate, up, down backends.Linear
-	activate       func(float32) float32
+	activate       func(dst, gate, up []float32)
 }
 
 // New prepares the three matrices with be.
@@ -24,9 +24,9 @@ func New(be backends.Backend, class, activation string, gate, up, down tensor.Vi
 	f := &FFN{}
 	switch activation {
 	case "silu":
-		f.activate = scalar.SiLU
+		f.activate = vec.SiLUMul
 	case "gelu_tanh":
-		f.activate = scalar.GELUTanh
+		f.activate = vec.GELUTanhMul
 	default:
 		return nil, fmt.Errorf("%w: activation %q, known are silu and gelu_tanh", sdk.ErrUnsupported, activation)
 	}
@@ -59,9 +59,7 @@ func (f *FFN) Apply(y, x tensor.Matrix, t team.Team) {
 	g, u := tensor.NewMatrix(x.Rows, f.gate.Out()), tensor.NewMatrix(x.Rows, f.gate.Out())
 	f.gate.Apply(g, x, t)
 	f.up.Apply(u, x, t)
-	for i, v := range g.Data {
-		g.Data[i] = f.activate(v) * u.Data[i]
-	}
+	f.activate(g.Data, g.Data, u.Data)
 	f.down.Apply(y, g, t)
 }
 

@@ -1,0 +1,114 @@
+package cpu
+
+import (
+	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
+	"github.com/pimoe/pimoe/backends/team"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+// batch is rows of activations as kernels take them: cut into tiles of nearly the same number of rows, each [in][rows].
+type batch struct {
+	rows, in, tiles int
+	data            []float32
+	own             []float32 // memory for data
+}
+
+// shape makes b one of so many rows in tiles of at most most rows, with room for its values.
+func (b *batch) shape(rows, in, most int) {
+	b.rows, b.in, b.tiles = rows, in, ceil(rows, most)
+	if cap(b.own) < rows*in {
+		b.own = make([]float32, rows*in)
+	}
+	b.data = b.own[:rows*in]
+}
+
+// span is the rows of a tile.
+func (b *batch) span(tile int) (from, to int) {
+	return tile * b.rows / b.tiles, (tile + 1) * b.rows / b.tiles
+}
+
+// input is where a tile's values of input i are.
+func (b *batch) input(tile, i int) *float32 {
+	from, to := b.span(tile)
+	return &b.data[from*b.in+i*(to-from)]
+}
+
+// gather is the task that fills a batch with x, tile by tile.
+type gather struct {
+	batch
+	x tensor.Matrix
+}
+
+// gatherShare is the number of values that pay for a second thread: 20 us of copying.
+const gatherShare = 40_000
+
+func (g *gather) fill(x tensor.Matrix, most int, t team.Team) {
+	if x.Rows == 1 { // a row is its own tile
+		g.rows, g.in, g.tiles, g.data = 1, x.Cols, 1, x.Row(0)
+		return
+	}
+	g.shape(x.Rows, x.Cols, most)
+	g.x = x
+	t.Limit(1+x.Rows*x.Cols/gatherShare).Do(g.tiles, g)
+	g.x = tensor.Matrix{}
+}
+
+// Run fills a tile.
+func (g *gather) Run(_, tile int) {
+	from, to := g.span(tile)
+	kernel.Gather(g.data[from*g.in:], g.x.Data[from*g.x.Stride:], to-from, g.in, g.x.Stride)
+}
+
+// plan cuts the outputs of all rows into pieces of group panels and run tiles.
+type plan struct{ panels, group, tiles, run int }
+
+const (
+	// groupPanels is a multiple of all that kernels have under way, and so small that depth inputs of a group (twice
+	// in an FFN) fit the second cache.
+	groupPanels = 12
+	// runTiles bounds the rows of a piece, so that few outputs of many rows are shared, too.
+	runTiles = 16
+	// share is how many pieces each thread should find, for an even end.
+	share = 4
+)
+
+// newPlan is a plan for so many threads. Panels of one group are taken least at a time.
+func newPlan(panels, tiles, threads, least int) plan {
+	p := plan{panels, groupPanels, tiles, min(tiles, runTiles)}
+	if threads > 1 {
+		for p.group > least && p.pieces() < threads*share {
+			p.group = max(p.group/2, least)
+		}
+		for p.run > 1 && p.pieces() < threads*share {
+			p.run = ceil(p.run, 2)
+		}
+	}
+	return p
+}
+
+func (p plan) pieces() int { return ceil(p.panels, p.group) * ceil(p.tiles, p.run) }
+
+// piece is the panels and tiles of a piece: panels vary fastest, so that threads that run together share rows.
+func (p plan) piece(i int) (panel, panelEnd, tile, tileEnd int) {
+	n := ceil(p.panels, p.group)
+	panel, tile = i%n*p.group, i/n*p.run
+	return panel, min(panel+p.group, p.panels), tile, min(tile+p.run, p.tiles)
+}
+
+const (
+	// chunk is how many activations are gathered at most at a time: 4 MiB.
+	chunk = 1 << 20
+	// threadTime is the time of one thread's work, in ns, that pays for another thread.
+	threadTime = 10_000
+	// bytesPerNs and flopsPerNs are about what a core reads and computes in a nanosecond.
+	bytesPerNs, flopsPerNs = 16, 100
+)
+
+// crew is as much of a team as the product of rows and so many bytes of weights, of which each has inputs values, is
+// worth.
+func crew(t team.Team, rows, weights, bytes int) team.Team {
+	return t.Limit(1 + max(bytes/bytesPerNs, 2*rows*weights/flopsPerNs)/threadTime)
+}
+
+// chunkRows is how many rows of in values go at a time, in whole tiles.
+func chunkRows(in, tile int) int { return max(chunk/in/tile, 1) * tile }

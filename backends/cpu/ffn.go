@@ -1,0 +1,92 @@
+package cpu
+
+import (
+	"sync"
+
+	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
+	"github.com/pimoe/pimoe/backends/team"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+// ffn is an expert's block. Gate and up are multiplied together, and what goes into down never leaves the caches.
+type ffn struct {
+	gate, up matrix
+	down     linear
+	activate func(dst, gate, up []float32)
+}
+
+func (f *ffn) Hidden() int       { return f.gate.in }
+func (f *ffn) Intermediate() int { return f.gate.out }
+
+// Apply fills y.
+func (f *ffn) Apply(y, x tensor.Matrix, t team.Team) {
+	backends.CheckFFN(f, y, x)
+	b := blocks.Get().(*block)
+	most := f.gate.kernel.MaxRows()
+	rows := chunkRows(max(f.gate.in, f.gate.out), most)
+	for r := 0; r < x.Rows; r += rows {
+		end := min(r+rows, x.Rows)
+		b.do(f, y.Slice(r, end), x.Slice(r, end), t)
+	}
+	b.from.data = nil // may be the caller's row
+	blocks.Put(b)
+}
+
+// block is a block under way: the task of filling inner = act(gate x) * up x. It is used again and again, for its
+// memory.
+type block struct {
+	from  gather
+	inner batch
+	down  product
+
+	f       *ffn
+	plan    plan
+	workers []pair
+}
+
+// pair is a worker's results of gate and up, [rows of a piece][outputs of a piece].
+type pair struct{ gate, up tail }
+
+var blocks = sync.Pool{New: func() any { return new(block) }}
+
+func (b *block) do(f *ffn, y, x tensor.Matrix, t team.Team) {
+	most := f.gate.kernel.MaxRows()
+	both := crew(t, x.Rows, 2*f.gate.out*f.gate.in, 2*len(f.gate.data))
+	b.from.fill(x, most, both)
+	b.inner.shape(x.Rows, f.gate.out, most)
+	b.f, b.plan = f, newPlan(f.gate.panels(), b.inner.tiles, both.Threads(), 2)
+	for len(b.workers) < both.Threads() {
+		b.workers = append(b.workers, pair{})
+	}
+	both.Do(b.plan.pieces(), b)
+	b.f = nil
+	b.down.do(&f.down, &b.inner, y, crew(t, x.Rows, f.gate.out*f.gate.in, len(f.down.data)))
+}
+
+// Run computes a piece.
+func (b *block) Run(worker, piece int) {
+	f := b.f
+	panel, end, tile, tileEnd := b.plan.piece(piece)
+	from, _ := b.from.span(tile)
+	_, to := b.from.span(tileEnd - 1)
+	n := (end - panel) * kernel.Outputs
+	gate, up := b.workers[worker].gate.sized((to-from)*n), b.workers[worker].up.sized((to-from)*n)
+
+	var panels [2 * groupPanels]kernel.Panel
+	for i := range end - panel {
+		panels[2*i] = kernel.Panel{W: f.gate.at(panel + i), Y: &gate[i*kernel.Outputs]}
+		panels[2*i+1] = kernel.Panel{W: f.up.at(panel + i), Y: &up[i*kernel.Outputs]}
+	}
+	multiply(f.gate.kernel, panels[:2*(end-panel)], &b.from.batch, tile, tileEnd, n*4)
+
+	f.activate(gate, gate, up)
+	in := min(n, f.gate.out-panel*kernel.Outputs) // without what the matrices haven't
+	for t := tile; t < tileEnd; t++ {
+		r, rEnd := b.inner.span(t)
+		dst := b.inner.data[r*b.inner.in+panel*kernel.Outputs*(rEnd-r):]
+		kernel.Gather(dst, gate[(r-from)*n:], rEnd-r, in, n)
+	}
+}
+
+var _ backends.FFN = (*ffn)(nil)

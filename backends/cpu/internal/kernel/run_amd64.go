@@ -1,0 +1,55 @@
+package kernel
+
+import "github.com/pimoe/pimoe/backends/internal/isa"
+
+//go:generate sh -c "cd _asm && go run ."
+
+// The assembly takes as many panels as panelsOf says for the tile's rows, or 2 or 1 where that is less.
+
+//go:noescape
+func f32AVX512(t *Tile)
+
+//go:noescape
+func f16AVX512(t *Tile)
+
+//go:noescape
+func bf16AVX512(t *Tile)
+
+//go:noescape
+func f32AVX2(t *Tile)
+
+//go:noescape
+func f16AVX2(t *Tile)
+
+//go:noescape
+func bf16AVX2(t *Tile)
+
+func run(l isa.Level, f Format, t *Tile) {
+	switch {
+	case l >= isa.AVX512 && f == F32:
+		f32AVX512(t)
+	case l >= isa.AVX512 && f == F16:
+		f16AVX512(t)
+	case l >= isa.AVX512:
+		bf16AVX512(t)
+	case l == isa.AVX2 && f == F32:
+		f32AVX2(t)
+	case l == isa.AVX2 && f == F16:
+		f16AVX2(t)
+	case l == isa.AVX2:
+		bf16AVX2(t)
+	default:
+		generic(f, t)
+	}
+}
+
+// panelsOf is, for 1, 2, ... rows, how many panels a tile has at most.
+func panelsOf(l isa.Level) []int {
+	switch {
+	case l >= isa.AVX512:
+		return avx512Panels
+	case l == isa.AVX2:
+		return avx2Panels
+	}
+	return genericPanels
+}

@@ -1,0 +1,9 @@
+//go:build !amd64
+
+package kernel
+
+import "github.com/pimoe/pimoe/backends/internal/isa"
+
+func run(_ isa.Level, f Format, t *Tile) { generic(f, t) }
+
+func panelsOf(isa.Level) []int { return genericPanels }

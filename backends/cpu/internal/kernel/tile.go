@@ -1,0 +1,100 @@
+package kernel
+
+import (
+	"unsafe"
+
+	"github.com/pimoe/pimoe/backends/internal/isa"
+)
+
+// Outputs is how many outputs a panel of packed weights has.
+const Outputs = 16
+
+// Format is how the weights of a panel are stored, see package pack.
+type Format uint8
+
+// The formats.
+const (
+	F32  Format = iota // n16: [in][16] float32
+	F16                // n16: [in][16] binary16
+	BF16               // n16k2: [in/2][16][2] bfloat16
+)
+
+// Bytes is the size of a panel's first inputs; for BF16 of an even number of them or of all.
+func (f Format) Bytes(inputs int) int {
+	switch f {
+	case F32:
+		return inputs * Outputs * 4
+	case F16:
+		return inputs * Outputs * 2
+	}
+	return (inputs + 1) / 2 * Outputs * 4
+}
+
+// Panel is 16 outputs: where their packed weights begin and where the first row's 16 results go.
+type Panel struct {
+	W unsafe.Pointer
+	Y *float32
+}
+
+// Tile is one step of a product: the next In inputs of Count panels times Rows rows.
+//
+//	for p, panel := range panels {
+//		for r := range Rows {
+//			for o := range 16 {
+//				sum := float32(0), or y[p][r][o] if Carry
+//				for i := range In {
+//					sum = fma(w[p][i][o], x[i][r], sum)
+//				}
+//				y[p][r][o] = sum
+//			}
+//		}
+//	}
+type Tile struct {
+	Panels *Panel   // Count of them
+	Count  int      // at least 1
+	Rows   int      // at least 1, at most MaxRows of the kernel
+	In     int      // at least 1; even for BF16 unless the matrix ends here
+	W      int      // bytes from the start of every panel to the first of these inputs
+	X      *float32 // [In][Rows]
+	Y      int      // bytes from every panel's Y to the tile's first row
+	Stride int      // bytes between two rows of y
+	Carry  int      // 0: sums start at zero, 1: at what is in y
+}
+
+// Kernel is the code for a format on a level.
+type Kernel struct {
+	level  isa.Level
+	format Format
+}
+
+// At is the kernel of a level; the ones above AVX-512 add nothing for float32.
+func At(level isa.Level, f Format) Kernel { return Kernel{min(level, isa.AVX512), f} }
+
+// Bytes is that of the kernel's format.
+func (k Kernel) Bytes(inputs int) int { return k.format.Bytes(inputs) }
+
+// MaxRows is the largest number of rows of a tile.
+func (k Kernel) MaxRows() int { return len(panelsOf(k.level)) }
+
+// Panels is how many panels the kernel has under way at once for a number of rows.
+func (k Kernel) Panels(rows int) int { return panelsOf(k.level)[rows-1] }
+
+// Run computes a tile of any number of panels.
+func (k Kernel) Run(t Tile) {
+	most := k.Panels(t.Rows)
+	for left := t.Count; left > 0; left -= t.Count {
+		switch { // the sizes that the assembly has
+		case left >= most:
+			t.Count = most
+		case left >= 2:
+			t.Count = 2
+		default:
+			t.Count = 1
+		}
+		run(k.level, k.format, &t)
+		t.Panels = (*Panel)(unsafe.Add(unsafe.Pointer(t.Panels), t.Count*int(unsafe.Sizeof(Panel{}))))
+	}
+}
+
+// genericPanels is the table of the pure-Go kernel: it gains nothing from tiles, these sizes let tests see several.
+var genericPanels = []int{3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1}
