@@ -183,6 +183,11 @@ func (c *Checkpoint) open(fsys fs.FS, path string) (*File, error) {
 		return nil, err
 	}
 	c.files, c.paths = append(c.files, f), append(c.paths, path)
+	for _, name := range f.names {
+		if e := f.extents[name]; e.Packing != "" {
+			return nil, invalid(full, name, "is packed as %s: that is no published checkpoint, import the original", e.Packing)
+		}
+	}
 	return f, nil
 }
 

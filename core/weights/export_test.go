@@ -21,6 +21,7 @@ func SetDigestClock(f func() time.Time) (restore func()) {
 	old := known.now
 	known.now = f
 	clear(known.byInode)
+	clear(known.read)
 	return func() { known.now = old }
 }
 

@@ -34,12 +34,13 @@ type entry struct {
 	dtype    tensor.DType
 	shape    []int
 	from, to int64
+	packing  string // "" = row-major
 }
 
 func (h *header) extents() map[string]Extent {
 	m := make(map[string]Extent, len(h.tensors))
 	for _, e := range h.tensors {
-		m[e.name] = Extent{DType: e.dtype, Shape: e.shape, Offset: h.start + e.from, Length: e.to - e.from}
+		m[e.name] = Extent{Packing: e.packing, DType: e.dtype, Shape: e.shape, Offset: h.start + e.from, Length: e.to - e.from}
 	}
 	return m
 }
@@ -74,6 +75,9 @@ func parseHeader(file string, raw []byte, size int64) (*header, error) {
 		return nil, invalid(file, "", "header: %v", err)
 	}
 	if err := h.cover(file); err != nil {
+		return nil, err
+	}
+	if err := h.unpackHeader(file); err != nil {
 		return nil, err
 	}
 	return h, nil

@@ -55,9 +55,19 @@ func importChild(job []string) error {
 		n++
 		return nil
 	})
+	if job[2] == packIt {
+		m, err := s.Find(job[1])
+		if err == nil {
+			_, err = s.Pack(context.Background(), m, recipe(m, packing), 2, nil)
+		}
+		return err
+	}
 	_, err = s.Import(context.Background(), job[1], job[2], qwenPlan, nil)
 	return err
 }
+
+// packIt in place of a source makes the child pack the model.
+const packIt = "pack"
 
 func child(t *testing.T, home, name, src string, k int) *exec.Cmd {
 	t.Helper()

@@ -110,52 +110,29 @@ func (m *Model) ReadTrunk(ctx context.Context) (*File, error) {
 		if err != nil {
 			return fmt.Errorf("verify %s: %w", m.TrunkPath(), err)
 		}
-		return m.compare(TrunkFile, want, FileDigest{SHA256: sum, Size: int64(len(b))})
+		return m.Shards().compare(TrunkFile, want, FileDigest{SHA256: sum, Size: int64(len(b))})
 	})
 }
 
-// Verify checks that the open file f is the model's file of that name, as it was imported. The file is hashed once per
-// identity (device, inode, size, modification and change time) in this process; concurrent callers share one run. It
-// does not move f's offset. A file that differs is sdk.ErrInvalid.
+// Shards are the model's files as they were imported.
+func (m *Model) Shards() Shards {
+	return Shards{
+		Dir: m.Dir, Files: m.Manifest.Files, owner: "model " + m.Name, book: verdicts{m.book()},
+		advice: "it changed after the import; remove the folder " + m.Dir + " and import the model again",
+	}
+}
+
+// book is the file that keeps what was found out about the model's files.
+func (m *Model) book() string { return filepath.Join(filepath.Dir(m.Dir), "."+m.Name+".verified") }
+
+// Verify is Verify of the model's Shards.
 func (m *Model) Verify(ctx context.Context, file string, f *os.File) error {
-	return m.verify(ctx, file, f, false)
+	return m.Shards().Verify(ctx, file, f)
 }
 
-// Recheck is Verify that hashes the file again, whatever is known of it: for sweeps that look for rot.
+// Recheck is Recheck of the model's Shards.
 func (m *Model) Recheck(ctx context.Context, file string, f *os.File) error {
-	return m.verify(ctx, file, f, true)
-}
-
-func (m *Model) verify(ctx context.Context, file string, f *os.File, fresh bool) error {
-	name := filepath.Base(file) // TrunkPath() and ExpertPath() are welcome, too
-	want, ok := m.Manifest.Files[name]
-	if !ok {
-		return fmt.Errorf("model %s: no file %s in the manifest: %w", m.Name, quote(name), sdk.ErrNotFound)
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("verify %s of model %s: %w", name, m.Name, err)
-	}
-	if !st.Mode().IsRegular() || st.Size() != want.Size {
-		return m.compare(name, want, FileDigest{Size: st.Size()})
-	}
-	sum, err := known.digest(ctx, f, st.Size(), fresh)
-	if err != nil {
-		return fmt.Errorf("verify %s of model %s: %w", name, m.Name, err)
-	}
-	return m.compare(name, want, FileDigest{SHA256: sum, Size: st.Size()})
-}
-
-func (m *Model) compare(name string, want, got FileDigest) error {
-	const advice = "it changed after the import; remove the folder %s and import the model again"
-	path := filepath.Join(m.Dir, name)
-	if want.Size != got.Size {
-		return fmt.Errorf("%s: has %d bytes, the manifest says %d: "+advice+": %w", path, got.Size, want.Size, m.Dir, sdk.ErrInvalid)
-	}
-	if want.SHA256 != got.SHA256 {
-		return fmt.Errorf("%s: sha256 is %s, the manifest says %s: "+advice+": %w", path, got.SHA256, want.SHA256, m.Dir, sdk.ErrInvalid)
-	}
-	return nil
+	return m.Shards().Recheck(ctx, file, f)
 }
 
 var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -237,7 +214,7 @@ func (m *Model) complete() error {
 			return fmt.Errorf("%s: is no regular file: %w", filepath.Join(m.Dir, name), sdk.ErrInvalid)
 		}
 		if want := m.Manifest.Files[name]; st.Size() != want.Size {
-			return m.compare(name, want, FileDigest{Size: st.Size()})
+			return m.Shards().compare(name, want, FileDigest{Size: st.Size()})
 		}
 	}
 	return nil

@@ -89,7 +89,7 @@ func newShard(ck *Checkpoint, file string, pieces []Piece) (shard, error) {
 			return s, fmt.Errorf("plan: %s: %w", file, err)
 		}
 	}
-	l, err := layOut(specs, map[string]string{"format": "pt"})
+	l, err := layOut(specs, map[string]string{"format": "pt"}, dataAlign)
 	if err != nil {
 		return s, fmt.Errorf("plan: %s: %w", file, err)
 	}

@@ -33,7 +33,8 @@ const settled = 2 * time.Second
 type digests struct {
 	now     func() time.Time
 	mu      sync.Mutex
-	byInode map[inode]*run // guarded by mu: runs under way and remembered results
+	byInode map[inode]*run    // guarded by mu: runs under way and remembered results
+	read    map[verdicts]bool // guarded by mu: the books that learn has read
 }
 
 // run is one hashing of a file; digest and err are set before done is closed.
@@ -61,7 +62,12 @@ func (r *run) wait(ctx context.Context) error {
 
 // digest is f's sha256. The caller who comes first hashes, with its own ctx; the others wait, and if the first gives
 // up one of them goes on.
-func (d *digests) digest(ctx context.Context, f *os.File, size int64, fresh bool) (string, error) {
+//
+// What was found out earlier is taken from book, and what is found out now is written there.
+func (d *digests) digest(ctx context.Context, f *os.File, size int64, fresh bool, book verdicts) (string, error) {
+	if !fresh {
+		d.learn(book)
+	}
 	for {
 		id, ok, err := identify(f)
 		if err != nil {
@@ -72,7 +78,7 @@ func (d *digests) digest(ctx context.Context, f *os.File, size int64, fresh bool
 		}
 		r, mine := d.join(id, fresh)
 		if mine {
-			d.hash(ctx, f, r)
+			d.hash(ctx, f, r, fresh, book)
 			return r.digest, r.err
 		}
 		if err := r.wait(ctx); err != nil {
@@ -97,20 +103,69 @@ func (d *digests) join(id identity, fresh bool) (r *run, mine bool) {
 }
 
 // hash completes a run. Its result is remembered only if the file held still long before and all the while.
-func (d *digests) hash(ctx context.Context, f *os.File, r *run) {
+func (d *digests) hash(ctx context.Context, f *os.File, r *run, gently bool, book verdicts) {
 	defer close(r.done)
 	quiet := d.now().Sub(time.Unix(0, r.id.ctime)) > settled
-	r.digest, r.err = hashOf(ctx, io.NewSectionReader(f, 0, r.id.size))
+	from := io.Reader(io.NewSectionReader(f, 0, r.id.size))
+	if gently {
+		from = &gentle{r: from, ctx: ctx}
+	}
+	r.digest, r.err = hashOf(ctx, from)
 	if r.err == nil {
 		if id, _, err := identify(f); err != nil || id != r.id {
 			r.err = errors.Join(fmt.Errorf("the file changed while it was read: %w", sdk.ErrInvalid), err)
 		}
+	}
+	if quiet && r.err == nil {
+		book.enter(r.id, r.digest)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if (!quiet || r.err != nil) && d.byInode[r.id.inode] == r {
 		delete(d.byInode, r.id.inode)
 	}
+}
+
+// learn takes over the verdicts of earlier processes, once a book.
+func (d *digests) learn(book verdicts) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.read[book] {
+		return
+	}
+	if d.read == nil {
+		d.read = map[verdicts]bool{}
+	}
+	d.read[book] = true
+	for id, digest := range book.all() {
+		if d.byInode[id.inode] == nil {
+			r := &run{id: id, done: make(chan struct{}), digest: digest}
+			close(r.done)
+			d.byInode[id.inode] = r
+		}
+	}
+}
+
+// gentle is a reader that rests between reads, four times as long as the reading and what was done with it took: a fifth
+// of one core at most goes into a sweep, and the disk stays free for others.
+type gentle struct {
+	r     io.Reader
+	ctx   context.Context
+	since time.Time // the last read began
+}
+
+func (g *gentle) Read(b []byte) (int, error) {
+	if !g.since.IsZero() {
+		rest := time.NewTimer(min(4*time.Since(g.since), 100*time.Millisecond))
+		defer rest.Stop()
+		select {
+		case <-rest.C:
+		case <-g.ctx.Done():
+			return 0, g.ctx.Err()
+		}
+	}
+	g.since = time.Now()
+	return g.r.Read(b)
 }
 
 // hashOf reads r to its end; it stops soon after ctx is done.

@@ -40,10 +40,11 @@ type File struct {
 
 // Extent says where in a file a tensor lies.
 type Extent struct {
-	DType  tensor.DType
-	Shape  []int
-	Offset int64 // from the start of the file, in bytes
-	Length int64 // in bytes
+	Packing string // as in tensor.View; DType and Shape are those of the logical tensor
+	DType   tensor.DType
+	Shape   []int
+	Offset  int64 // from the start of the file, in bytes
+	Length  int64 // in bytes
 }
 
 // Open maps a file read-only and checks its header. A file that is truncated while it is mapped kills the process that
@@ -108,7 +109,7 @@ func (f *File) Tensor(name string) (tensor.View, bool) {
 		return tensor.View{}, false
 	}
 	end := e.Offset + e.Length
-	return tensor.View{DType: e.DType, Shape: slices.Clone(e.Shape), Data: f.data[e.Offset:end:end]}, true
+	return tensor.View{Packing: e.Packing, DType: e.DType, Shape: slices.Clone(e.Shape), Data: f.data[e.Offset:end:end]}, true
 }
 
 // Names are the tensors' names, sorted.

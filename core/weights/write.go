@@ -15,7 +15,7 @@ import (
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
-// dataAlign is the alignment of the data in files that we write. The format's writers use 8; a cache line costs at most
+// dataAlign is the usual alignment of the data in files that we write. The format's writers use 8; a cache line costs at most
 // 63 spaces more and lets kernels load aligned vectors from a mapping.
 const dataAlign = 64
 
@@ -33,7 +33,7 @@ func Write(w io.Writer, tensors []NamedView, meta map[string]string) error {
 	for i, t := range tensors {
 		specs[i] = spec{name: t.Name, dtype: t.DType, shape: t.Shape}
 	}
-	l, err := layOut(specs, meta)
+	l, err := layOut(specs, meta, dataAlign)
 	if err != nil {
 		return fmt.Errorf("write safetensors: %w", err)
 	}
@@ -69,8 +69,8 @@ type layout struct {
 	total int64 // of the file
 }
 
-// layOut places tensors in a file.
-func layOut(specs []spec, meta map[string]string) (layout, error) {
+// layOut places tensors in a file whose data begins at a multiple of align.
+func layOut(specs []spec, meta map[string]string, align int) (layout, error) {
 	l := layout{sizes: make([]int64, len(specs))}
 	seen := map[string]bool{metadataKey: true, "": true}
 	for i, s := range specs {
@@ -85,7 +85,7 @@ func layOut(specs []spec, meta map[string]string) (layout, error) {
 		l.sizes[i], l.order = n, append(l.order, i)
 	}
 	slices.SortStableFunc(l.order, func(a, b int) int { return cmp.Compare(specs[b].dtype.Size(), specs[a].dtype.Size()) })
-	text, end, err := headerText(specs, l, meta)
+	text, end, err := headerText(specs, l, meta, align)
 	if err != nil {
 		return l, err
 	}
@@ -101,7 +101,7 @@ func layOut(specs []spec, meta map[string]string) (layout, error) {
 }
 
 // headerText is the JSON, padded, and the length of the data.
-func headerText(specs []spec, l layout, meta map[string]string) ([]byte, int64, error) {
+func headerText(specs []spec, l layout, meta map[string]string, align int) ([]byte, int64, error) {
 	b := []byte{'{'}
 	if len(meta) > 0 {
 		b = append(b, `"`+metadataKey+`":{`...)
@@ -136,7 +136,7 @@ func headerText(specs []spec, l layout, meta map[string]string) ([]byte, int64, 
 		at = end
 	}
 	b = append(b, '}')
-	for (lengthBytes+len(b))%dataAlign != 0 {
+	for (lengthBytes+len(b))%align != 0 {
 		b = append(b, ' ')
 	}
 	return b, at, nil
