@@ -1,7 +1,6 @@
 package backends
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/pimoe/pimoe/backends/pack"
@@ -29,7 +28,7 @@ func FloatClass(dtype tensor.DType, asked string) (string, error) {
 // is [out]; row-major views are of a type that FloatClass knows; all have exactly as many bytes as their shape and
 // packing need.
 func CheckLinear(w, bias tensor.View) error {
-	if err := checkWeight("weight", w); err != nil {
+	if err := checkWeight(w); err != nil {
 		return err
 	}
 	if len(bias.Data) == 0 {
@@ -46,8 +45,13 @@ func CheckLinear(w, bias tensor.View) error {
 
 // CheckBlock is the same for Backend.FFN, whose three matrices also have to fit together.
 func CheckBlock(gate, up, down tensor.View) error {
-	if err := errors.Join(checkWeight("gate", gate), checkWeight("up", up), checkWeight("down", down)); err != nil {
-		return err
+	for _, m := range []struct {
+		name string
+		w    tensor.View
+	}{{"gate", gate}, {"up", up}, {"down", down}} {
+		if err := checkWeight(m.w); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
 	}
 	out, in := gate.Shape[0], gate.Shape[1]
 	if up.Shape[0] != out || up.Shape[1] != in || down.Shape[0] != in || down.Shape[1] != out {
@@ -56,14 +60,11 @@ func CheckBlock(gate, up, down tensor.View) error {
 	return nil
 }
 
-func checkWeight(what string, w tensor.View) error {
+func checkWeight(w tensor.View) error {
 	if w.Packing == "" {
-		return checkView(what, w, 2)
+		return checkView("weight", w, 2)
 	}
-	if err := pack.Check(w); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+	return pack.Check(w)
 }
 
 func checkView(what string, v tensor.View, dims int) error {
