@@ -640,6 +640,2965 @@ DATA allbfcc422a<>+56(SB)/4, $0xbfcc422a
 DATA allbfcc422a<>+60(SB)/4, $0xbfcc422a
 GLOBL allbfcc422a<>(SB), RODATA|NOPTR, $64
 
+// func dotAVX2(x *float32, y *float32, n int) float32
+// Requires: AVX, FMA3
+TEXT ·dotAVX2(SB), NOSPLIT, $0-28
+	MOVQ   x+0(FP), AX
+	MOVQ   y+8(FP), CX
+	MOVQ   n+16(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	XORQ   BX, BX
+	SUBQ   $0x10, DX
+	JL     loopTail
+
+loop:
+	VMOVUPS     (AX)(BX*1), Y2
+	VMOVUPS     32(AX)(BX*1), Y3
+	VMOVUPS     (CX)(BX*1), Y4
+	VMOVUPS     32(CX)(BX*1), Y5
+	VFMADD231PS Y4, Y2, Y0
+	VFMADD231PS Y5, Y3, Y1
+	ADDQ        $0x40, BX
+	SUBQ        $0x10, DX
+	JGE         loop
+
+loopTail:
+	ADDQ        $0x10, DX
+	JZ          loopDone
+	LEAQ        firstLanes<>+0(SB), SI
+	NEGQ        DX
+	VMOVUPS     64(SI)(DX*4), Y2
+	VMOVUPS     96(SI)(DX*4), Y3
+	VMASKMOVPS  (AX)(BX*1), Y2, Y4
+	VMASKMOVPS  32(AX)(BX*1), Y3, Y5
+	VMASKMOVPS  (CX)(BX*1), Y2, Y2
+	VMASKMOVPS  32(CX)(BX*1), Y3, Y3
+	VFMADD231PS Y2, Y4, Y0
+	VFMADD231PS Y3, Y5, Y1
+
+loopDone:
+	VADDPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0x0e, X0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0x01, X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func normScaleAVX2(y *float32, x *float32, w *float32, r float32, n int)
+// Requires: AVX
+TEXT ·normScaleAVX2(SB), NOSPLIT, $0-40
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         n+32(FP), BX
+	VBROADCASTSS r+24(FP), Y0
+	XORQ         SI, SI
+	SUBQ         $0x10, BX
+	JL           loopTail
+
+loop:
+	VMOVUPS (CX)(SI*1), Y1
+	VMOVUPS 32(CX)(SI*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y0, Y2, Y2
+	VMOVUPS (DX)(SI*1), Y3
+	VMOVUPS 32(DX)(SI*1), Y4
+	VMULPS  Y3, Y1, Y1
+	VMULPS  Y4, Y2, Y2
+	VMOVUPS Y1, (AX)(SI*1)
+	VMOVUPS Y2, 32(AX)(SI*1)
+	ADDQ    $0x40, SI
+	SUBQ    $0x10, BX
+	JGE     loop
+
+loopTail:
+	ADDQ       $0x10, BX
+	JZ         loopDone
+	LEAQ       firstLanes<>+0(SB), DI
+	NEGQ       BX
+	VMOVUPS    64(DI)(BX*4), Y1
+	VMOVUPS    96(DI)(BX*4), Y2
+	VMASKMOVPS (CX)(SI*1), Y1, Y3
+	VMASKMOVPS 32(CX)(SI*1), Y2, Y4
+	VMULPS     Y0, Y3, Y3
+	VMULPS     Y0, Y4, Y0
+	VMASKMOVPS (DX)(SI*1), Y1, Y4
+	VMASKMOVPS 32(DX)(SI*1), Y2, Y5
+	VMULPS     Y4, Y3, Y3
+	VMULPS     Y5, Y0, Y0
+	VMASKMOVPS Y3, Y1, (AX)(SI*1)
+	VMASKMOVPS Y0, Y2, 32(AX)(SI*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func addAVX2(y *float32, x *float32, n int)
+// Requires: AVX
+TEXT ·addAVX2(SB), NOSPLIT, $0-24
+	MOVQ y+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+	XORQ BX, BX
+	SUBQ $0x10, DX
+	JL   loopTail
+
+loop:
+	VMOVUPS (AX)(BX*1), Y0
+	VMOVUPS 32(AX)(BX*1), Y1
+	VMOVUPS (CX)(BX*1), Y2
+	VMOVUPS 32(CX)(BX*1), Y3
+	VADDPS  Y2, Y0, Y0
+	VADDPS  Y3, Y1, Y1
+	VMOVUPS Y0, (AX)(BX*1)
+	VMOVUPS Y1, 32(AX)(BX*1)
+	ADDQ    $0x40, BX
+	SUBQ    $0x10, DX
+	JGE     loop
+
+loopTail:
+	ADDQ       $0x10, DX
+	JZ         loopDone
+	LEAQ       firstLanes<>+0(SB), SI
+	NEGQ       DX
+	VMOVUPS    64(SI)(DX*4), Y0
+	VMOVUPS    96(SI)(DX*4), Y1
+	VMASKMOVPS (AX)(BX*1), Y0, Y2
+	VMASKMOVPS 32(AX)(BX*1), Y1, Y3
+	VMASKMOVPS (CX)(BX*1), Y0, Y4
+	VMASKMOVPS 32(CX)(BX*1), Y1, Y5
+	VADDPS     Y4, Y2, Y2
+	VADDPS     Y5, Y3, Y3
+	VMASKMOVPS Y2, Y0, (AX)(BX*1)
+	VMASKMOVPS Y3, Y1, 32(AX)(BX*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func addScaledAVX2(y *float32, x *float32, w float32, n int)
+// Requires: AVX, FMA3
+TEXT ·addScaledAVX2(SB), NOSPLIT, $0-32
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS w+16(FP), Y0
+	XORQ         BX, BX
+	SUBQ         $0x10, DX
+	JL           loopTail
+
+loop:
+	VMOVUPS     (AX)(BX*1), Y1
+	VMOVUPS     32(AX)(BX*1), Y2
+	VMOVUPS     (CX)(BX*1), Y3
+	VMOVUPS     32(CX)(BX*1), Y4
+	VFMADD231PS Y0, Y3, Y1
+	VFMADD231PS Y0, Y4, Y2
+	VMOVUPS     Y1, (AX)(BX*1)
+	VMOVUPS     Y2, 32(AX)(BX*1)
+	ADDQ        $0x40, BX
+	SUBQ        $0x10, DX
+	JGE         loop
+
+loopTail:
+	ADDQ        $0x10, DX
+	JZ          loopDone
+	LEAQ        firstLanes<>+0(SB), SI
+	NEGQ        DX
+	VMOVUPS     64(SI)(DX*4), Y1
+	VMOVUPS     96(SI)(DX*4), Y2
+	VMASKMOVPS  (AX)(BX*1), Y1, Y3
+	VMASKMOVPS  32(AX)(BX*1), Y2, Y4
+	VMASKMOVPS  (CX)(BX*1), Y1, Y5
+	VMASKMOVPS  32(CX)(BX*1), Y2, Y6
+	VFMADD231PS Y0, Y5, Y3
+	VFMADD231PS Y0, Y6, Y4
+	VMASKMOVPS  Y3, Y1, (AX)(BX*1)
+	VMASKMOVPS  Y4, Y2, 32(AX)(BX*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func scaleAVX2(y *float32, x *float32, w float32, n int)
+// Requires: AVX
+TEXT ·scaleAVX2(SB), NOSPLIT, $0-32
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS w+16(FP), Y0
+	XORQ         BX, BX
+	SUBQ         $0x10, DX
+	JL           loopTail
+
+loop:
+	VMOVUPS (CX)(BX*1), Y1
+	VMOVUPS 32(CX)(BX*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y0, Y2, Y2
+	VMOVUPS Y1, (AX)(BX*1)
+	VMOVUPS Y2, 32(AX)(BX*1)
+	ADDQ    $0x40, BX
+	SUBQ    $0x10, DX
+	JGE     loop
+
+loopTail:
+	ADDQ       $0x10, DX
+	JZ         loopDone
+	LEAQ       firstLanes<>+0(SB), SI
+	NEGQ       DX
+	VMOVUPS    64(SI)(DX*4), Y1
+	VMOVUPS    96(SI)(DX*4), Y2
+	VMASKMOVPS (CX)(BX*1), Y1, Y3
+	VMASKMOVPS 32(CX)(BX*1), Y2, Y4
+	VMULPS     Y0, Y3, Y3
+	VMULPS     Y0, Y4, Y0
+	VMASKMOVPS Y3, Y1, (AX)(BX*1)
+	VMASKMOVPS Y0, Y2, 32(AX)(BX*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func clampAVX2(x *float32, limit float32, n int)
+// Requires: AVX
+TEXT ·clampAVX2(SB), NOSPLIT, $0-24
+	MOVQ         x+0(FP), AX
+	MOVQ         n+16(FP), CX
+	VBROADCASTSS limit+8(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y0, Y1, Y1
+	VSUBPS       Y0, Y2, Y2
+	XORQ         DX, DX
+	SUBQ         $0x10, CX
+	JL           loopTail
+
+loop:
+	VMOVUPS (AX)(DX*1), Y3
+	VMOVUPS 32(AX)(DX*1), Y4
+	VMAXPS  Y3, Y1, Y3
+	VMAXPS  Y4, Y2, Y4
+	VMINPS  Y3, Y0, Y3
+	VMINPS  Y4, Y0, Y4
+	VMOVUPS Y3, (AX)(DX*1)
+	VMOVUPS Y4, 32(AX)(DX*1)
+	ADDQ    $0x40, DX
+	SUBQ    $0x10, CX
+	JGE     loop
+
+loopTail:
+	ADDQ       $0x10, CX
+	JZ         loopDone
+	LEAQ       firstLanes<>+0(SB), BX
+	NEGQ       CX
+	VMOVUPS    64(BX)(CX*4), Y3
+	VMOVUPS    96(BX)(CX*4), Y4
+	VMASKMOVPS (AX)(DX*1), Y3, Y5
+	VMASKMOVPS 32(AX)(DX*1), Y4, Y6
+	VMAXPS     Y5, Y1, Y1
+	VMAXPS     Y6, Y2, Y2
+	VMINPS     Y1, Y0, Y1
+	VMINPS     Y2, Y0, Y0
+	VMASKMOVPS Y1, Y3, (AX)(DX*1)
+	VMASKMOVPS Y0, Y4, 32(AX)(DX*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func defectsAVX2(x *float32, n int) uint32
+// Requires: AVX
+TEXT ·defectsAVX2(SB), NOSPLIT, $0-20
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	XORQ   DX, DX
+	SUBQ   $0x10, CX
+	JL     loopTail
+
+loop:
+	VMOVUPS (AX)(DX*1), Y2
+	VMOVUPS 32(AX)(DX*1), Y3
+	VSUBPS  Y2, Y2, Y2
+	VSUBPS  Y3, Y3, Y3
+	VORPS   Y2, Y0, Y0
+	VORPS   Y3, Y1, Y1
+	ADDQ    $0x40, DX
+	SUBQ    $0x10, CX
+	JGE     loop
+
+loopTail:
+	ADDQ       $0x10, CX
+	JZ         loopDone
+	LEAQ       firstLanes<>+0(SB), BX
+	NEGQ       CX
+	VMOVUPS    64(BX)(CX*4), Y2
+	VMOVUPS    96(BX)(CX*4), Y3
+	VMASKMOVPS (AX)(DX*1), Y2, Y2
+	VMASKMOVPS 32(AX)(DX*1), Y3, Y3
+	VSUBPS     Y2, Y2, Y2
+	VSUBPS     Y3, Y3, Y3
+	VORPS      Y2, Y0, Y0
+	VORPS      Y3, Y1, Y1
+
+loopDone:
+	VORPS        Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VORPS        X1, X0, X0
+	VPERMILPS    $0x0e, X0, X1
+	VORPS        X1, X0, X0
+	VPERMILPS    $0x01, X0, X1
+	VORPS        X1, X0, X0
+	VMOVD        X0, AX
+	MOVL         AX, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func rotateAVX2(x *float32, cos *float32, sin *float32, half int, heads int)
+// Requires: AVX
+TEXT ·rotateAVX2(SB), NOSPLIT, $0-40
+	MOVQ x+0(FP), AX
+	MOVQ cos+8(FP), CX
+	MOVQ sin+16(FP), DX
+	MOVQ heads+32(FP), BX
+	MOVQ half+24(FP), SI
+	SHLQ $0x02, SI
+
+head:
+	LEAQ (AX)(SI*1), DI
+	MOVQ half+24(FP), R8
+	XORQ R9, R9
+	SUBQ $0x10, R8
+	JL   loopTail
+
+loop:
+	VMOVUPS (AX)(R9*1), Y0
+	VMOVUPS 32(AX)(R9*1), Y1
+	VMOVUPS (DI)(R9*1), Y2
+	VMOVUPS 32(DI)(R9*1), Y3
+	VMOVUPS (CX)(R9*1), Y4
+	VMOVUPS 32(CX)(R9*1), Y5
+	VMOVUPS (DX)(R9*1), Y6
+	VMOVUPS 32(DX)(R9*1), Y7
+	VMULPS  Y4, Y0, Y8
+	VMULPS  Y5, Y1, Y9
+	VMULPS  Y6, Y2, Y10
+	VMULPS  Y7, Y3, Y11
+	VSUBPS  Y10, Y8, Y8
+	VSUBPS  Y11, Y9, Y9
+	VMOVUPS Y8, (AX)(R9*1)
+	VMOVUPS Y9, 32(AX)(R9*1)
+	VMULPS  Y4, Y2, Y2
+	VMULPS  Y5, Y3, Y3
+	VMULPS  Y6, Y0, Y0
+	VMULPS  Y7, Y1, Y1
+	VADDPS  Y0, Y2, Y0
+	VADDPS  Y1, Y3, Y1
+	VMOVUPS Y0, (DI)(R9*1)
+	VMOVUPS Y1, 32(DI)(R9*1)
+	ADDQ    $0x40, R9
+	SUBQ    $0x10, R8
+	JGE     loop
+
+loopTail:
+	ADDQ       $0x10, R8
+	JZ         loopDone
+	LEAQ       firstLanes<>+0(SB), R10
+	NEGQ       R8
+	VMOVUPS    64(R10)(R8*4), Y0
+	VMOVUPS    96(R10)(R8*4), Y1
+	VMASKMOVPS (AX)(R9*1), Y0, Y2
+	VMASKMOVPS 32(AX)(R9*1), Y1, Y3
+	VMASKMOVPS (DI)(R9*1), Y0, Y4
+	VMASKMOVPS 32(DI)(R9*1), Y1, Y5
+	VMASKMOVPS (CX)(R9*1), Y0, Y6
+	VMASKMOVPS 32(CX)(R9*1), Y1, Y7
+	VMASKMOVPS (DX)(R9*1), Y0, Y8
+	VMASKMOVPS 32(DX)(R9*1), Y1, Y9
+	VMULPS     Y6, Y2, Y10
+	VMULPS     Y7, Y3, Y11
+	VMULPS     Y8, Y4, Y12
+	VMULPS     Y9, Y5, Y13
+	VSUBPS     Y12, Y10, Y10
+	VSUBPS     Y13, Y11, Y11
+	VMASKMOVPS Y10, Y0, (AX)(R9*1)
+	VMASKMOVPS Y11, Y1, 32(AX)(R9*1)
+	VMULPS     Y6, Y4, Y4
+	VMULPS     Y7, Y5, Y5
+	VMULPS     Y8, Y2, Y2
+	VMULPS     Y9, Y3, Y3
+	VADDPS     Y2, Y4, Y2
+	VADDPS     Y3, Y5, Y3
+	VMASKMOVPS Y2, Y0, (DI)(R9*1)
+	VMASKMOVPS Y3, Y1, 32(DI)(R9*1)
+
+loopDone:
+	LEAQ (AX)(SI*2), AX
+	DECQ BX
+	JNZ  head
+	VZEROUPPER
+	RET
+
+// func topAVX2(x *float32, vectors int) float32
+// Requires: AVX
+TEXT ·topAVX2(SB), NOSPLIT, $0-20
+	MOVQ    x+0(FP), AX
+	MOVQ    vectors+8(FP), CX
+	VMOVUPS allff800000<>+0(SB), Y0
+	VMOVUPS allff800000<>+0(SB), Y1
+	XORQ    DX, DX
+
+loop:
+	VMAXPS       (AX)(DX*1), Y0, Y0
+	VMAXPS       32(AX)(DX*1), Y1, Y1
+	ADDQ         $0x40, DX
+	DECQ         CX
+	JNZ          loop
+	VMAXPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x0e, X0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x01, X0, X1
+	VMAXPS       X1, X0, X0
+	VMOVSS       X0, ret+16(FP)
+	VZEROUPPER
+	RET
+
+DATA allff800000<>+0(SB)/4, $0xff800000
+DATA allff800000<>+4(SB)/4, $0xff800000
+DATA allff800000<>+8(SB)/4, $0xff800000
+DATA allff800000<>+12(SB)/4, $0xff800000
+DATA allff800000<>+16(SB)/4, $0xff800000
+DATA allff800000<>+20(SB)/4, $0xff800000
+DATA allff800000<>+24(SB)/4, $0xff800000
+DATA allff800000<>+28(SB)/4, $0xff800000
+DATA allff800000<>+32(SB)/4, $0xff800000
+DATA allff800000<>+36(SB)/4, $0xff800000
+DATA allff800000<>+40(SB)/4, $0xff800000
+DATA allff800000<>+44(SB)/4, $0xff800000
+DATA allff800000<>+48(SB)/4, $0xff800000
+DATA allff800000<>+52(SB)/4, $0xff800000
+DATA allff800000<>+56(SB)/4, $0xff800000
+DATA allff800000<>+60(SB)/4, $0xff800000
+GLOBL allff800000<>(SB), RODATA|NOPTR, $64
+
+// func expSumAVX2(x *float32, top float32, sum *float32, vectors int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·expSumAVX2(SB), NOSPLIT, $0-32
+	MOVQ         x+0(FP), AX
+	MOVQ         vectors+24(FP), CX
+	VBROADCASTSS top+8(FP), Y0
+	MOVQ         sum+16(FP), DX
+	VMOVUPS      (DX), Y1
+	VMOVUPS      32(DX), Y2
+	XORQ         BX, BX
+
+loop:
+	VMOVUPS     (AX)(BX*1), Y3
+	VMOVUPS     32(AX)(BX*1), Y4
+	VSUBPS      Y0, Y3, Y3
+	VSUBPS      Y0, Y4, Y4
+	VMOVUPS     allc2d00000<>+0(SB), Y5
+	VMOVUPS     allc2d00000<>+0(SB), Y6
+	VMAXPS      Y3, Y5, Y3
+	VMAXPS      Y4, Y6, Y4
+	VMOVUPS     all42c80000<>+0(SB), Y5
+	VMOVUPS     all42c80000<>+0(SB), Y6
+	VMINPS      Y3, Y5, Y3
+	VMINPS      Y4, Y6, Y4
+	VMOVUPS     all4b400000<>+0(SB), Y5
+	VMOVUPS     all4b400000<>+0(SB), Y6
+	VFMADD231PS all3fb8aa3b<>+0(SB), Y3, Y5
+	VFMADD231PS all3fb8aa3b<>+0(SB), Y4, Y6
+	VSUBPS      all4b400000<>+0(SB), Y5, Y7
+	VSUBPS      all4b400000<>+0(SB), Y6, Y8
+	VFMADD231PS allbf317218<>+0(SB), Y7, Y3
+	VFMADD231PS allbf317218<>+0(SB), Y8, Y4
+	VFMADD231PS all3102e308<>+0(SB), Y7, Y3
+	VFMADD231PS all3102e308<>+0(SB), Y8, Y4
+	VMOVUPS     all3ab5121a<>+0(SB), Y7
+	VMOVUPS     all3ab5121a<>+0(SB), Y8
+	VFMADD213PS all3c091cf1<>+0(SB), Y3, Y7
+	VFMADD213PS all3c091cf1<>+0(SB), Y4, Y8
+	VFMADD213PS all3d2aac79<>+0(SB), Y3, Y7
+	VFMADD213PS all3d2aac79<>+0(SB), Y4, Y8
+	VFMADD213PS all3e2aaa49<>+0(SB), Y3, Y7
+	VFMADD213PS all3e2aaa49<>+0(SB), Y4, Y8
+	VFMADD213PS all3efffffe<>+0(SB), Y3, Y7
+	VFMADD213PS all3efffffe<>+0(SB), Y4, Y8
+	VFMADD213PS all3f800000<>+0(SB), Y3, Y7
+	VFMADD213PS all3f800000<>+0(SB), Y4, Y8
+	VFMADD213PS all3f800000<>+0(SB), Y3, Y7
+	VFMADD213PS all3f800000<>+0(SB), Y4, Y8
+	VPSUBD      all4b400000<>+0(SB), Y5, Y3
+	VPSRAD      $0x01, Y3, Y4
+	VPSUBD      Y4, Y3, Y3
+	VPADDD      all0000007f<>+0(SB), Y4, Y4
+	VPADDD      all0000007f<>+0(SB), Y3, Y3
+	VPSLLD      $0x17, Y4, Y4
+	VPSLLD      $0x17, Y3, Y3
+	VMULPS      Y4, Y7, Y7
+	VMULPS      Y3, Y7, Y7
+	VPSUBD      all4b400000<>+0(SB), Y6, Y3
+	VPSRAD      $0x01, Y3, Y4
+	VPSUBD      Y4, Y3, Y3
+	VPADDD      all0000007f<>+0(SB), Y4, Y4
+	VPADDD      all0000007f<>+0(SB), Y3, Y3
+	VPSLLD      $0x17, Y4, Y4
+	VPSLLD      $0x17, Y3, Y3
+	VMULPS      Y4, Y8, Y8
+	VMULPS      Y3, Y8, Y8
+	VMOVUPS     Y7, (AX)(BX*1)
+	VMOVUPS     Y8, 32(AX)(BX*1)
+	VADDPS      Y7, Y1, Y1
+	VADDPS      Y8, Y2, Y2
+	ADDQ        $0x40, BX
+	DECQ        CX
+	JNZ         loop
+	VMOVUPS     Y1, (DX)
+	VMOVUPS     Y2, 32(DX)
+	VZEROUPPER
+	RET
+
+// func fromBF16AVX2(dst *float32, src *uint16, vectors int)
+// Requires: AVX, AVX2
+TEXT ·fromBF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ vectors+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VPMOVZXWD (CX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VPMOVZXWD 16(CX), Y1
+	VPSLLD    $0x10, Y1, Y1
+	VMOVUPS   Y0, (AX)(BX*1)
+	VMOVUPS   Y1, 32(AX)(BX*1)
+	ADDQ      $0x20, CX
+	ADDQ      $0x40, BX
+	DECQ      DX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+// func toBF16AVX2(dst *uint16, src *float32, vectors int)
+// Requires: AVX, AVX2
+TEXT ·toBF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ vectors+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VMOVUPS   (CX)(BX*1), Y0
+	VMOVUPS   32(CX)(BX*1), Y1
+	VPSRLD    $0x10, Y0, Y2
+	VPAND     all00000001<>+0(SB), Y2, Y3
+	VPADDD    all00007fff<>+0(SB), Y3, Y3
+	VPADDD    Y0, Y3, Y3
+	VPSRLD    $0x10, Y3, Y3
+	VPOR      all00000040<>+0(SB), Y2, Y2
+	VCMPPS    $0x03, Y0, Y0, Y0
+	VBLENDVPS Y0, Y2, Y3, Y3
+	VPSRLD    $0x10, Y1, Y0
+	VPAND     all00000001<>+0(SB), Y0, Y2
+	VPADDD    all00007fff<>+0(SB), Y2, Y2
+	VPADDD    Y1, Y2, Y2
+	VPSRLD    $0x10, Y2, Y2
+	VPOR      all00000040<>+0(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y1
+	VBLENDVPS Y1, Y0, Y2, Y2
+	VPACKUSDW Y2, Y3, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (AX)
+	ADDQ      $0x20, AX
+	ADDQ      $0x40, BX
+	DECQ      DX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+DATA all00000001<>+0(SB)/4, $0x00000001
+DATA all00000001<>+4(SB)/4, $0x00000001
+DATA all00000001<>+8(SB)/4, $0x00000001
+DATA all00000001<>+12(SB)/4, $0x00000001
+DATA all00000001<>+16(SB)/4, $0x00000001
+DATA all00000001<>+20(SB)/4, $0x00000001
+DATA all00000001<>+24(SB)/4, $0x00000001
+DATA all00000001<>+28(SB)/4, $0x00000001
+DATA all00000001<>+32(SB)/4, $0x00000001
+DATA all00000001<>+36(SB)/4, $0x00000001
+DATA all00000001<>+40(SB)/4, $0x00000001
+DATA all00000001<>+44(SB)/4, $0x00000001
+DATA all00000001<>+48(SB)/4, $0x00000001
+DATA all00000001<>+52(SB)/4, $0x00000001
+DATA all00000001<>+56(SB)/4, $0x00000001
+DATA all00000001<>+60(SB)/4, $0x00000001
+GLOBL all00000001<>(SB), RODATA|NOPTR, $64
+
+DATA all00007fff<>+0(SB)/4, $0x00007fff
+DATA all00007fff<>+4(SB)/4, $0x00007fff
+DATA all00007fff<>+8(SB)/4, $0x00007fff
+DATA all00007fff<>+12(SB)/4, $0x00007fff
+DATA all00007fff<>+16(SB)/4, $0x00007fff
+DATA all00007fff<>+20(SB)/4, $0x00007fff
+DATA all00007fff<>+24(SB)/4, $0x00007fff
+DATA all00007fff<>+28(SB)/4, $0x00007fff
+DATA all00007fff<>+32(SB)/4, $0x00007fff
+DATA all00007fff<>+36(SB)/4, $0x00007fff
+DATA all00007fff<>+40(SB)/4, $0x00007fff
+DATA all00007fff<>+44(SB)/4, $0x00007fff
+DATA all00007fff<>+48(SB)/4, $0x00007fff
+DATA all00007fff<>+52(SB)/4, $0x00007fff
+DATA all00007fff<>+56(SB)/4, $0x00007fff
+DATA all00007fff<>+60(SB)/4, $0x00007fff
+GLOBL all00007fff<>(SB), RODATA|NOPTR, $64
+
+DATA all00000040<>+0(SB)/4, $0x00000040
+DATA all00000040<>+4(SB)/4, $0x00000040
+DATA all00000040<>+8(SB)/4, $0x00000040
+DATA all00000040<>+12(SB)/4, $0x00000040
+DATA all00000040<>+16(SB)/4, $0x00000040
+DATA all00000040<>+20(SB)/4, $0x00000040
+DATA all00000040<>+24(SB)/4, $0x00000040
+DATA all00000040<>+28(SB)/4, $0x00000040
+DATA all00000040<>+32(SB)/4, $0x00000040
+DATA all00000040<>+36(SB)/4, $0x00000040
+DATA all00000040<>+40(SB)/4, $0x00000040
+DATA all00000040<>+44(SB)/4, $0x00000040
+DATA all00000040<>+48(SB)/4, $0x00000040
+DATA all00000040<>+52(SB)/4, $0x00000040
+DATA all00000040<>+56(SB)/4, $0x00000040
+DATA all00000040<>+60(SB)/4, $0x00000040
+GLOBL all00000040<>(SB), RODATA|NOPTR, $64
+
+// func fromF16AVX2(dst *float32, src *uint16, vectors int)
+// Requires: AVX, F16C
+TEXT ·fromF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ vectors+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VCVTPH2PS (CX), Y0
+	VCVTPH2PS 16(CX), Y1
+	VMOVUPS   Y0, (AX)(BX*1)
+	VMOVUPS   Y1, 32(AX)(BX*1)
+	ADDQ      $0x20, CX
+	ADDQ      $0x40, BX
+	DECQ      DX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+// func toF16AVX2(dst *uint16, src *float32, vectors int)
+// Requires: AVX, F16C
+TEXT ·toF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ vectors+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VMOVUPS   (CX)(BX*1), Y0
+	VMOVUPS   32(CX)(BX*1), Y1
+	VCVTPS2PH $0x00, Y0, (AX)
+	VCVTPS2PH $0x00, Y1, 16(AX)
+	ADDQ      $0x20, AX
+	ADDQ      $0x40, BX
+	DECQ      DX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+// func scoresF32AVX2(s *float32, ld int, q *float32, queries int, dim int, k *float32, at *int, blocks int)
+// Requires: AVX, FMA3
+TEXT ·scoresF32AVX2(SB), NOSPLIT, $8-64
+q4:
+	CMPQ queries+24(FP), $0x04
+	JL   q4Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q4b1:
+	CMPQ   (SP), $0x01
+	JL     q4b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*4), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	LEAQ   (DX)(DX*2), R9
+	XORQ   R8, R8
+
+q4b1d:
+	VMOVUPS      (BX)(R8*1), Y8
+	VMOVUPS      32(BX)(R8*1), Y9
+	VBROADCASTSS (DI), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (DI)(DX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (DI)(DX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (DI)(R9*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000040, R8
+	DECQ         SI
+	JNZ          q4b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	VMOVUPS      Y4, (CX)(DX*2)
+	VMOVUPS      Y5, 32(CX)(DX*2)
+	VMOVUPS      Y6, (CX)(BX*1)
+	VMOVUPS      Y7, 32(CX)(BX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q4b1
+
+q4b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x04, queries+24(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+24(FP), $0x02
+	JL   q2Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q2b2:
+	CMPQ   (SP), $0x02
+	JL     q2b2Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*4), BX
+	MOVQ   8(AX), SI
+	LEAQ   (DX)(SI*4), SI
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), DI
+	MOVQ   q+16(FP), R8
+	SHLQ   $0x02, DX
+	XORQ   R9, R9
+
+q2b2d:
+	VMOVUPS      (BX)(R9*1), Y8
+	VMOVUPS      32(BX)(R9*1), Y9
+	VMOVUPS      (SI)(R9*1), Y10
+	VMOVUPS      32(SI)(R9*1), Y11
+	VBROADCASTSS (R8), Y12
+	VFMADD231PS  Y8, Y12, Y0
+	VFMADD231PS  Y9, Y12, Y1
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R8)(DX*1), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	ADDQ         $0x04, R8
+	ADDQ         $0x00000040, R9
+	DECQ         DI
+	JNZ          q2b2d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, (CX)(DX*1)
+	VMOVUPS      Y5, 32(CX)(DX*1)
+	VMOVUPS      Y6, 64(CX)(DX*1)
+	VMOVUPS      Y7, 96(CX)(DX*1)
+	ADDQ         $0x10, AX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x02, (SP)
+	JMP          q2b2
+
+q2b2Done:
+q2b1:
+	CMPQ   (SP), $0x01
+	JL     q2b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*4), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	XORQ   R8, R8
+
+q2b1d:
+	VMOVUPS      (BX)(R8*1), Y4
+	VMOVUPS      32(BX)(R8*1), Y5
+	VBROADCASTSS (DI), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (DI)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000040, R8
+	DECQ         SI
+	JNZ          q2b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q2b1
+
+q2b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x02, queries+24(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+24(FP), $0x01
+	JL   q1Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q1b4:
+	CMPQ   (SP), $0x04
+	JL     q1b4Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*4), BX
+	MOVQ   8(AX), SI
+	LEAQ   (DX)(SI*4), SI
+	MOVQ   16(AX), DI
+	LEAQ   (DX)(DI*4), DI
+	MOVQ   24(AX), R8
+	LEAQ   (DX)(R8*4), R8
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), R9
+	MOVQ   q+16(FP), R10
+	SHLQ   $0x02, DX
+	XORQ   DX, DX
+
+q1b4d:
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  (BX)(DX*1), Y8, Y0
+	VFMADD231PS  32(BX)(DX*1), Y8, Y1
+	VFMADD231PS  (SI)(DX*1), Y8, Y2
+	VFMADD231PS  32(SI)(DX*1), Y8, Y3
+	VFMADD231PS  (DI)(DX*1), Y8, Y4
+	VFMADD231PS  32(DI)(DX*1), Y8, Y5
+	VFMADD231PS  (R8)(DX*1), Y8, Y6
+	VFMADD231PS  32(R8)(DX*1), Y8, Y7
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000040, DX
+	DECQ         R9
+	JNZ          q1b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, 128(CX)
+	VMOVUPS      Y5, 160(CX)
+	VMOVUPS      Y6, 192(CX)
+	VMOVUPS      Y7, 224(CX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q1b4
+
+q1b4Done:
+q1b1:
+	CMPQ   (SP), $0x01
+	JL     q1b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*4), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	XORQ   DX, DX
+
+q1b1d:
+	VBROADCASTSS (DI), Y2
+	VFMADD231PS  (BX)(DX*1), Y2, Y0
+	VFMADD231PS  32(BX)(DX*1), Y2, Y1
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000040, DX
+	DECQ         SI
+	JNZ          q1b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q1b1
+
+q1b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x01, queries+24(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func mixF32AVX2(out *float32, width int, p *float32, ld int, queries int, v *float32, at *int, from int, to int)
+// Requires: AVX, CMOV, FMA3
+TEXT ·mixF32AVX2(SB), NOSPLIT, $8-72
+q4:
+	CMPQ queries+32(FP), $0x04
+	JL   q4Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q4v1:
+	CMPQ    (SP), $0x01
+	JL      q4v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS (CX)(DX*1), Y2
+	VMOVUPS 32(CX)(DX*1), Y3
+	VMOVUPS (CX)(DX*2), Y4
+	VMOVUPS 32(CX)(DX*2), Y5
+	VMOVUPS (CX)(BX*1), Y6
+	VMOVUPS 32(CX)(BX*1), Y7
+	MOVQ    from+56(FP), CX
+
+q4v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v1Token:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (SI), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (SI)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (SI)(DI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (SI)(R9*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	VMOVUPS      Y4, (CX)(DX*2)
+	VMOVUPS      Y5, 32(CX)(DX*2)
+	VMOVUPS      Y6, (CX)(BX*1)
+	VMOVUPS      Y7, 32(CX)(BX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q4v1
+
+q4v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x04, queries+32(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+32(FP), $0x02
+	JL   q2Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q2v2:
+	CMPQ    (SP), $0x02
+	JL      q2v2Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS 64(CX), Y2
+	VMOVUPS 96(CX), Y3
+	VMOVUPS (CX)(DX*1), Y4
+	VMOVUPS 32(CX)(DX*1), Y5
+	VMOVUPS 64(CX)(DX*1), Y6
+	VMOVUPS 96(CX)(DX*1), Y7
+	MOVQ    from+56(FP), CX
+
+q2v2Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q2v2Token:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VMOVUPS      64(DX), Y10
+	VMOVUPS      96(DX), Y11
+	VBROADCASTSS (SI), Y12
+	VFMADD231PS  Y8, Y12, Y0
+	VFMADD231PS  Y9, Y12, Y1
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (SI)(DI*1), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v2Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v2Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, (CX)(DX*1)
+	VMOVUPS      Y5, 32(CX)(DX*1)
+	VMOVUPS      Y6, 64(CX)(DX*1)
+	VMOVUPS      Y7, 96(CX)(DX*1)
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x02, (SP)
+	JMP          q2v2
+
+q2v2Done:
+q2v1:
+	CMPQ    (SP), $0x01
+	JL      q2v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS (CX)(DX*1), Y2
+	VMOVUPS 32(CX)(DX*1), Y3
+	MOVQ    from+56(FP), CX
+
+q2v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q2v1Token:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (SI), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (SI)(DI*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q2v1
+
+q2v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x02, queries+32(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+32(FP), $0x01
+	JL   q1Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q1v4:
+	CMPQ    (SP), $0x04
+	JL      q1v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS 64(CX), Y2
+	VMOVUPS 96(CX), Y3
+	VMOVUPS 128(CX), Y4
+	VMOVUPS 160(CX), Y5
+	VMOVUPS 192(CX), Y6
+	VMOVUPS 224(CX), Y7
+	MOVQ    from+56(FP), CX
+
+q1v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q1v4Token:
+	VBROADCASTSS (SI), Y8
+	VFMADD231PS  (DX), Y8, Y0
+	VFMADD231PS  32(DX), Y8, Y1
+	VFMADD231PS  64(DX), Y8, Y2
+	VFMADD231PS  96(DX), Y8, Y3
+	VFMADD231PS  128(DX), Y8, Y4
+	VFMADD231PS  160(DX), Y8, Y5
+	VFMADD231PS  192(DX), Y8, Y6
+	VFMADD231PS  224(DX), Y8, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, 128(CX)
+	VMOVUPS      Y5, 160(CX)
+	VMOVUPS      Y6, 192(CX)
+	VMOVUPS      Y7, 224(CX)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q1v4
+
+q1v4Done:
+q1v1:
+	CMPQ    (SP), $0x01
+	JL      q1v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	MOVQ    from+56(FP), CX
+
+q1v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q1v1Token:
+	VBROADCASTSS (SI), Y2
+	VFMADD231PS  (DX), Y2, Y0
+	VFMADD231PS  32(DX), Y2, Y1
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q1v1
+
+q1v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x01, queries+32(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func scoresBF16AVX2(s *float32, ld int, q *float32, queries int, dim int, k *uint16, at *int, blocks int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·scoresBF16AVX2(SB), NOSPLIT, $8-64
+q4:
+	CMPQ queries+24(FP), $0x04
+	JL   q4Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q4b1:
+	CMPQ   (SP), $0x01
+	JL     q4b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	LEAQ   (DX)(DX*2), R9
+	XORQ   R8, R8
+
+q4b1d:
+	VPMOVZXWD    (BX)(R8*1), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VPMOVZXWD    16(BX)(R8*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (DI), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (DI)(DX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (DI)(DX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (DI)(R9*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q4b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	VMOVUPS      Y4, (CX)(DX*2)
+	VMOVUPS      Y5, 32(CX)(DX*2)
+	VMOVUPS      Y6, (CX)(BX*1)
+	VMOVUPS      Y7, 32(CX)(BX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q4b1
+
+q4b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x04, queries+24(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+24(FP), $0x02
+	JL   q2Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q2b2:
+	CMPQ   (SP), $0x02
+	JL     q2b2Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   8(AX), SI
+	LEAQ   (DX)(SI*2), SI
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), DI
+	MOVQ   q+16(FP), R8
+	SHLQ   $0x02, DX
+	XORQ   R9, R9
+
+q2b2d:
+	VPMOVZXWD    (BX)(R9*1), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VPMOVZXWD    16(BX)(R9*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    (SI)(R9*1), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VPMOVZXWD    16(SI)(R9*1), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (R8), Y12
+	VFMADD231PS  Y8, Y12, Y0
+	VFMADD231PS  Y9, Y12, Y1
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R8)(DX*1), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	ADDQ         $0x04, R8
+	ADDQ         $0x00000020, R9
+	DECQ         DI
+	JNZ          q2b2d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, (CX)(DX*1)
+	VMOVUPS      Y5, 32(CX)(DX*1)
+	VMOVUPS      Y6, 64(CX)(DX*1)
+	VMOVUPS      Y7, 96(CX)(DX*1)
+	ADDQ         $0x10, AX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x02, (SP)
+	JMP          q2b2
+
+q2b2Done:
+q2b1:
+	CMPQ   (SP), $0x01
+	JL     q2b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	XORQ   R8, R8
+
+q2b1d:
+	VPMOVZXWD    (BX)(R8*1), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPMOVZXWD    16(BX)(R8*1), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (DI), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (DI)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q2b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q2b1
+
+q2b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x02, queries+24(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+24(FP), $0x01
+	JL   q1Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q1b4:
+	CMPQ   (SP), $0x04
+	JL     q1b4Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   8(AX), SI
+	LEAQ   (DX)(SI*2), SI
+	MOVQ   16(AX), DI
+	LEAQ   (DX)(DI*2), DI
+	MOVQ   24(AX), R8
+	LEAQ   (DX)(R8*2), R8
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), R9
+	MOVQ   q+16(FP), R10
+	SHLQ   $0x02, DX
+	XORQ   DX, DX
+
+q1b4d:
+	VBROADCASTSS (R10), Y8
+	VPMOVZXWD    (BX)(DX*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    16(BX)(DX*1), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y9, Y8, Y0
+	VFMADD231PS  Y10, Y8, Y1
+	VPMOVZXWD    (SI)(DX*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    16(SI)(DX*1), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y9, Y8, Y2
+	VFMADD231PS  Y10, Y8, Y3
+	VPMOVZXWD    (DI)(DX*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    16(DI)(DX*1), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y9, Y8, Y4
+	VFMADD231PS  Y10, Y8, Y5
+	VPMOVZXWD    (R8)(DX*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    16(R8)(DX*1), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y9, Y8, Y6
+	VFMADD231PS  Y10, Y8, Y7
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000020, DX
+	DECQ         R9
+	JNZ          q1b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, 128(CX)
+	VMOVUPS      Y5, 160(CX)
+	VMOVUPS      Y6, 192(CX)
+	VMOVUPS      Y7, 224(CX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q1b4
+
+q1b4Done:
+q1b1:
+	CMPQ   (SP), $0x01
+	JL     q1b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	XORQ   DX, DX
+
+q1b1d:
+	VBROADCASTSS (DI), Y2
+	VPMOVZXWD    (BX)(DX*1), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VPMOVZXWD    16(BX)(DX*1), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VFMADD231PS  Y3, Y2, Y0
+	VFMADD231PS  Y4, Y2, Y1
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, DX
+	DECQ         SI
+	JNZ          q1b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q1b1
+
+q1b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x01, queries+24(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func mixBF16AVX2(out *float32, width int, p *float32, ld int, queries int, v *uint16, at *int, from int, to int)
+// Requires: AVX, AVX2, CMOV, FMA3
+TEXT ·mixBF16AVX2(SB), NOSPLIT, $8-72
+q4:
+	CMPQ queries+32(FP), $0x04
+	JL   q4Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q4v1:
+	CMPQ    (SP), $0x01
+	JL      q4v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS (CX)(DX*1), Y2
+	VMOVUPS 32(CX)(DX*1), Y3
+	VMOVUPS (CX)(DX*2), Y4
+	VMOVUPS 32(CX)(DX*2), Y5
+	VMOVUPS (CX)(BX*1), Y6
+	VMOVUPS 32(CX)(BX*1), Y7
+	MOVQ    from+56(FP), CX
+
+q4v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v1Token:
+	VPMOVZXWD    (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VPMOVZXWD    16(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (SI), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (SI)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (SI)(DI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (SI)(R9*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	VMOVUPS      Y4, (CX)(DX*2)
+	VMOVUPS      Y5, 32(CX)(DX*2)
+	VMOVUPS      Y6, (CX)(BX*1)
+	VMOVUPS      Y7, 32(CX)(BX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q4v1
+
+q4v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x04, queries+32(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+32(FP), $0x02
+	JL   q2Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q2v2:
+	CMPQ    (SP), $0x02
+	JL      q2v2Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS 64(CX), Y2
+	VMOVUPS 96(CX), Y3
+	VMOVUPS (CX)(DX*1), Y4
+	VMOVUPS 32(CX)(DX*1), Y5
+	VMOVUPS 64(CX)(DX*1), Y6
+	VMOVUPS 96(CX)(DX*1), Y7
+	MOVQ    from+56(FP), CX
+
+q2v2Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q2v2Token:
+	VPMOVZXWD    (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VPMOVZXWD    16(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    32(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VPMOVZXWD    48(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (SI), Y12
+	VFMADD231PS  Y8, Y12, Y0
+	VFMADD231PS  Y9, Y12, Y1
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (SI)(DI*1), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v2Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v2Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, (CX)(DX*1)
+	VMOVUPS      Y5, 32(CX)(DX*1)
+	VMOVUPS      Y6, 64(CX)(DX*1)
+	VMOVUPS      Y7, 96(CX)(DX*1)
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x02, (SP)
+	JMP          q2v2
+
+q2v2Done:
+q2v1:
+	CMPQ    (SP), $0x01
+	JL      q2v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS (CX)(DX*1), Y2
+	VMOVUPS 32(CX)(DX*1), Y3
+	MOVQ    from+56(FP), CX
+
+q2v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q2v1Token:
+	VPMOVZXWD    (DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPMOVZXWD    16(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (SI), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (SI)(DI*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q2v1
+
+q2v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x02, queries+32(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+32(FP), $0x01
+	JL   q1Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q1v4:
+	CMPQ    (SP), $0x04
+	JL      q1v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS 64(CX), Y2
+	VMOVUPS 96(CX), Y3
+	VMOVUPS 128(CX), Y4
+	VMOVUPS 160(CX), Y5
+	VMOVUPS 192(CX), Y6
+	VMOVUPS 224(CX), Y7
+	MOVQ    from+56(FP), CX
+
+q1v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v4Token:
+	VBROADCASTSS (SI), Y8
+	VPMOVZXWD    (DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    16(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y9, Y8, Y0
+	VFMADD231PS  Y10, Y8, Y1
+	VPMOVZXWD    32(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    48(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y9, Y8, Y2
+	VFMADD231PS  Y10, Y8, Y3
+	VPMOVZXWD    64(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    80(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y9, Y8, Y4
+	VFMADD231PS  Y10, Y8, Y5
+	VPMOVZXWD    96(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VPMOVZXWD    112(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y9, Y8, Y6
+	VFMADD231PS  Y10, Y8, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, 128(CX)
+	VMOVUPS      Y5, 160(CX)
+	VMOVUPS      Y6, 192(CX)
+	VMOVUPS      Y7, 224(CX)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q1v4
+
+q1v4Done:
+q1v1:
+	CMPQ    (SP), $0x01
+	JL      q1v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	MOVQ    from+56(FP), CX
+
+q1v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v1Token:
+	VBROADCASTSS (SI), Y2
+	VPMOVZXWD    (DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VPMOVZXWD    16(DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VFMADD231PS  Y3, Y2, Y0
+	VFMADD231PS  Y4, Y2, Y1
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q1v1
+
+q1v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x01, queries+32(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func scoresF16AVX2(s *float32, ld int, q *float32, queries int, dim int, k *uint16, at *int, blocks int)
+// Requires: AVX, F16C, FMA3
+TEXT ·scoresF16AVX2(SB), NOSPLIT, $8-64
+q4:
+	CMPQ queries+24(FP), $0x04
+	JL   q4Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q4b1:
+	CMPQ   (SP), $0x01
+	JL     q4b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	LEAQ   (DX)(DX*2), R9
+	XORQ   R8, R8
+
+q4b1d:
+	VCVTPH2PS    (BX)(R8*1), Y8
+	VCVTPH2PS    16(BX)(R8*1), Y9
+	VBROADCASTSS (DI), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (DI)(DX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (DI)(DX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (DI)(R9*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q4b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	VMOVUPS      Y4, (CX)(DX*2)
+	VMOVUPS      Y5, 32(CX)(DX*2)
+	VMOVUPS      Y6, (CX)(BX*1)
+	VMOVUPS      Y7, 32(CX)(BX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q4b1
+
+q4b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x04, queries+24(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+24(FP), $0x02
+	JL   q2Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q2b2:
+	CMPQ   (SP), $0x02
+	JL     q2b2Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   8(AX), SI
+	LEAQ   (DX)(SI*2), SI
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), DI
+	MOVQ   q+16(FP), R8
+	SHLQ   $0x02, DX
+	XORQ   R9, R9
+
+q2b2d:
+	VCVTPH2PS    (BX)(R9*1), Y8
+	VCVTPH2PS    16(BX)(R9*1), Y9
+	VCVTPH2PS    (SI)(R9*1), Y10
+	VCVTPH2PS    16(SI)(R9*1), Y11
+	VBROADCASTSS (R8), Y12
+	VFMADD231PS  Y8, Y12, Y0
+	VFMADD231PS  Y9, Y12, Y1
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R8)(DX*1), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	ADDQ         $0x04, R8
+	ADDQ         $0x00000020, R9
+	DECQ         DI
+	JNZ          q2b2d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, (CX)(DX*1)
+	VMOVUPS      Y5, 32(CX)(DX*1)
+	VMOVUPS      Y6, 64(CX)(DX*1)
+	VMOVUPS      Y7, 96(CX)(DX*1)
+	ADDQ         $0x10, AX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x02, (SP)
+	JMP          q2b2
+
+q2b2Done:
+q2b1:
+	CMPQ   (SP), $0x01
+	JL     q2b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	XORQ   R8, R8
+
+q2b1d:
+	VCVTPH2PS    (BX)(R8*1), Y4
+	VCVTPH2PS    16(BX)(R8*1), Y5
+	VBROADCASTSS (DI), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (DI)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q2b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q2b1
+
+q2b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x02, queries+24(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+24(FP), $0x01
+	JL   q1Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q1b4:
+	CMPQ   (SP), $0x04
+	JL     q1b4Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   8(AX), SI
+	LEAQ   (DX)(SI*2), SI
+	MOVQ   16(AX), DI
+	LEAQ   (DX)(DI*2), DI
+	MOVQ   24(AX), R8
+	LEAQ   (DX)(R8*2), R8
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), R9
+	MOVQ   q+16(FP), R10
+	SHLQ   $0x02, DX
+	XORQ   DX, DX
+
+q1b4d:
+	VBROADCASTSS (R10), Y8
+	VCVTPH2PS    (BX)(DX*1), Y9
+	VCVTPH2PS    16(BX)(DX*1), Y10
+	VFMADD231PS  Y9, Y8, Y0
+	VFMADD231PS  Y10, Y8, Y1
+	VCVTPH2PS    (SI)(DX*1), Y9
+	VCVTPH2PS    16(SI)(DX*1), Y10
+	VFMADD231PS  Y9, Y8, Y2
+	VFMADD231PS  Y10, Y8, Y3
+	VCVTPH2PS    (DI)(DX*1), Y9
+	VCVTPH2PS    16(DI)(DX*1), Y10
+	VFMADD231PS  Y9, Y8, Y4
+	VFMADD231PS  Y10, Y8, Y5
+	VCVTPH2PS    (R8)(DX*1), Y9
+	VCVTPH2PS    16(R8)(DX*1), Y10
+	VFMADD231PS  Y9, Y8, Y6
+	VFMADD231PS  Y10, Y8, Y7
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000020, DX
+	DECQ         R9
+	JNZ          q1b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, 128(CX)
+	VMOVUPS      Y5, 160(CX)
+	VMOVUPS      Y6, 192(CX)
+	VMOVUPS      Y7, 224(CX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q1b4
+
+q1b4Done:
+q1b1:
+	CMPQ   (SP), $0x01
+	JL     q1b1Done
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   k+40(FP), DX
+	MOVQ   (AX), BX
+	LEAQ   (DX)(BX*2), BX
+	MOVQ   dim+32(FP), DX
+	MOVQ   dim+32(FP), SI
+	MOVQ   q+16(FP), DI
+	SHLQ   $0x02, DX
+	XORQ   DX, DX
+
+q1b1d:
+	VBROADCASTSS (DI), Y2
+	VCVTPH2PS    (BX)(DX*1), Y3
+	VCVTPH2PS    16(BX)(DX*1), Y4
+	VFMADD231PS  Y3, Y2, Y0
+	VFMADD231PS  Y4, Y2, Y1
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, DX
+	DECQ         SI
+	JNZ          q1b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q1b1
+
+q1b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x01, queries+24(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func mixF16AVX2(out *float32, width int, p *float32, ld int, queries int, v *uint16, at *int, from int, to int)
+// Requires: AVX, CMOV, F16C, FMA3
+TEXT ·mixF16AVX2(SB), NOSPLIT, $8-72
+q4:
+	CMPQ queries+32(FP), $0x04
+	JL   q4Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q4v1:
+	CMPQ    (SP), $0x01
+	JL      q4v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS (CX)(DX*1), Y2
+	VMOVUPS 32(CX)(DX*1), Y3
+	VMOVUPS (CX)(DX*2), Y4
+	VMOVUPS 32(CX)(DX*2), Y5
+	VMOVUPS (CX)(BX*1), Y6
+	VMOVUPS 32(CX)(BX*1), Y7
+	MOVQ    from+56(FP), CX
+
+q4v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v1Token:
+	VCVTPH2PS    (DX), Y8
+	VCVTPH2PS    16(DX), Y9
+	VBROADCASTSS (SI), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (SI)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (SI)(DI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (SI)(R9*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	VMOVUPS      Y4, (CX)(DX*2)
+	VMOVUPS      Y5, 32(CX)(DX*2)
+	VMOVUPS      Y6, (CX)(BX*1)
+	VMOVUPS      Y7, 32(CX)(BX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q4v1
+
+q4v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x04, queries+32(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+32(FP), $0x02
+	JL   q2Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q2v2:
+	CMPQ    (SP), $0x02
+	JL      q2v2Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS 64(CX), Y2
+	VMOVUPS 96(CX), Y3
+	VMOVUPS (CX)(DX*1), Y4
+	VMOVUPS 32(CX)(DX*1), Y5
+	VMOVUPS 64(CX)(DX*1), Y6
+	VMOVUPS 96(CX)(DX*1), Y7
+	MOVQ    from+56(FP), CX
+
+q2v2Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q2v2Token:
+	VCVTPH2PS    (DX), Y8
+	VCVTPH2PS    16(DX), Y9
+	VCVTPH2PS    32(DX), Y10
+	VCVTPH2PS    48(DX), Y11
+	VBROADCASTSS (SI), Y12
+	VFMADD231PS  Y8, Y12, Y0
+	VFMADD231PS  Y9, Y12, Y1
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (SI)(DI*1), Y12
+	VFMADD231PS  Y8, Y12, Y4
+	VFMADD231PS  Y9, Y12, Y5
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v2Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v2Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, (CX)(DX*1)
+	VMOVUPS      Y5, 32(CX)(DX*1)
+	VMOVUPS      Y6, 64(CX)(DX*1)
+	VMOVUPS      Y7, 96(CX)(DX*1)
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x02, (SP)
+	JMP          q2v2
+
+q2v2Done:
+q2v1:
+	CMPQ    (SP), $0x01
+	JL      q2v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS (CX)(DX*1), Y2
+	VMOVUPS 32(CX)(DX*1), Y3
+	MOVQ    from+56(FP), CX
+
+q2v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q2v1Token:
+	VCVTPH2PS    (DX), Y4
+	VCVTPH2PS    16(DX), Y5
+	VBROADCASTSS (SI), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (SI)(DI*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, (CX)(DX*1)
+	VMOVUPS      Y3, 32(CX)(DX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q2v1
+
+q2v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x02, queries+32(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+32(FP), $0x01
+	JL   q1Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q1v4:
+	CMPQ    (SP), $0x04
+	JL      q1v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS 64(CX), Y2
+	VMOVUPS 96(CX), Y3
+	VMOVUPS 128(CX), Y4
+	VMOVUPS 160(CX), Y5
+	VMOVUPS 192(CX), Y6
+	VMOVUPS 224(CX), Y7
+	MOVQ    from+56(FP), CX
+
+q1v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v4Token:
+	VBROADCASTSS (SI), Y8
+	VCVTPH2PS    (DX), Y9
+	VCVTPH2PS    16(DX), Y10
+	VFMADD231PS  Y9, Y8, Y0
+	VFMADD231PS  Y10, Y8, Y1
+	VCVTPH2PS    32(DX), Y9
+	VCVTPH2PS    48(DX), Y10
+	VFMADD231PS  Y9, Y8, Y2
+	VFMADD231PS  Y10, Y8, Y3
+	VCVTPH2PS    64(DX), Y9
+	VCVTPH2PS    80(DX), Y10
+	VFMADD231PS  Y9, Y8, Y4
+	VFMADD231PS  Y10, Y8, Y5
+	VCVTPH2PS    96(DX), Y9
+	VCVTPH2PS    112(DX), Y10
+	VFMADD231PS  Y9, Y8, Y6
+	VFMADD231PS  Y10, Y8, Y7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	VMOVUPS      Y2, 64(CX)
+	VMOVUPS      Y3, 96(CX)
+	VMOVUPS      Y4, 128(CX)
+	VMOVUPS      Y5, 160(CX)
+	VMOVUPS      Y6, 192(CX)
+	VMOVUPS      Y7, 224(CX)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q1v4
+
+q1v4Done:
+q1v1:
+	CMPQ    (SP), $0x01
+	JL      q1v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	MOVQ    from+56(FP), CX
+
+q1v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v1Token:
+	VBROADCASTSS (SI), Y2
+	VCVTPH2PS    (DX), Y3
+	VCVTPH2PS    16(DX), Y4
+	VFMADD231PS  Y3, Y2, Y0
+	VFMADD231PS  Y4, Y2, Y1
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      Y1, 32(CX)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q1v1
+
+q1v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x01, queries+32(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
 // func siluMulAVX512(dst *float32, gate *float32, up *float32, n int)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·siluMulAVX512(SB), NOSPLIT, $0-32
@@ -653,29 +3612,29 @@ TEXT ·siluMulAVX512(SB), NOSPLIT, $0-32
 
 loop:
 	VMOVUPS     (CX)(SI*1), Z0
-	VPXORD      Z1, Z1, Z1
-	VSUBPS      Z0, Z1, Z2
-	VMOVUPS     allc2d00000<>+0(SB), Z3
-	VMAXPS      Z2, Z3, Z2
-	VMOVUPS     all42c80000<>+0(SB), Z3
-	VMINPS      Z2, Z3, Z2
-	VMOVUPS     all4b400000<>+0(SB), Z3
-	VFMADD231PS all3fb8aa3b<>+0(SB), Z2, Z3
-	VSUBPS      all4b400000<>+0(SB), Z3, Z3
-	VFMADD231PS allbf317218<>+0(SB), Z3, Z2
-	VFMADD231PS all3102e308<>+0(SB), Z3, Z2
-	VMOVUPS     all3ab5121a<>+0(SB), Z5
-	VFMADD213PS all3c091cf1<>+0(SB), Z2, Z5
-	VFMADD213PS all3d2aac79<>+0(SB), Z2, Z5
-	VFMADD213PS all3e2aaa49<>+0(SB), Z2, Z5
-	VFMADD213PS all3efffffe<>+0(SB), Z2, Z5
-	VFMADD213PS all3f800000<>+0(SB), Z2, Z5
-	VFMADD213PS all3f800000<>+0(SB), Z2, Z5
-	VSCALEFPS   Z3, Z5, Z2
-	VADDPS      all3f800000<>+0(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMOVUPS     (DX)(SI*1), Z2
-	VMULPS      Z2, Z0, Z0
+	VMOVUPS     all00000000<>+0(SB), Z1
+	VSUBPS      Z0, Z1, Z1
+	VMOVUPS     allc2d00000<>+0(SB), Z2
+	VMAXPS      Z1, Z2, Z1
+	VMOVUPS     all42c80000<>+0(SB), Z2
+	VMINPS      Z1, Z2, Z1
+	VMOVUPS     all4b400000<>+0(SB), Z2
+	VFMADD231PS all3fb8aa3b<>+0(SB), Z1, Z2
+	VSUBPS      all4b400000<>+0(SB), Z2, Z2
+	VFMADD231PS allbf317218<>+0(SB), Z2, Z1
+	VFMADD231PS all3102e308<>+0(SB), Z2, Z1
+	VMOVUPS     all3ab5121a<>+0(SB), Z3
+	VFMADD213PS all3c091cf1<>+0(SB), Z1, Z3
+	VFMADD213PS all3d2aac79<>+0(SB), Z1, Z3
+	VFMADD213PS all3e2aaa49<>+0(SB), Z1, Z3
+	VFMADD213PS all3efffffe<>+0(SB), Z1, Z3
+	VFMADD213PS all3f800000<>+0(SB), Z1, Z3
+	VFMADD213PS all3f800000<>+0(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z1
+	VADDPS      all3f800000<>+0(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     (DX)(SI*1), Z1
+	VMULPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (AX)(SI*1)
 	ADDQ        $0x40, SI
 	SUBQ        $0x10, BX
@@ -688,8 +3647,8 @@ loopTail:
 	BZHIL       BX, DI, BX
 	KMOVW       BX, K1
 	VMOVUPS.Z   (CX)(SI*1), K1, Z0
-	VPXORD      Z4, Z4, Z4
-	VSUBPS      Z0, Z4, Z1
+	VMOVUPS     all00000000<>+0(SB), Z1
+	VSUBPS      Z0, Z1, Z1
 	VMOVUPS     allc2d00000<>+0(SB), Z2
 	VMAXPS      Z1, Z2, Z1
 	VMOVUPS     all42c80000<>+0(SB), Z2
@@ -716,6 +3675,24 @@ loopTail:
 loopDone:
 	VZEROUPPER
 	RET
+
+DATA all00000000<>+0(SB)/4, $0x00000000
+DATA all00000000<>+4(SB)/4, $0x00000000
+DATA all00000000<>+8(SB)/4, $0x00000000
+DATA all00000000<>+12(SB)/4, $0x00000000
+DATA all00000000<>+16(SB)/4, $0x00000000
+DATA all00000000<>+20(SB)/4, $0x00000000
+DATA all00000000<>+24(SB)/4, $0x00000000
+DATA all00000000<>+28(SB)/4, $0x00000000
+DATA all00000000<>+32(SB)/4, $0x00000000
+DATA all00000000<>+36(SB)/4, $0x00000000
+DATA all00000000<>+40(SB)/4, $0x00000000
+DATA all00000000<>+44(SB)/4, $0x00000000
+DATA all00000000<>+48(SB)/4, $0x00000000
+DATA all00000000<>+52(SB)/4, $0x00000000
+DATA all00000000<>+56(SB)/4, $0x00000000
+DATA all00000000<>+60(SB)/4, $0x00000000
+GLOBL all00000000<>(SB), RODATA|NOPTR, $64
 
 // func geluTanhMulAVX512(dst *float32, gate *float32, up *float32, n int)
 // Requires: AVX, AVX512F, BMI2
@@ -797,5 +3774,4597 @@ loopTail:
 	VMOVUPS     Z0, K1, (AX)(SI*1)
 
 loopDone:
+	VZEROUPPER
+	RET
+
+// func dotAVX512(x *float32, y *float32, n int) float32
+// Requires: AVX, AVX512F, BMI2
+TEXT ·dotAVX512(SB), NOSPLIT, $0-28
+	MOVQ    x+0(FP), AX
+	MOVQ    y+8(FP), CX
+	MOVQ    n+16(FP), DX
+	VMOVUPS all00000000<>+0(SB), Z0
+	XORQ    BX, BX
+	SUBQ    $0x10, DX
+	JL      loopTail
+
+loop:
+	VMOVUPS     (AX)(BX*1), Z1
+	VMOVUPS     (CX)(BX*1), Z2
+	VFMADD231PS Z2, Z1, Z0
+	ADDQ        $0x40, BX
+	SUBQ        $0x10, DX
+	JGE         loop
+
+loopTail:
+	ADDQ        $0x10, DX
+	JZ          loopDone
+	MOVL        $0xffffffff, SI
+	BZHIL       DX, SI, DX
+	KMOVW       DX, K1
+	VMOVUPS.Z   (AX)(BX*1), K1, Z1
+	VMOVUPS.Z   (CX)(BX*1), K1, Z2
+	VFMADD231PS Z2, Z1, Z0
+
+loopDone:
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x01, X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        X0, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func normScaleAVX512(y *float32, x *float32, w *float32, r float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·normScaleAVX512(SB), NOSPLIT, $0-40
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         n+32(FP), BX
+	VBROADCASTSS r+24(FP), Z0
+	XORQ         SI, SI
+	SUBQ         $0x10, BX
+	JL           loopTail
+
+loop:
+	VMOVUPS (CX)(SI*1), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS (DX)(SI*1), Z2
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, (AX)(SI*1)
+	ADDQ    $0x40, SI
+	SUBQ    $0x10, BX
+	JGE     loop
+
+loopTail:
+	ADDQ      $0x10, BX
+	JZ        loopDone
+	MOVL      $0xffffffff, DI
+	BZHIL     BX, DI, BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (CX)(SI*1), K1, Z1
+	VMULPS    Z0, Z1, Z0
+	VMOVUPS.Z (DX)(SI*1), K1, Z1
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (AX)(SI*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func addAVX512(y *float32, x *float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·addAVX512(SB), NOSPLIT, $0-24
+	MOVQ y+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+	XORQ BX, BX
+	SUBQ $0x10, DX
+	JL   loopTail
+
+loop:
+	VMOVUPS (AX)(BX*1), Z0
+	VMOVUPS (CX)(BX*1), Z1
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS Z0, (AX)(BX*1)
+	ADDQ    $0x40, BX
+	SUBQ    $0x10, DX
+	JGE     loop
+
+loopTail:
+	ADDQ      $0x10, DX
+	JZ        loopDone
+	MOVL      $0xffffffff, SI
+	BZHIL     DX, SI, DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX)(BX*1), K1, Z0
+	VMOVUPS.Z (CX)(BX*1), K1, Z1
+	VADDPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (AX)(BX*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func addScaledAVX512(y *float32, x *float32, w float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·addScaledAVX512(SB), NOSPLIT, $0-32
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS w+16(FP), Z0
+	XORQ         BX, BX
+	SUBQ         $0x10, DX
+	JL           loopTail
+
+loop:
+	VMOVUPS     (AX)(BX*1), Z1
+	VMOVUPS     (CX)(BX*1), Z2
+	VFMADD231PS Z0, Z2, Z1
+	VMOVUPS     Z1, (AX)(BX*1)
+	ADDQ        $0x40, BX
+	SUBQ        $0x10, DX
+	JGE         loop
+
+loopTail:
+	ADDQ        $0x10, DX
+	JZ          loopDone
+	MOVL        $0xffffffff, SI
+	BZHIL       DX, SI, DX
+	KMOVW       DX, K1
+	VMOVUPS.Z   (AX)(BX*1), K1, Z1
+	VMOVUPS.Z   (CX)(BX*1), K1, Z2
+	VFMADD231PS Z0, Z2, Z1
+	VMOVUPS     Z1, K1, (AX)(BX*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func scaleAVX512(y *float32, x *float32, w float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·scaleAVX512(SB), NOSPLIT, $0-32
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS w+16(FP), Z0
+	XORQ         BX, BX
+	SUBQ         $0x10, DX
+	JL           loopTail
+
+loop:
+	VMOVUPS (CX)(BX*1), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, (AX)(BX*1)
+	ADDQ    $0x40, BX
+	SUBQ    $0x10, DX
+	JGE     loop
+
+loopTail:
+	ADDQ      $0x10, DX
+	JZ        loopDone
+	MOVL      $0xffffffff, SI
+	BZHIL     DX, SI, DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (CX)(BX*1), K1, Z1
+	VMULPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (AX)(BX*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func clampAVX512(x *float32, limit float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·clampAVX512(SB), NOSPLIT, $0-24
+	MOVQ         x+0(FP), AX
+	MOVQ         n+16(FP), CX
+	VBROADCASTSS limit+8(FP), Z0
+	VMOVUPS      all00000000<>+0(SB), Z1
+	VSUBPS       Z0, Z1, Z1
+	XORQ         DX, DX
+	SUBQ         $0x10, CX
+	JL           loopTail
+
+loop:
+	VMOVUPS (AX)(DX*1), Z2
+	VMAXPS  Z2, Z1, Z2
+	VMINPS  Z2, Z0, Z2
+	VMOVUPS Z2, (AX)(DX*1)
+	ADDQ    $0x40, DX
+	SUBQ    $0x10, CX
+	JGE     loop
+
+loopTail:
+	ADDQ      $0x10, CX
+	JZ        loopDone
+	MOVL      $0xffffffff, BX
+	BZHIL     CX, BX, CX
+	KMOVW     CX, K1
+	VMOVUPS.Z (AX)(DX*1), K1, Z2
+	VMAXPS    Z2, Z1, Z1
+	VMINPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (AX)(DX*1)
+
+loopDone:
+	VZEROUPPER
+	RET
+
+// func defectsAVX512(x *float32, n int) uint32
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·defectsAVX512(SB), NOSPLIT, $0-20
+	MOVQ    x+0(FP), AX
+	MOVQ    n+8(FP), CX
+	VMOVUPS all00000000<>+0(SB), Z0
+	XORQ    DX, DX
+	SUBQ    $0x10, CX
+	JL      loopTail
+
+loop:
+	VMOVUPS (AX)(DX*1), Z1
+	VSUBPS  Z1, Z1, Z1
+	VORPS   Z1, Z0, Z0
+	ADDQ    $0x40, DX
+	SUBQ    $0x10, CX
+	JGE     loop
+
+loopTail:
+	ADDQ      $0x10, CX
+	JZ        loopDone
+	MOVL      $0xffffffff, BX
+	BZHIL     CX, BX, CX
+	KMOVW     CX, K1
+	VMOVUPS.Z (AX)(DX*1), K1, Z1
+	VSUBPS    Z1, Z1, Z1
+	VORPS     Z1, Z0, Z0
+
+loopDone:
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VORPS         Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VORPS         X1, X0, X0
+	VPERMILPS     $0x0e, X0, X1
+	VORPS         X1, X0, X0
+	VPERMILPS     $0x01, X0, X1
+	VORPS         X1, X0, X0
+	VMOVD         X0, AX
+	MOVL          AX, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func rotateAVX512(x *float32, cos *float32, sin *float32, half int, heads int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·rotateAVX512(SB), NOSPLIT, $0-40
+	MOVQ x+0(FP), AX
+	MOVQ cos+8(FP), CX
+	MOVQ sin+16(FP), DX
+	MOVQ heads+32(FP), BX
+	MOVQ half+24(FP), SI
+	SHLQ $0x02, SI
+
+head:
+	LEAQ (AX)(SI*1), DI
+	MOVQ half+24(FP), R8
+	XORQ R9, R9
+	SUBQ $0x10, R8
+	JL   loopTail
+
+loop:
+	VMOVUPS (AX)(R9*1), Z0
+	VMOVUPS (DI)(R9*1), Z1
+	VMOVUPS (CX)(R9*1), Z2
+	VMOVUPS (DX)(R9*1), Z3
+	VMULPS  Z2, Z0, Z4
+	VMULPS  Z3, Z1, Z5
+	VSUBPS  Z5, Z4, Z4
+	VMOVUPS Z4, (AX)(R9*1)
+	VMULPS  Z2, Z1, Z1
+	VMULPS  Z3, Z0, Z0
+	VADDPS  Z0, Z1, Z0
+	VMOVUPS Z0, (DI)(R9*1)
+	ADDQ    $0x40, R9
+	SUBQ    $0x10, R8
+	JGE     loop
+
+loopTail:
+	ADDQ      $0x10, R8
+	JZ        loopDone
+	MOVL      $0xffffffff, R10
+	BZHIL     R8, R10, R8
+	KMOVW     R8, K1
+	VMOVUPS.Z (AX)(R9*1), K1, Z0
+	VMOVUPS.Z (DI)(R9*1), K1, Z1
+	VMOVUPS.Z (CX)(R9*1), K1, Z2
+	VMOVUPS.Z (DX)(R9*1), K1, Z3
+	VMULPS    Z2, Z0, Z4
+	VMULPS    Z3, Z1, Z5
+	VSUBPS    Z5, Z4, Z4
+	VMOVUPS   Z4, K1, (AX)(R9*1)
+	VMULPS    Z2, Z1, Z1
+	VMULPS    Z3, Z0, Z0
+	VADDPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (DI)(R9*1)
+
+loopDone:
+	LEAQ (AX)(SI*2), AX
+	DECQ BX
+	JNZ  head
+	VZEROUPPER
+	RET
+
+// func topAVX512(x *float32, vectors int) float32
+// Requires: AVX, AVX512F
+TEXT ·topAVX512(SB), NOSPLIT, $0-20
+	MOVQ    x+0(FP), AX
+	MOVQ    vectors+8(FP), CX
+	VMOVUPS allff800000<>+0(SB), Z0
+	XORQ    DX, DX
+
+loop:
+	VMAXPS        (AX)(DX*1), Z0, Z0
+	ADDQ          $0x40, DX
+	DECQ          CX
+	JNZ           loop
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VMAXPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VMAXPS        X1, X0, X0
+	VPERMILPS     $0x0e, X0, X1
+	VMAXPS        X1, X0, X0
+	VPERMILPS     $0x01, X0, X1
+	VMAXPS        X1, X0, X0
+	VMOVSS        X0, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func expSumAVX512(x *float32, top float32, sum *float32, vectors int)
+// Requires: AVX, AVX512F
+TEXT ·expSumAVX512(SB), NOSPLIT, $0-32
+	MOVQ         x+0(FP), AX
+	MOVQ         vectors+24(FP), CX
+	VBROADCASTSS top+8(FP), Z0
+	MOVQ         sum+16(FP), DX
+	VMOVUPS      (DX), Z1
+	XORQ         BX, BX
+
+loop:
+	VMOVUPS     (AX)(BX*1), Z2
+	VSUBPS      Z0, Z2, Z2
+	VMOVUPS     allc2d00000<>+0(SB), Z3
+	VMAXPS      Z2, Z3, Z2
+	VMOVUPS     all42c80000<>+0(SB), Z3
+	VMINPS      Z2, Z3, Z2
+	VMOVUPS     all4b400000<>+0(SB), Z3
+	VFMADD231PS all3fb8aa3b<>+0(SB), Z2, Z3
+	VSUBPS      all4b400000<>+0(SB), Z3, Z3
+	VFMADD231PS allbf317218<>+0(SB), Z3, Z2
+	VFMADD231PS all3102e308<>+0(SB), Z3, Z2
+	VMOVUPS     all3ab5121a<>+0(SB), Z4
+	VFMADD213PS all3c091cf1<>+0(SB), Z2, Z4
+	VFMADD213PS all3d2aac79<>+0(SB), Z2, Z4
+	VFMADD213PS all3e2aaa49<>+0(SB), Z2, Z4
+	VFMADD213PS all3efffffe<>+0(SB), Z2, Z4
+	VFMADD213PS all3f800000<>+0(SB), Z2, Z4
+	VFMADD213PS all3f800000<>+0(SB), Z2, Z4
+	VSCALEFPS   Z3, Z4, Z2
+	VMOVUPS     Z2, (AX)(BX*1)
+	VADDPS      Z2, Z1, Z1
+	ADDQ        $0x40, BX
+	DECQ        CX
+	JNZ         loop
+	VMOVUPS     Z1, (DX)
+	VZEROUPPER
+	RET
+
+// func fromBF16AVX512(dst *float32, src *uint16, vectors int)
+// Requires: AVX, AVX512F
+TEXT ·fromBF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ vectors+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VPMOVZXWD (CX), Z0
+	VPSLLD    $0x10, Z0, Z0
+	VMOVUPS   Z0, (AX)(BX*1)
+	ADDQ      $0x20, CX
+	ADDQ      $0x40, BX
+	DECQ      DX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+// func toBF16AVX512(dst *uint16, src *float32, vectors int)
+// Requires: AVX, AVX512F
+TEXT ·toBF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ vectors+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VMOVUPS (CX)(BX*1), Z0
+	VPSRLD  $0x10, Z0, Z1
+	VPANDD  all00000001<>+0(SB), Z1, Z2
+	VPADDD  all00007fff<>+0(SB), Z2, Z2
+	VPADDD  Z0, Z2, Z2
+	VPSRLD  $0x10, Z2, Z2
+	VCMPPS  $0x03, Z0, Z0, K1
+	VPORD   all00000040<>+0(SB), Z1, K1, Z2
+	VPMOVDW Z2, Y0
+	VMOVDQU Y0, (AX)
+	ADDQ    $0x20, AX
+	ADDQ    $0x40, BX
+	DECQ    DX
+	JNZ     loop
+	VZEROUPPER
+	RET
+
+// func fromF16AVX512(dst *float32, src *uint16, vectors int)
+// Requires: AVX, AVX512F
+TEXT ·fromF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ vectors+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VCVTPH2PS (CX), Z0
+	VMOVUPS   Z0, (AX)(BX*1)
+	ADDQ      $0x20, CX
+	ADDQ      $0x40, BX
+	DECQ      DX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+// func toF16AVX512(dst *uint16, src *float32, vectors int)
+// Requires: AVX, AVX512F
+TEXT ·toF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ vectors+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VMOVUPS   (CX)(BX*1), Z0
+	VCVTPS2PH $0x00, Z0, (AX)
+	ADDQ      $0x20, AX
+	ADDQ      $0x40, BX
+	DECQ      DX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+// func scoresF32AVX512(s *float32, ld int, q *float32, queries int, dim int, k *float32, at *int, blocks int)
+// Requires: AVX, AVX512F
+TEXT ·scoresF32AVX512(SB), NOSPLIT, $8-64
+q8:
+	CMPQ queries+24(FP), $0x08
+	JL   q8Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q8b2:
+	CMPQ    (SP), $0x02
+	JL      q8b2Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	VMOVUPS all00000000<>+0(SB), Z8
+	VMOVUPS all00000000<>+0(SB), Z9
+	VMOVUPS all00000000<>+0(SB), Z10
+	VMOVUPS all00000000<>+0(SB), Z11
+	VMOVUPS all00000000<>+0(SB), Z12
+	VMOVUPS all00000000<>+0(SB), Z13
+	VMOVUPS all00000000<>+0(SB), Z14
+	VMOVUPS all00000000<>+0(SB), Z15
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*4), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*4), SI
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), DI
+	MOVQ    q+16(FP), R8
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R10
+	LEAQ    (DX)(DX*4), R11
+	LEAQ    (R10)(DX*4), R12
+	XORQ    R9, R9
+
+q8b2d:
+	VMOVUPS      (BX)(R9*1), Z16
+	VMOVUPS      (SI)(R9*1), Z17
+	VBROADCASTSS (R8), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (R8)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (R8)(DX*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R8)(R10*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (R8)(DX*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (R8)(R11*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R8)(R10*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (R8)(R12*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         $0x04, R8
+	ADDQ         $0x00000040, R9
+	DECQ         DI
+	JNZ          q8b2d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, (CX)(DX*1)
+	VMOVUPS      Z3, 64(CX)(DX*1)
+	VMOVUPS      Z4, (CX)(DX*2)
+	VMOVUPS      Z5, 64(CX)(DX*2)
+	VMOVUPS      Z6, (CX)(BX*1)
+	VMOVUPS      Z7, 64(CX)(BX*1)
+	VMOVUPS      Z8, (CX)(DX*4)
+	VMOVUPS      Z9, 64(CX)(DX*4)
+	VMOVUPS      Z10, (CX)(SI*1)
+	VMOVUPS      Z11, 64(CX)(SI*1)
+	VMOVUPS      Z12, (CX)(BX*2)
+	VMOVUPS      Z13, 64(CX)(BX*2)
+	VMOVUPS      Z14, (CX)(DI*1)
+	VMOVUPS      Z15, 64(CX)(DI*1)
+	ADDQ         $0x10, AX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x02, (SP)
+	JMP          q8b2
+
+q8b2Done:
+q8b1:
+	CMPQ    (SP), $0x01
+	JL      q8b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*4), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R9
+	LEAQ    (DX)(DX*4), R10
+	LEAQ    (R9)(DX*4), R11
+	XORQ    R8, R8
+
+q8b1d:
+	VMOVUPS      (BX)(R8*1), Z8
+	VBROADCASTSS (DI), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS (DI)(DX*1), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS (DI)(DX*2), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (DI)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS (DI)(DX*4), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS (DI)(R10*1), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS (DI)(R9*2), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS (DI)(R11*1), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000040, R8
+	DECQ         SI
+	JNZ          q8b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	VMOVUPS      Z4, (CX)(DX*4)
+	VMOVUPS      Z5, (CX)(SI*1)
+	VMOVUPS      Z6, (CX)(BX*2)
+	VMOVUPS      Z7, (CX)(DI*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q8b1
+
+q8b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x08, queries+24(FP)
+	JMP    q8
+
+q8Done:
+q4:
+	CMPQ queries+24(FP), $0x04
+	JL   q4Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q4b4:
+	CMPQ    (SP), $0x04
+	JL      q4b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	VMOVUPS all00000000<>+0(SB), Z8
+	VMOVUPS all00000000<>+0(SB), Z9
+	VMOVUPS all00000000<>+0(SB), Z10
+	VMOVUPS all00000000<>+0(SB), Z11
+	VMOVUPS all00000000<>+0(SB), Z12
+	VMOVUPS all00000000<>+0(SB), Z13
+	VMOVUPS all00000000<>+0(SB), Z14
+	VMOVUPS all00000000<>+0(SB), Z15
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*4), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*4), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*4), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*4), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R12
+	XORQ    R11, R11
+
+q4b4d:
+	VMOVUPS      (BX)(R11*1), Z16
+	VMOVUPS      (SI)(R11*1), Z17
+	VMOVUPS      (DI)(R11*1), Z18
+	VMOVUPS      (R8)(R11*1), Z19
+	VBROADCASTSS (R10), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (R10)(DX*1), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (R10)(DX*2), Z20
+	VFMADD231PS  Z16, Z20, Z8
+	VFMADD231PS  Z17, Z20, Z9
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (R10)(R12*1), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000040, R11
+	DECQ         R9
+	JNZ          q4b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	VMOVUPS      Z8, (CX)(DX*2)
+	VMOVUPS      Z9, 64(CX)(DX*2)
+	VMOVUPS      Z10, 128(CX)(DX*2)
+	VMOVUPS      Z11, 192(CX)(DX*2)
+	VMOVUPS      Z12, (CX)(BX*1)
+	VMOVUPS      Z13, 64(CX)(BX*1)
+	VMOVUPS      Z14, 128(CX)(BX*1)
+	VMOVUPS      Z15, 192(CX)(BX*1)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q4b4
+
+q4b4Done:
+q4b1:
+	CMPQ    (SP), $0x01
+	JL      q4b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*4), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R9
+	XORQ    R8, R8
+
+q4b1d:
+	VMOVUPS      (BX)(R8*1), Z4
+	VBROADCASTSS (DI), Z5
+	VFMADD231PS  Z4, Z5, Z0
+	VBROADCASTSS (DI)(DX*1), Z5
+	VFMADD231PS  Z4, Z5, Z1
+	VBROADCASTSS (DI)(DX*2), Z5
+	VFMADD231PS  Z4, Z5, Z2
+	VBROADCASTSS (DI)(R9*1), Z5
+	VFMADD231PS  Z4, Z5, Z3
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000040, R8
+	DECQ         SI
+	JNZ          q4b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q4b1
+
+q4b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x04, queries+24(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+24(FP), $0x02
+	JL   q2Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q2b4:
+	CMPQ    (SP), $0x04
+	JL      q2b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*4), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*4), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*4), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*4), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	XORQ    R11, R11
+
+q2b4d:
+	VMOVUPS      (BX)(R11*1), Z8
+	VMOVUPS      (SI)(R11*1), Z9
+	VMOVUPS      (DI)(R11*1), Z10
+	VMOVUPS      (R8)(R11*1), Z11
+	VBROADCASTSS (R10), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (R10)(DX*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000040, R11
+	DECQ         R9
+	JNZ          q2b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q2b4
+
+q2b4Done:
+q2b1:
+	CMPQ    (SP), $0x01
+	JL      q2b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*4), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	XORQ    R8, R8
+
+q2b1d:
+	VMOVUPS      (BX)(R8*1), Z2
+	VBROADCASTSS (DI), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VBROADCASTSS (DI)(DX*1), Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000040, R8
+	DECQ         SI
+	JNZ          q2b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q2b1
+
+q2b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x02, queries+24(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+24(FP), $0x01
+	JL   q1Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q1b4:
+	CMPQ    (SP), $0x04
+	JL      q1b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*4), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*4), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*4), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*4), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	XORQ    DX, DX
+
+q1b4d:
+	VBROADCASTSS (R10), Z4
+	VFMADD231PS  (BX)(DX*1), Z4, Z0
+	VFMADD231PS  (SI)(DX*1), Z4, Z1
+	VFMADD231PS  (DI)(DX*1), Z4, Z2
+	VFMADD231PS  (R8)(DX*1), Z4, Z3
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000040, DX
+	DECQ         R9
+	JNZ          q1b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q1b4
+
+q1b4Done:
+q1b1:
+	CMPQ    (SP), $0x01
+	JL      q1b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*4), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	XORQ    DX, DX
+
+q1b1d:
+	VBROADCASTSS (DI), Z1
+	VFMADD231PS  (BX)(DX*1), Z1, Z0
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000040, DX
+	DECQ         SI
+	JNZ          q1b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q1b1
+
+q1b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x01, queries+24(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func mixF32AVX512(out *float32, width int, p *float32, ld int, queries int, v *float32, at *int, from int, to int)
+// Requires: AVX, AVX512F, CMOV
+TEXT ·mixF32AVX512(SB), NOSPLIT, $8-72
+q8:
+	CMPQ queries+32(FP), $0x08
+	JL   q8Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q8v2:
+	CMPQ    (SP), $0x02
+	JL      q8v2Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	LEAQ    (DX)(DX*4), SI
+	LEAQ    (BX)(DX*4), DI
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS (CX)(DX*1), Z2
+	VMOVUPS 64(CX)(DX*1), Z3
+	VMOVUPS (CX)(DX*2), Z4
+	VMOVUPS 64(CX)(DX*2), Z5
+	VMOVUPS (CX)(BX*1), Z6
+	VMOVUPS 64(CX)(BX*1), Z7
+	VMOVUPS (CX)(DX*4), Z8
+	VMOVUPS 64(CX)(DX*4), Z9
+	VMOVUPS (CX)(SI*1), Z10
+	VMOVUPS 64(CX)(SI*1), Z11
+	VMOVUPS (CX)(BX*2), Z12
+	VMOVUPS 64(CX)(BX*2), Z13
+	VMOVUPS (CX)(DI*1), Z14
+	VMOVUPS 64(CX)(DI*1), Z15
+	MOVQ    from+56(FP), CX
+
+q8v2Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+	LEAQ    (DI)(DI*2), R9
+	LEAQ    (DI)(DI*4), R10
+	LEAQ    (R9)(DI*4), R11
+
+q8v2Token:
+	VMOVUPS      (DX), Z16
+	VMOVUPS      64(DX), Z17
+	VBROADCASTSS (SI), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (SI)(DI*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (SI)(DI*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (SI)(R9*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (SI)(DI*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (SI)(R10*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (SI)(R9*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (SI)(R11*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q8v2Token
+	CMPQ         CX, to+64(FP)
+	JL           q8v2Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, (CX)(DX*1)
+	VMOVUPS      Z3, 64(CX)(DX*1)
+	VMOVUPS      Z4, (CX)(DX*2)
+	VMOVUPS      Z5, 64(CX)(DX*2)
+	VMOVUPS      Z6, (CX)(BX*1)
+	VMOVUPS      Z7, 64(CX)(BX*1)
+	VMOVUPS      Z8, (CX)(DX*4)
+	VMOVUPS      Z9, 64(CX)(DX*4)
+	VMOVUPS      Z10, (CX)(SI*1)
+	VMOVUPS      Z11, 64(CX)(SI*1)
+	VMOVUPS      Z12, (CX)(BX*2)
+	VMOVUPS      Z13, 64(CX)(BX*2)
+	VMOVUPS      Z14, (CX)(DI*1)
+	VMOVUPS      Z15, 64(CX)(DI*1)
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x02, (SP)
+	JMP          q8v2
+
+q8v2Done:
+q8v1:
+	CMPQ    (SP), $0x01
+	JL      q8v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	LEAQ    (DX)(DX*4), SI
+	LEAQ    (BX)(DX*4), DI
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	VMOVUPS (CX)(DX*2), Z2
+	VMOVUPS (CX)(BX*1), Z3
+	VMOVUPS (CX)(DX*4), Z4
+	VMOVUPS (CX)(SI*1), Z5
+	VMOVUPS (CX)(BX*2), Z6
+	VMOVUPS (CX)(DI*1), Z7
+	MOVQ    from+56(FP), CX
+
+q8v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+	LEAQ    (DI)(DI*2), R9
+	LEAQ    (DI)(DI*4), R10
+	LEAQ    (R9)(DI*4), R11
+
+q8v1Token:
+	VMOVUPS      (DX), Z8
+	VBROADCASTSS (SI), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS (SI)(DI*1), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS (SI)(DI*2), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (SI)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS (SI)(DI*4), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS (SI)(R10*1), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS (SI)(R9*2), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS (SI)(R11*1), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q8v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q8v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	VMOVUPS      Z4, (CX)(DX*4)
+	VMOVUPS      Z5, (CX)(SI*1)
+	VMOVUPS      Z6, (CX)(BX*2)
+	VMOVUPS      Z7, (CX)(DI*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q8v1
+
+q8v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x08, queries+32(FP)
+	JMP    q8
+
+q8Done:
+q4:
+	CMPQ queries+32(FP), $0x04
+	JL   q4Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q4v4:
+	CMPQ    (SP), $0x04
+	JL      q4v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS (CX)(DX*1), Z4
+	VMOVUPS 64(CX)(DX*1), Z5
+	VMOVUPS 128(CX)(DX*1), Z6
+	VMOVUPS 192(CX)(DX*1), Z7
+	VMOVUPS (CX)(DX*2), Z8
+	VMOVUPS 64(CX)(DX*2), Z9
+	VMOVUPS 128(CX)(DX*2), Z10
+	VMOVUPS 192(CX)(DX*2), Z11
+	VMOVUPS (CX)(BX*1), Z12
+	VMOVUPS 64(CX)(BX*1), Z13
+	VMOVUPS 128(CX)(BX*1), Z14
+	VMOVUPS 192(CX)(BX*1), Z15
+	MOVQ    from+56(FP), CX
+
+q4v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v4Token:
+	VMOVUPS      (DX), Z16
+	VMOVUPS      64(DX), Z17
+	VMOVUPS      128(DX), Z18
+	VMOVUPS      192(DX), Z19
+	VBROADCASTSS (SI), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (SI)(DI*1), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (SI)(DI*2), Z20
+	VFMADD231PS  Z16, Z20, Z8
+	VFMADD231PS  Z17, Z20, Z9
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (SI)(R9*1), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	VMOVUPS      Z8, (CX)(DX*2)
+	VMOVUPS      Z9, 64(CX)(DX*2)
+	VMOVUPS      Z10, 128(CX)(DX*2)
+	VMOVUPS      Z11, 192(CX)(DX*2)
+	VMOVUPS      Z12, (CX)(BX*1)
+	VMOVUPS      Z13, 64(CX)(BX*1)
+	VMOVUPS      Z14, 128(CX)(BX*1)
+	VMOVUPS      Z15, 192(CX)(BX*1)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q4v4
+
+q4v4Done:
+q4v1:
+	CMPQ    (SP), $0x01
+	JL      q4v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	VMOVUPS (CX)(DX*2), Z2
+	VMOVUPS (CX)(BX*1), Z3
+	MOVQ    from+56(FP), CX
+
+q4v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v1Token:
+	VMOVUPS      (DX), Z4
+	VBROADCASTSS (SI), Z5
+	VFMADD231PS  Z4, Z5, Z0
+	VBROADCASTSS (SI)(DI*1), Z5
+	VFMADD231PS  Z4, Z5, Z1
+	VBROADCASTSS (SI)(DI*2), Z5
+	VFMADD231PS  Z4, Z5, Z2
+	VBROADCASTSS (SI)(R9*1), Z5
+	VFMADD231PS  Z4, Z5, Z3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q4v1
+
+q4v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x04, queries+32(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+32(FP), $0x02
+	JL   q2Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q2v4:
+	CMPQ    (SP), $0x04
+	JL      q2v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS (CX)(DX*1), Z4
+	VMOVUPS 64(CX)(DX*1), Z5
+	VMOVUPS 128(CX)(DX*1), Z6
+	VMOVUPS 192(CX)(DX*1), Z7
+	MOVQ    from+56(FP), CX
+
+q2v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q2v4Token:
+	VMOVUPS      (DX), Z8
+	VMOVUPS      64(DX), Z9
+	VMOVUPS      128(DX), Z10
+	VMOVUPS      192(DX), Z11
+	VBROADCASTSS (SI), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (SI)(DI*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q2v4
+
+q2v4Done:
+q2v1:
+	CMPQ    (SP), $0x01
+	JL      q2v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	MOVQ    from+56(FP), CX
+
+q2v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q2v1Token:
+	VMOVUPS      (DX), Z2
+	VBROADCASTSS (SI), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VBROADCASTSS (SI)(DI*1), Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q2v1
+
+q2v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x02, queries+32(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+32(FP), $0x01
+	JL   q1Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q1v8:
+	CMPQ    (SP), $0x08
+	JL      q1v8Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS 256(CX), Z4
+	VMOVUPS 320(CX), Z5
+	VMOVUPS 384(CX), Z6
+	VMOVUPS 448(CX), Z7
+	MOVQ    from+56(FP), CX
+
+q1v8Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q1v8Token:
+	VBROADCASTSS (SI), Z8
+	VFMADD231PS  (DX), Z8, Z0
+	VFMADD231PS  64(DX), Z8, Z1
+	VFMADD231PS  128(DX), Z8, Z2
+	VFMADD231PS  192(DX), Z8, Z3
+	VFMADD231PS  256(DX), Z8, Z4
+	VFMADD231PS  320(DX), Z8, Z5
+	VFMADD231PS  384(DX), Z8, Z6
+	VFMADD231PS  448(DX), Z8, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v8Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v8Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, 256(CX)
+	VMOVUPS      Z5, 320(CX)
+	VMOVUPS      Z6, 384(CX)
+	VMOVUPS      Z7, 448(CX)
+	ADDQ         $0x00000080, AX
+	SUBQ         $0x08, (SP)
+	JMP          q1v8
+
+q1v8Done:
+q1v4:
+	CMPQ    (SP), $0x04
+	JL      q1v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	MOVQ    from+56(FP), CX
+
+q1v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q1v4Token:
+	VBROADCASTSS (SI), Z4
+	VFMADD231PS  (DX), Z4, Z0
+	VFMADD231PS  64(DX), Z4, Z1
+	VFMADD231PS  128(DX), Z4, Z2
+	VFMADD231PS  192(DX), Z4, Z3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q1v4
+
+q1v4Done:
+q1v1:
+	CMPQ    (SP), $0x01
+	JL      q1v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	MOVQ    from+56(FP), CX
+
+q1v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x02, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+
+q1v1Token:
+	VBROADCASTSS (SI), Z1
+	VFMADD231PS  (DX), Z1, Z0
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q1v1
+
+q1v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x01, queries+32(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func scoresBF16AVX512(s *float32, ld int, q *float32, queries int, dim int, k *uint16, at *int, blocks int)
+// Requires: AVX, AVX512F
+TEXT ·scoresBF16AVX512(SB), NOSPLIT, $8-64
+q8:
+	CMPQ queries+24(FP), $0x08
+	JL   q8Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q8b2:
+	CMPQ    (SP), $0x02
+	JL      q8b2Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	VMOVUPS all00000000<>+0(SB), Z8
+	VMOVUPS all00000000<>+0(SB), Z9
+	VMOVUPS all00000000<>+0(SB), Z10
+	VMOVUPS all00000000<>+0(SB), Z11
+	VMOVUPS all00000000<>+0(SB), Z12
+	VMOVUPS all00000000<>+0(SB), Z13
+	VMOVUPS all00000000<>+0(SB), Z14
+	VMOVUPS all00000000<>+0(SB), Z15
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*2), SI
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), DI
+	MOVQ    q+16(FP), R8
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R10
+	LEAQ    (DX)(DX*4), R11
+	LEAQ    (R10)(DX*4), R12
+	XORQ    R9, R9
+
+q8b2d:
+	VPMOVZXWD    (BX)(R9*1), Z16
+	VPSLLD       $0x10, Z16, Z16
+	VPMOVZXWD    (SI)(R9*1), Z17
+	VPSLLD       $0x10, Z17, Z17
+	VBROADCASTSS (R8), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (R8)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (R8)(DX*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R8)(R10*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (R8)(DX*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (R8)(R11*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R8)(R10*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (R8)(R12*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         $0x04, R8
+	ADDQ         $0x00000020, R9
+	DECQ         DI
+	JNZ          q8b2d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, (CX)(DX*1)
+	VMOVUPS      Z3, 64(CX)(DX*1)
+	VMOVUPS      Z4, (CX)(DX*2)
+	VMOVUPS      Z5, 64(CX)(DX*2)
+	VMOVUPS      Z6, (CX)(BX*1)
+	VMOVUPS      Z7, 64(CX)(BX*1)
+	VMOVUPS      Z8, (CX)(DX*4)
+	VMOVUPS      Z9, 64(CX)(DX*4)
+	VMOVUPS      Z10, (CX)(SI*1)
+	VMOVUPS      Z11, 64(CX)(SI*1)
+	VMOVUPS      Z12, (CX)(BX*2)
+	VMOVUPS      Z13, 64(CX)(BX*2)
+	VMOVUPS      Z14, (CX)(DI*1)
+	VMOVUPS      Z15, 64(CX)(DI*1)
+	ADDQ         $0x10, AX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x02, (SP)
+	JMP          q8b2
+
+q8b2Done:
+q8b1:
+	CMPQ    (SP), $0x01
+	JL      q8b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R9
+	LEAQ    (DX)(DX*4), R10
+	LEAQ    (R9)(DX*4), R11
+	XORQ    R8, R8
+
+q8b1d:
+	VPMOVZXWD    (BX)(R8*1), Z8
+	VPSLLD       $0x10, Z8, Z8
+	VBROADCASTSS (DI), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS (DI)(DX*1), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS (DI)(DX*2), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (DI)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS (DI)(DX*4), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS (DI)(R10*1), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS (DI)(R9*2), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS (DI)(R11*1), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q8b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	VMOVUPS      Z4, (CX)(DX*4)
+	VMOVUPS      Z5, (CX)(SI*1)
+	VMOVUPS      Z6, (CX)(BX*2)
+	VMOVUPS      Z7, (CX)(DI*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q8b1
+
+q8b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x08, queries+24(FP)
+	JMP    q8
+
+q8Done:
+q4:
+	CMPQ queries+24(FP), $0x04
+	JL   q4Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q4b4:
+	CMPQ    (SP), $0x04
+	JL      q4b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	VMOVUPS all00000000<>+0(SB), Z8
+	VMOVUPS all00000000<>+0(SB), Z9
+	VMOVUPS all00000000<>+0(SB), Z10
+	VMOVUPS all00000000<>+0(SB), Z11
+	VMOVUPS all00000000<>+0(SB), Z12
+	VMOVUPS all00000000<>+0(SB), Z13
+	VMOVUPS all00000000<>+0(SB), Z14
+	VMOVUPS all00000000<>+0(SB), Z15
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*2), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*2), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*2), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R12
+	XORQ    R11, R11
+
+q4b4d:
+	VPMOVZXWD    (BX)(R11*1), Z16
+	VPSLLD       $0x10, Z16, Z16
+	VPMOVZXWD    (SI)(R11*1), Z17
+	VPSLLD       $0x10, Z17, Z17
+	VPMOVZXWD    (DI)(R11*1), Z18
+	VPSLLD       $0x10, Z18, Z18
+	VPMOVZXWD    (R8)(R11*1), Z19
+	VPSLLD       $0x10, Z19, Z19
+	VBROADCASTSS (R10), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (R10)(DX*1), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (R10)(DX*2), Z20
+	VFMADD231PS  Z16, Z20, Z8
+	VFMADD231PS  Z17, Z20, Z9
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (R10)(R12*1), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000020, R11
+	DECQ         R9
+	JNZ          q4b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	VMOVUPS      Z8, (CX)(DX*2)
+	VMOVUPS      Z9, 64(CX)(DX*2)
+	VMOVUPS      Z10, 128(CX)(DX*2)
+	VMOVUPS      Z11, 192(CX)(DX*2)
+	VMOVUPS      Z12, (CX)(BX*1)
+	VMOVUPS      Z13, 64(CX)(BX*1)
+	VMOVUPS      Z14, 128(CX)(BX*1)
+	VMOVUPS      Z15, 192(CX)(BX*1)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q4b4
+
+q4b4Done:
+q4b1:
+	CMPQ    (SP), $0x01
+	JL      q4b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R9
+	XORQ    R8, R8
+
+q4b1d:
+	VPMOVZXWD    (BX)(R8*1), Z4
+	VPSLLD       $0x10, Z4, Z4
+	VBROADCASTSS (DI), Z5
+	VFMADD231PS  Z4, Z5, Z0
+	VBROADCASTSS (DI)(DX*1), Z5
+	VFMADD231PS  Z4, Z5, Z1
+	VBROADCASTSS (DI)(DX*2), Z5
+	VFMADD231PS  Z4, Z5, Z2
+	VBROADCASTSS (DI)(R9*1), Z5
+	VFMADD231PS  Z4, Z5, Z3
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q4b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q4b1
+
+q4b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x04, queries+24(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+24(FP), $0x02
+	JL   q2Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q2b4:
+	CMPQ    (SP), $0x04
+	JL      q2b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*2), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*2), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*2), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	XORQ    R11, R11
+
+q2b4d:
+	VPMOVZXWD    (BX)(R11*1), Z8
+	VPSLLD       $0x10, Z8, Z8
+	VPMOVZXWD    (SI)(R11*1), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VPMOVZXWD    (DI)(R11*1), Z10
+	VPSLLD       $0x10, Z10, Z10
+	VPMOVZXWD    (R8)(R11*1), Z11
+	VPSLLD       $0x10, Z11, Z11
+	VBROADCASTSS (R10), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (R10)(DX*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000020, R11
+	DECQ         R9
+	JNZ          q2b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q2b4
+
+q2b4Done:
+q2b1:
+	CMPQ    (SP), $0x01
+	JL      q2b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	XORQ    R8, R8
+
+q2b1d:
+	VPMOVZXWD    (BX)(R8*1), Z2
+	VPSLLD       $0x10, Z2, Z2
+	VBROADCASTSS (DI), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VBROADCASTSS (DI)(DX*1), Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q2b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q2b1
+
+q2b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x02, queries+24(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+24(FP), $0x01
+	JL   q1Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q1b4:
+	CMPQ    (SP), $0x04
+	JL      q1b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*2), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*2), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*2), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	XORQ    DX, DX
+
+q1b4d:
+	VBROADCASTSS (R10), Z4
+	VPMOVZXWD    (BX)(DX*1), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VPMOVZXWD    (SI)(DX*1), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VPMOVZXWD    (DI)(DX*1), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VPMOVZXWD    (R8)(DX*1), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000020, DX
+	DECQ         R9
+	JNZ          q1b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q1b4
+
+q1b4Done:
+q1b1:
+	CMPQ    (SP), $0x01
+	JL      q1b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	XORQ    DX, DX
+
+q1b1d:
+	VBROADCASTSS (DI), Z1
+	VPMOVZXWD    (BX)(DX*1), Z2
+	VPSLLD       $0x10, Z2, Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, DX
+	DECQ         SI
+	JNZ          q1b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q1b1
+
+q1b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x01, queries+24(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func mixBF16AVX512(out *float32, width int, p *float32, ld int, queries int, v *uint16, at *int, from int, to int)
+// Requires: AVX, AVX512F, CMOV
+TEXT ·mixBF16AVX512(SB), NOSPLIT, $8-72
+q8:
+	CMPQ queries+32(FP), $0x08
+	JL   q8Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q8v2:
+	CMPQ    (SP), $0x02
+	JL      q8v2Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	LEAQ    (DX)(DX*4), SI
+	LEAQ    (BX)(DX*4), DI
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS (CX)(DX*1), Z2
+	VMOVUPS 64(CX)(DX*1), Z3
+	VMOVUPS (CX)(DX*2), Z4
+	VMOVUPS 64(CX)(DX*2), Z5
+	VMOVUPS (CX)(BX*1), Z6
+	VMOVUPS 64(CX)(BX*1), Z7
+	VMOVUPS (CX)(DX*4), Z8
+	VMOVUPS 64(CX)(DX*4), Z9
+	VMOVUPS (CX)(SI*1), Z10
+	VMOVUPS 64(CX)(SI*1), Z11
+	VMOVUPS (CX)(BX*2), Z12
+	VMOVUPS 64(CX)(BX*2), Z13
+	VMOVUPS (CX)(DI*1), Z14
+	VMOVUPS 64(CX)(DI*1), Z15
+	MOVQ    from+56(FP), CX
+
+q8v2Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+	LEAQ    (DI)(DI*4), R10
+	LEAQ    (R9)(DI*4), R11
+
+q8v2Token:
+	VPMOVZXWD    (DX), Z16
+	VPSLLD       $0x10, Z16, Z16
+	VPMOVZXWD    32(DX), Z17
+	VPSLLD       $0x10, Z17, Z17
+	VBROADCASTSS (SI), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (SI)(DI*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (SI)(DI*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (SI)(R9*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (SI)(DI*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (SI)(R10*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (SI)(R9*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (SI)(R11*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q8v2Token
+	CMPQ         CX, to+64(FP)
+	JL           q8v2Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, (CX)(DX*1)
+	VMOVUPS      Z3, 64(CX)(DX*1)
+	VMOVUPS      Z4, (CX)(DX*2)
+	VMOVUPS      Z5, 64(CX)(DX*2)
+	VMOVUPS      Z6, (CX)(BX*1)
+	VMOVUPS      Z7, 64(CX)(BX*1)
+	VMOVUPS      Z8, (CX)(DX*4)
+	VMOVUPS      Z9, 64(CX)(DX*4)
+	VMOVUPS      Z10, (CX)(SI*1)
+	VMOVUPS      Z11, 64(CX)(SI*1)
+	VMOVUPS      Z12, (CX)(BX*2)
+	VMOVUPS      Z13, 64(CX)(BX*2)
+	VMOVUPS      Z14, (CX)(DI*1)
+	VMOVUPS      Z15, 64(CX)(DI*1)
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x02, (SP)
+	JMP          q8v2
+
+q8v2Done:
+q8v1:
+	CMPQ    (SP), $0x01
+	JL      q8v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	LEAQ    (DX)(DX*4), SI
+	LEAQ    (BX)(DX*4), DI
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	VMOVUPS (CX)(DX*2), Z2
+	VMOVUPS (CX)(BX*1), Z3
+	VMOVUPS (CX)(DX*4), Z4
+	VMOVUPS (CX)(SI*1), Z5
+	VMOVUPS (CX)(BX*2), Z6
+	VMOVUPS (CX)(DI*1), Z7
+	MOVQ    from+56(FP), CX
+
+q8v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+	LEAQ    (DI)(DI*4), R10
+	LEAQ    (R9)(DI*4), R11
+
+q8v1Token:
+	VPMOVZXWD    (DX), Z8
+	VPSLLD       $0x10, Z8, Z8
+	VBROADCASTSS (SI), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS (SI)(DI*1), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS (SI)(DI*2), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (SI)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS (SI)(DI*4), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS (SI)(R10*1), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS (SI)(R9*2), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS (SI)(R11*1), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q8v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q8v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	VMOVUPS      Z4, (CX)(DX*4)
+	VMOVUPS      Z5, (CX)(SI*1)
+	VMOVUPS      Z6, (CX)(BX*2)
+	VMOVUPS      Z7, (CX)(DI*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q8v1
+
+q8v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x08, queries+32(FP)
+	JMP    q8
+
+q8Done:
+q4:
+	CMPQ queries+32(FP), $0x04
+	JL   q4Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q4v4:
+	CMPQ    (SP), $0x04
+	JL      q4v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS (CX)(DX*1), Z4
+	VMOVUPS 64(CX)(DX*1), Z5
+	VMOVUPS 128(CX)(DX*1), Z6
+	VMOVUPS 192(CX)(DX*1), Z7
+	VMOVUPS (CX)(DX*2), Z8
+	VMOVUPS 64(CX)(DX*2), Z9
+	VMOVUPS 128(CX)(DX*2), Z10
+	VMOVUPS 192(CX)(DX*2), Z11
+	VMOVUPS (CX)(BX*1), Z12
+	VMOVUPS 64(CX)(BX*1), Z13
+	VMOVUPS 128(CX)(BX*1), Z14
+	VMOVUPS 192(CX)(BX*1), Z15
+	MOVQ    from+56(FP), CX
+
+q4v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v4Token:
+	VPMOVZXWD    (DX), Z16
+	VPSLLD       $0x10, Z16, Z16
+	VPMOVZXWD    32(DX), Z17
+	VPSLLD       $0x10, Z17, Z17
+	VPMOVZXWD    64(DX), Z18
+	VPSLLD       $0x10, Z18, Z18
+	VPMOVZXWD    96(DX), Z19
+	VPSLLD       $0x10, Z19, Z19
+	VBROADCASTSS (SI), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (SI)(DI*1), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (SI)(DI*2), Z20
+	VFMADD231PS  Z16, Z20, Z8
+	VFMADD231PS  Z17, Z20, Z9
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (SI)(R9*1), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	VMOVUPS      Z8, (CX)(DX*2)
+	VMOVUPS      Z9, 64(CX)(DX*2)
+	VMOVUPS      Z10, 128(CX)(DX*2)
+	VMOVUPS      Z11, 192(CX)(DX*2)
+	VMOVUPS      Z12, (CX)(BX*1)
+	VMOVUPS      Z13, 64(CX)(BX*1)
+	VMOVUPS      Z14, 128(CX)(BX*1)
+	VMOVUPS      Z15, 192(CX)(BX*1)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q4v4
+
+q4v4Done:
+q4v1:
+	CMPQ    (SP), $0x01
+	JL      q4v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	VMOVUPS (CX)(DX*2), Z2
+	VMOVUPS (CX)(BX*1), Z3
+	MOVQ    from+56(FP), CX
+
+q4v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v1Token:
+	VPMOVZXWD    (DX), Z4
+	VPSLLD       $0x10, Z4, Z4
+	VBROADCASTSS (SI), Z5
+	VFMADD231PS  Z4, Z5, Z0
+	VBROADCASTSS (SI)(DI*1), Z5
+	VFMADD231PS  Z4, Z5, Z1
+	VBROADCASTSS (SI)(DI*2), Z5
+	VFMADD231PS  Z4, Z5, Z2
+	VBROADCASTSS (SI)(R9*1), Z5
+	VFMADD231PS  Z4, Z5, Z3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q4v1
+
+q4v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x04, queries+32(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+32(FP), $0x02
+	JL   q2Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q2v4:
+	CMPQ    (SP), $0x04
+	JL      q2v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS (CX)(DX*1), Z4
+	VMOVUPS 64(CX)(DX*1), Z5
+	VMOVUPS 128(CX)(DX*1), Z6
+	VMOVUPS 192(CX)(DX*1), Z7
+	MOVQ    from+56(FP), CX
+
+q2v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q2v4Token:
+	VPMOVZXWD    (DX), Z8
+	VPSLLD       $0x10, Z8, Z8
+	VPMOVZXWD    32(DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VPMOVZXWD    64(DX), Z10
+	VPSLLD       $0x10, Z10, Z10
+	VPMOVZXWD    96(DX), Z11
+	VPSLLD       $0x10, Z11, Z11
+	VBROADCASTSS (SI), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (SI)(DI*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q2v4
+
+q2v4Done:
+q2v1:
+	CMPQ    (SP), $0x01
+	JL      q2v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	MOVQ    from+56(FP), CX
+
+q2v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q2v1Token:
+	VPMOVZXWD    (DX), Z2
+	VPSLLD       $0x10, Z2, Z2
+	VBROADCASTSS (SI), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VBROADCASTSS (SI)(DI*1), Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q2v1
+
+q2v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x02, queries+32(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+32(FP), $0x01
+	JL   q1Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q1v8:
+	CMPQ    (SP), $0x08
+	JL      q1v8Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS 256(CX), Z4
+	VMOVUPS 320(CX), Z5
+	VMOVUPS 384(CX), Z6
+	VMOVUPS 448(CX), Z7
+	MOVQ    from+56(FP), CX
+
+q1v8Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v8Token:
+	VBROADCASTSS (SI), Z8
+	VPMOVZXWD    (DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VPMOVZXWD    32(DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z1
+	VPMOVZXWD    64(DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VPMOVZXWD    96(DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z3
+	VPMOVZXWD    128(DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VPMOVZXWD    160(DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z5
+	VPMOVZXWD    192(DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VPMOVZXWD    224(DX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v8Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v8Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, 256(CX)
+	VMOVUPS      Z5, 320(CX)
+	VMOVUPS      Z6, 384(CX)
+	VMOVUPS      Z7, 448(CX)
+	ADDQ         $0x00000080, AX
+	SUBQ         $0x08, (SP)
+	JMP          q1v8
+
+q1v8Done:
+q1v4:
+	CMPQ    (SP), $0x04
+	JL      q1v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	MOVQ    from+56(FP), CX
+
+q1v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v4Token:
+	VBROADCASTSS (SI), Z4
+	VPMOVZXWD    (DX), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VPMOVZXWD    32(DX), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VPMOVZXWD    64(DX), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VPMOVZXWD    96(DX), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q1v4
+
+q1v4Done:
+q1v1:
+	CMPQ    (SP), $0x01
+	JL      q1v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	MOVQ    from+56(FP), CX
+
+q1v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v1Token:
+	VBROADCASTSS (SI), Z1
+	VPMOVZXWD    (DX), Z2
+	VPSLLD       $0x10, Z2, Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q1v1
+
+q1v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x01, queries+32(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func scoresF16AVX512(s *float32, ld int, q *float32, queries int, dim int, k *uint16, at *int, blocks int)
+// Requires: AVX, AVX512F
+TEXT ·scoresF16AVX512(SB), NOSPLIT, $8-64
+q8:
+	CMPQ queries+24(FP), $0x08
+	JL   q8Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q8b2:
+	CMPQ    (SP), $0x02
+	JL      q8b2Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	VMOVUPS all00000000<>+0(SB), Z8
+	VMOVUPS all00000000<>+0(SB), Z9
+	VMOVUPS all00000000<>+0(SB), Z10
+	VMOVUPS all00000000<>+0(SB), Z11
+	VMOVUPS all00000000<>+0(SB), Z12
+	VMOVUPS all00000000<>+0(SB), Z13
+	VMOVUPS all00000000<>+0(SB), Z14
+	VMOVUPS all00000000<>+0(SB), Z15
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*2), SI
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), DI
+	MOVQ    q+16(FP), R8
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R10
+	LEAQ    (DX)(DX*4), R11
+	LEAQ    (R10)(DX*4), R12
+	XORQ    R9, R9
+
+q8b2d:
+	VCVTPH2PS    (BX)(R9*1), Z16
+	VCVTPH2PS    (SI)(R9*1), Z17
+	VBROADCASTSS (R8), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (R8)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (R8)(DX*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R8)(R10*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (R8)(DX*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (R8)(R11*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R8)(R10*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (R8)(R12*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         $0x04, R8
+	ADDQ         $0x00000020, R9
+	DECQ         DI
+	JNZ          q8b2d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, (CX)(DX*1)
+	VMOVUPS      Z3, 64(CX)(DX*1)
+	VMOVUPS      Z4, (CX)(DX*2)
+	VMOVUPS      Z5, 64(CX)(DX*2)
+	VMOVUPS      Z6, (CX)(BX*1)
+	VMOVUPS      Z7, 64(CX)(BX*1)
+	VMOVUPS      Z8, (CX)(DX*4)
+	VMOVUPS      Z9, 64(CX)(DX*4)
+	VMOVUPS      Z10, (CX)(SI*1)
+	VMOVUPS      Z11, 64(CX)(SI*1)
+	VMOVUPS      Z12, (CX)(BX*2)
+	VMOVUPS      Z13, 64(CX)(BX*2)
+	VMOVUPS      Z14, (CX)(DI*1)
+	VMOVUPS      Z15, 64(CX)(DI*1)
+	ADDQ         $0x10, AX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x02, (SP)
+	JMP          q8b2
+
+q8b2Done:
+q8b1:
+	CMPQ    (SP), $0x01
+	JL      q8b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R9
+	LEAQ    (DX)(DX*4), R10
+	LEAQ    (R9)(DX*4), R11
+	XORQ    R8, R8
+
+q8b1d:
+	VCVTPH2PS    (BX)(R8*1), Z8
+	VBROADCASTSS (DI), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS (DI)(DX*1), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS (DI)(DX*2), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (DI)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS (DI)(DX*4), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS (DI)(R10*1), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS (DI)(R9*2), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS (DI)(R11*1), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q8b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	VMOVUPS      Z4, (CX)(DX*4)
+	VMOVUPS      Z5, (CX)(SI*1)
+	VMOVUPS      Z6, (CX)(BX*2)
+	VMOVUPS      Z7, (CX)(DI*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q8b1
+
+q8b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x08, queries+24(FP)
+	JMP    q8
+
+q8Done:
+q4:
+	CMPQ queries+24(FP), $0x04
+	JL   q4Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q4b4:
+	CMPQ    (SP), $0x04
+	JL      q4b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	VMOVUPS all00000000<>+0(SB), Z8
+	VMOVUPS all00000000<>+0(SB), Z9
+	VMOVUPS all00000000<>+0(SB), Z10
+	VMOVUPS all00000000<>+0(SB), Z11
+	VMOVUPS all00000000<>+0(SB), Z12
+	VMOVUPS all00000000<>+0(SB), Z13
+	VMOVUPS all00000000<>+0(SB), Z14
+	VMOVUPS all00000000<>+0(SB), Z15
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*2), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*2), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*2), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R12
+	XORQ    R11, R11
+
+q4b4d:
+	VCVTPH2PS    (BX)(R11*1), Z16
+	VCVTPH2PS    (SI)(R11*1), Z17
+	VCVTPH2PS    (DI)(R11*1), Z18
+	VCVTPH2PS    (R8)(R11*1), Z19
+	VBROADCASTSS (R10), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (R10)(DX*1), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (R10)(DX*2), Z20
+	VFMADD231PS  Z16, Z20, Z8
+	VFMADD231PS  Z17, Z20, Z9
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (R10)(R12*1), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000020, R11
+	DECQ         R9
+	JNZ          q4b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	VMOVUPS      Z8, (CX)(DX*2)
+	VMOVUPS      Z9, 64(CX)(DX*2)
+	VMOVUPS      Z10, 128(CX)(DX*2)
+	VMOVUPS      Z11, 192(CX)(DX*2)
+	VMOVUPS      Z12, (CX)(BX*1)
+	VMOVUPS      Z13, 64(CX)(BX*1)
+	VMOVUPS      Z14, 128(CX)(BX*1)
+	VMOVUPS      Z15, 192(CX)(BX*1)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q4b4
+
+q4b4Done:
+q4b1:
+	CMPQ    (SP), $0x01
+	JL      q4b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), R9
+	XORQ    R8, R8
+
+q4b1d:
+	VCVTPH2PS    (BX)(R8*1), Z4
+	VBROADCASTSS (DI), Z5
+	VFMADD231PS  Z4, Z5, Z0
+	VBROADCASTSS (DI)(DX*1), Z5
+	VFMADD231PS  Z4, Z5, Z1
+	VBROADCASTSS (DI)(DX*2), Z5
+	VFMADD231PS  Z4, Z5, Z2
+	VBROADCASTSS (DI)(R9*1), Z5
+	VFMADD231PS  Z4, Z5, Z3
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q4b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q4b1
+
+q4b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x04, queries+24(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+24(FP), $0x02
+	JL   q2Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q2b4:
+	CMPQ    (SP), $0x04
+	JL      q2b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	VMOVUPS all00000000<>+0(SB), Z4
+	VMOVUPS all00000000<>+0(SB), Z5
+	VMOVUPS all00000000<>+0(SB), Z6
+	VMOVUPS all00000000<>+0(SB), Z7
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*2), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*2), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*2), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	XORQ    R11, R11
+
+q2b4d:
+	VCVTPH2PS    (BX)(R11*1), Z8
+	VCVTPH2PS    (SI)(R11*1), Z9
+	VCVTPH2PS    (DI)(R11*1), Z10
+	VCVTPH2PS    (R8)(R11*1), Z11
+	VBROADCASTSS (R10), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (R10)(DX*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000020, R11
+	DECQ         R9
+	JNZ          q2b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q2b4
+
+q2b4Done:
+q2b1:
+	CMPQ    (SP), $0x01
+	JL      q2b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	XORQ    R8, R8
+
+q2b1d:
+	VCVTPH2PS    (BX)(R8*1), Z2
+	VBROADCASTSS (DI), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VBROADCASTSS (DI)(DX*1), Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, R8
+	DECQ         SI
+	JNZ          q2b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q2b1
+
+q2b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x02, queries+24(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+24(FP), $0x01
+	JL   q1Done
+	MOVQ at+48(FP), AX
+	MOVQ s+0(FP), CX
+	MOVQ blocks+56(FP), DX
+	MOVQ DX, (SP)
+
+q1b4:
+	CMPQ    (SP), $0x04
+	JL      q1b4Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	VMOVUPS all00000000<>+0(SB), Z1
+	VMOVUPS all00000000<>+0(SB), Z2
+	VMOVUPS all00000000<>+0(SB), Z3
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    8(AX), SI
+	LEAQ    (DX)(SI*2), SI
+	MOVQ    16(AX), DI
+	LEAQ    (DX)(DI*2), DI
+	MOVQ    24(AX), R8
+	LEAQ    (DX)(R8*2), R8
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), R9
+	MOVQ    q+16(FP), R10
+	SHLQ    $0x02, DX
+	XORQ    DX, DX
+
+q1b4d:
+	VBROADCASTSS (R10), Z4
+	VCVTPH2PS    (BX)(DX*1), Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VCVTPH2PS    (SI)(DX*1), Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VCVTPH2PS    (DI)(DX*1), Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VCVTPH2PS    (R8)(DX*1), Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x04, R10
+	ADDQ         $0x00000020, DX
+	DECQ         R9
+	JNZ          q1b4d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x04, (SP)
+	JMP          q1b4
+
+q1b4Done:
+q1b1:
+	CMPQ    (SP), $0x01
+	JL      q1b1Done
+	VMOVUPS all00000000<>+0(SB), Z0
+	MOVQ    k+40(FP), DX
+	MOVQ    (AX), BX
+	LEAQ    (DX)(BX*2), BX
+	MOVQ    dim+32(FP), DX
+	MOVQ    dim+32(FP), SI
+	MOVQ    q+16(FP), DI
+	SHLQ    $0x02, DX
+	XORQ    DX, DX
+
+q1b1d:
+	VBROADCASTSS (DI), Z1
+	VCVTPH2PS    (BX)(DX*1), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000020, DX
+	DECQ         SI
+	JNZ          q1b1d
+	MOVQ         ld+8(FP), DX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	ADDQ         $0x08, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, (SP)
+	JMP          q1b1
+
+q1b1Done:
+	MOVQ   dim+32(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, q+16(FP)
+	MOVQ   ld+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, s+0(FP)
+	SUBQ   $0x01, queries+24(FP)
+	JMP    q1
+
+q1Done:
+	VZEROUPPER
+	RET
+
+// func mixF16AVX512(out *float32, width int, p *float32, ld int, queries int, v *uint16, at *int, from int, to int)
+// Requires: AVX, AVX512F, CMOV
+TEXT ·mixF16AVX512(SB), NOSPLIT, $8-72
+q8:
+	CMPQ queries+32(FP), $0x08
+	JL   q8Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q8v2:
+	CMPQ    (SP), $0x02
+	JL      q8v2Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	LEAQ    (DX)(DX*4), SI
+	LEAQ    (BX)(DX*4), DI
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS (CX)(DX*1), Z2
+	VMOVUPS 64(CX)(DX*1), Z3
+	VMOVUPS (CX)(DX*2), Z4
+	VMOVUPS 64(CX)(DX*2), Z5
+	VMOVUPS (CX)(BX*1), Z6
+	VMOVUPS 64(CX)(BX*1), Z7
+	VMOVUPS (CX)(DX*4), Z8
+	VMOVUPS 64(CX)(DX*4), Z9
+	VMOVUPS (CX)(SI*1), Z10
+	VMOVUPS 64(CX)(SI*1), Z11
+	VMOVUPS (CX)(BX*2), Z12
+	VMOVUPS 64(CX)(BX*2), Z13
+	VMOVUPS (CX)(DI*1), Z14
+	VMOVUPS 64(CX)(DI*1), Z15
+	MOVQ    from+56(FP), CX
+
+q8v2Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+	LEAQ    (DI)(DI*4), R10
+	LEAQ    (R9)(DI*4), R11
+
+q8v2Token:
+	VCVTPH2PS    (DX), Z16
+	VCVTPH2PS    32(DX), Z17
+	VBROADCASTSS (SI), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (SI)(DI*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (SI)(DI*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (SI)(R9*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (SI)(DI*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (SI)(R10*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (SI)(R9*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (SI)(R11*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q8v2Token
+	CMPQ         CX, to+64(FP)
+	JL           q8v2Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, (CX)(DX*1)
+	VMOVUPS      Z3, 64(CX)(DX*1)
+	VMOVUPS      Z4, (CX)(DX*2)
+	VMOVUPS      Z5, 64(CX)(DX*2)
+	VMOVUPS      Z6, (CX)(BX*1)
+	VMOVUPS      Z7, 64(CX)(BX*1)
+	VMOVUPS      Z8, (CX)(DX*4)
+	VMOVUPS      Z9, 64(CX)(DX*4)
+	VMOVUPS      Z10, (CX)(SI*1)
+	VMOVUPS      Z11, 64(CX)(SI*1)
+	VMOVUPS      Z12, (CX)(BX*2)
+	VMOVUPS      Z13, 64(CX)(BX*2)
+	VMOVUPS      Z14, (CX)(DI*1)
+	VMOVUPS      Z15, 64(CX)(DI*1)
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x02, (SP)
+	JMP          q8v2
+
+q8v2Done:
+q8v1:
+	CMPQ    (SP), $0x01
+	JL      q8v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	LEAQ    (DX)(DX*4), SI
+	LEAQ    (BX)(DX*4), DI
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	VMOVUPS (CX)(DX*2), Z2
+	VMOVUPS (CX)(BX*1), Z3
+	VMOVUPS (CX)(DX*4), Z4
+	VMOVUPS (CX)(SI*1), Z5
+	VMOVUPS (CX)(BX*2), Z6
+	VMOVUPS (CX)(DI*1), Z7
+	MOVQ    from+56(FP), CX
+
+q8v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+	LEAQ    (DI)(DI*4), R10
+	LEAQ    (R9)(DI*4), R11
+
+q8v1Token:
+	VCVTPH2PS    (DX), Z8
+	VBROADCASTSS (SI), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS (SI)(DI*1), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS (SI)(DI*2), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (SI)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS (SI)(DI*4), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS (SI)(R10*1), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS (SI)(R9*2), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS (SI)(R11*1), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q8v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q8v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	LEAQ         (DX)(DX*4), SI
+	LEAQ         (BX)(DX*4), DI
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	VMOVUPS      Z4, (CX)(DX*4)
+	VMOVUPS      Z5, (CX)(SI*1)
+	VMOVUPS      Z6, (CX)(BX*2)
+	VMOVUPS      Z7, (CX)(DI*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q8v1
+
+q8v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000020, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x08, queries+32(FP)
+	JMP    q8
+
+q8Done:
+q4:
+	CMPQ queries+32(FP), $0x04
+	JL   q4Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q4v4:
+	CMPQ    (SP), $0x04
+	JL      q4v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS (CX)(DX*1), Z4
+	VMOVUPS 64(CX)(DX*1), Z5
+	VMOVUPS 128(CX)(DX*1), Z6
+	VMOVUPS 192(CX)(DX*1), Z7
+	VMOVUPS (CX)(DX*2), Z8
+	VMOVUPS 64(CX)(DX*2), Z9
+	VMOVUPS 128(CX)(DX*2), Z10
+	VMOVUPS 192(CX)(DX*2), Z11
+	VMOVUPS (CX)(BX*1), Z12
+	VMOVUPS 64(CX)(BX*1), Z13
+	VMOVUPS 128(CX)(BX*1), Z14
+	VMOVUPS 192(CX)(BX*1), Z15
+	MOVQ    from+56(FP), CX
+
+q4v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v4Token:
+	VCVTPH2PS    (DX), Z16
+	VCVTPH2PS    32(DX), Z17
+	VCVTPH2PS    64(DX), Z18
+	VCVTPH2PS    96(DX), Z19
+	VBROADCASTSS (SI), Z20
+	VFMADD231PS  Z16, Z20, Z0
+	VFMADD231PS  Z17, Z20, Z1
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (SI)(DI*1), Z20
+	VFMADD231PS  Z16, Z20, Z4
+	VFMADD231PS  Z17, Z20, Z5
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (SI)(DI*2), Z20
+	VFMADD231PS  Z16, Z20, Z8
+	VFMADD231PS  Z17, Z20, Z9
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (SI)(R9*1), Z20
+	VFMADD231PS  Z16, Z20, Z12
+	VFMADD231PS  Z17, Z20, Z13
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	VMOVUPS      Z8, (CX)(DX*2)
+	VMOVUPS      Z9, 64(CX)(DX*2)
+	VMOVUPS      Z10, 128(CX)(DX*2)
+	VMOVUPS      Z11, 192(CX)(DX*2)
+	VMOVUPS      Z12, (CX)(BX*1)
+	VMOVUPS      Z13, 64(CX)(BX*1)
+	VMOVUPS      Z14, 128(CX)(BX*1)
+	VMOVUPS      Z15, 192(CX)(BX*1)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q4v4
+
+q4v4Done:
+q4v1:
+	CMPQ    (SP), $0x01
+	JL      q4v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	LEAQ    (DX)(DX*2), BX
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	VMOVUPS (CX)(DX*2), Z2
+	VMOVUPS (CX)(BX*1), Z3
+	MOVQ    from+56(FP), CX
+
+q4v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+	LEAQ    (DI)(DI*2), R9
+
+q4v1Token:
+	VCVTPH2PS    (DX), Z4
+	VBROADCASTSS (SI), Z5
+	VFMADD231PS  Z4, Z5, Z0
+	VBROADCASTSS (SI)(DI*1), Z5
+	VFMADD231PS  Z4, Z5, Z1
+	VBROADCASTSS (SI)(DI*2), Z5
+	VFMADD231PS  Z4, Z5, Z2
+	VBROADCASTSS (SI)(R9*1), Z5
+	VFMADD231PS  Z4, Z5, Z3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q4v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q4v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	LEAQ         (DX)(DX*2), BX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	VMOVUPS      Z2, (CX)(DX*2)
+	VMOVUPS      Z3, (CX)(BX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q4v1
+
+q4v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000010, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x04, queries+32(FP)
+	JMP    q4
+
+q4Done:
+q2:
+	CMPQ queries+32(FP), $0x02
+	JL   q2Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q2v4:
+	CMPQ    (SP), $0x04
+	JL      q2v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS (CX)(DX*1), Z4
+	VMOVUPS 64(CX)(DX*1), Z5
+	VMOVUPS 128(CX)(DX*1), Z6
+	VMOVUPS 192(CX)(DX*1), Z7
+	MOVQ    from+56(FP), CX
+
+q2v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q2v4Token:
+	VCVTPH2PS    (DX), Z8
+	VCVTPH2PS    32(DX), Z9
+	VCVTPH2PS    64(DX), Z10
+	VCVTPH2PS    96(DX), Z11
+	VBROADCASTSS (SI), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (SI)(DI*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, (CX)(DX*1)
+	VMOVUPS      Z5, 64(CX)(DX*1)
+	VMOVUPS      Z6, 128(CX)(DX*1)
+	VMOVUPS      Z7, 192(CX)(DX*1)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q2v4
+
+q2v4Done:
+q2v1:
+	CMPQ    (SP), $0x01
+	JL      q2v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS (CX)(DX*1), Z1
+	MOVQ    from+56(FP), CX
+
+q2v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q2v1Token:
+	VCVTPH2PS    (DX), Z2
+	VBROADCASTSS (SI), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VBROADCASTSS (SI)(DI*1), Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q2v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q2v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, (CX)(DX*1)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q2v1
+
+q2v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000008, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x02, queries+32(FP)
+	JMP    q2
+
+q2Done:
+q1:
+	CMPQ queries+32(FP), $0x01
+	JL   q1Done
+	MOVQ width+8(FP), CX
+	XORQ AX, AX
+	SHRQ $0x04, CX
+	MOVQ CX, (SP)
+
+q1v8:
+	CMPQ    (SP), $0x08
+	JL      q1v8Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	VMOVUPS 256(CX), Z4
+	VMOVUPS 320(CX), Z5
+	VMOVUPS 384(CX), Z6
+	VMOVUPS 448(CX), Z7
+	MOVQ    from+56(FP), CX
+
+q1v8Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v8Token:
+	VBROADCASTSS (SI), Z8
+	VCVTPH2PS    (DX), Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VCVTPH2PS    32(DX), Z9
+	VFMADD231PS  Z9, Z8, Z1
+	VCVTPH2PS    64(DX), Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VCVTPH2PS    96(DX), Z9
+	VFMADD231PS  Z9, Z8, Z3
+	VCVTPH2PS    128(DX), Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VCVTPH2PS    160(DX), Z9
+	VFMADD231PS  Z9, Z8, Z5
+	VCVTPH2PS    192(DX), Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VCVTPH2PS    224(DX), Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v8Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v8Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	VMOVUPS      Z4, 256(CX)
+	VMOVUPS      Z5, 320(CX)
+	VMOVUPS      Z6, 384(CX)
+	VMOVUPS      Z7, 448(CX)
+	ADDQ         $0x00000080, AX
+	SUBQ         $0x08, (SP)
+	JMP          q1v8
+
+q1v8Done:
+q1v4:
+	CMPQ    (SP), $0x04
+	JL      q1v4Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+	MOVQ    from+56(FP), CX
+
+q1v4Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v4Token:
+	VBROADCASTSS (SI), Z4
+	VCVTPH2PS    (DX), Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VCVTPH2PS    32(DX), Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VCVTPH2PS    64(DX), Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VCVTPH2PS    96(DX), Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v4Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v4Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x04, (SP)
+	JMP          q1v4
+
+q1v4Done:
+q1v1:
+	CMPQ    (SP), $0x01
+	JL      q1v1Done
+	MOVQ    out+0(FP), CX
+	MOVQ    width+8(FP), DX
+	LEAQ    (CX)(AX*4), CX
+	SHLQ    $0x02, DX
+	VMOVUPS (CX), Z0
+	MOVQ    from+56(FP), CX
+
+q1v1Block:
+	MOVQ    CX, DX
+	SHRQ    $0x04, DX
+	MOVQ    at+48(FP), BX
+	MOVQ    (BX)(DX*8), DX
+	MOVQ    CX, BX
+	ANDQ    $0x0f, BX
+	MOVQ    BX, SI
+	IMULQ   width+8(FP), SI
+	ADDQ    SI, DX
+	ADDQ    AX, DX
+	SHLQ    $0x01, DX
+	ADDQ    v+40(FP), DX
+	NEGQ    BX
+	ADDQ    $0x10, BX
+	MOVQ    to+64(FP), SI
+	SUBQ    CX, SI
+	CMPQ    BX, SI
+	CMOVQGT SI, BX
+	MOVQ    p+16(FP), SI
+	LEAQ    (SI)(CX*4), SI
+	ADDQ    BX, CX
+	MOVQ    ld+24(FP), DI
+	MOVQ    width+8(FP), R8
+	SHLQ    $0x02, DI
+	SHLQ    $0x01, R8
+
+q1v1Token:
+	VBROADCASTSS (SI), Z1
+	VCVTPH2PS    (DX), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x04, SI
+	ADDQ         R8, DX
+	DECQ         BX
+	JNZ          q1v1Token
+	CMPQ         CX, to+64(FP)
+	JL           q1v1Block
+	MOVQ         out+0(FP), CX
+	MOVQ         width+8(FP), DX
+	LEAQ         (CX)(AX*4), CX
+	SHLQ         $0x02, DX
+	VMOVUPS      Z0, (CX)
+	ADDQ         $0x00000010, AX
+	SUBQ         $0x01, (SP)
+	JMP          q1v1
+
+q1v1Done:
+	MOVQ   width+8(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, out+0(FP)
+	MOVQ   ld+24(FP), AX
+	IMUL3Q $0x00000004, AX, AX
+	ADDQ   AX, p+16(FP)
+	SUBQ   $0x01, queries+32(FP)
+	JMP    q1
+
+q1Done:
 	VZEROUPPER
 	RET

@@ -14,6 +14,106 @@ func siluMulAVX2(dst *float32, gate *float32, up *float32, n int)
 //go:noescape
 func geluTanhMulAVX2(dst *float32, gate *float32, up *float32, n int)
 
+// dotAVX2 is dotGeneric.
+//
+//go:noescape
+func dotAVX2(x *float32, y *float32, n int) float32
+
+// normScaleAVX2 is normScaleGeneric.
+//
+//go:noescape
+func normScaleAVX2(y *float32, x *float32, w *float32, r float32, n int)
+
+// addAVX2 is addGeneric.
+//
+//go:noescape
+func addAVX2(y *float32, x *float32, n int)
+
+// addScaledAVX2 is addScaledGeneric.
+//
+//go:noescape
+func addScaledAVX2(y *float32, x *float32, w float32, n int)
+
+// scaleAVX2 is scaleGeneric.
+//
+//go:noescape
+func scaleAVX2(y *float32, x *float32, w float32, n int)
+
+// clampAVX2 is clampGeneric.
+//
+//go:noescape
+func clampAVX2(x *float32, limit float32, n int)
+
+// defectsAVX2 is not 0 if a value is not finite.
+//
+//go:noescape
+func defectsAVX2(x *float32, n int) uint32
+
+// rotateAVX2 is rotateGeneric.
+//
+//go:noescape
+func rotateAVX2(x *float32, cos *float32, sin *float32, half int, heads int)
+
+// topAVX2 is topGeneric.
+//
+//go:noescape
+func topAVX2(x *float32, vectors int) float32
+
+// expSumAVX2 is expSumGeneric.
+//
+//go:noescape
+func expSumAVX2(x *float32, top float32, sum *float32, vectors int)
+
+// fromBF16AVX2 is fromBF16Generic.
+//
+//go:noescape
+func fromBF16AVX2(dst *float32, src *uint16, vectors int)
+
+// toBF16AVX2 is toBF16Generic.
+//
+//go:noescape
+func toBF16AVX2(dst *uint16, src *float32, vectors int)
+
+// fromF16AVX2 is fromF16Generic.
+//
+//go:noescape
+func fromF16AVX2(dst *float32, src *uint16, vectors int)
+
+// toF16AVX2 is toF16Generic.
+//
+//go:noescape
+func toF16AVX2(dst *uint16, src *float32, vectors int)
+
+// scoresF32AVX2 is scoresGeneric.
+//
+//go:noescape
+func scoresF32AVX2(s *float32, ld int, q *float32, queries int, dim int, k *float32, at *int, blocks int)
+
+// mixF32AVX2 is mixGeneric.
+//
+//go:noescape
+func mixF32AVX2(out *float32, width int, p *float32, ld int, queries int, v *float32, at *int, from int, to int)
+
+// scoresBF16AVX2 is scoresGeneric.
+//
+//go:noescape
+func scoresBF16AVX2(s *float32, ld int, q *float32, queries int, dim int, k *uint16, at *int, blocks int)
+
+// mixBF16AVX2 is mixGeneric.
+//
+//go:noescape
+func mixBF16AVX2(out *float32, width int, p *float32, ld int, queries int, v *uint16, at *int, from int, to int)
+
+// scoresF16AVX2 is scoresGeneric.
+//
+//go:noescape
+func scoresF16AVX2(s *float32, ld int, q *float32, queries int, dim int, k *uint16, at *int, blocks int)
+
+// mixF16AVX2 is mixGeneric.
+//
+//go:noescape
+func mixF16AVX2(out *float32, width int, p *float32, ld int, queries int, v *uint16, at *int, from int, to int)
+
 // siluMulAVX512 is siluMulGeneric.
 //
 //go:noescape
@@ -23,3 +123,103 @@ func siluMulAVX512(dst *float32, gate *float32, up *float32, n int)
 //
 //go:noescape
 func geluTanhMulAVX512(dst *float32, gate *float32, up *float32, n int)
+
+// dotAVX512 is dotGeneric.
+//
+//go:noescape
+func dotAVX512(x *float32, y *float32, n int) float32
+
+// normScaleAVX512 is normScaleGeneric.
+//
+//go:noescape
+func normScaleAVX512(y *float32, x *float32, w *float32, r float32, n int)
+
+// addAVX512 is addGeneric.
+//
+//go:noescape
+func addAVX512(y *float32, x *float32, n int)
+
+// addScaledAVX512 is addScaledGeneric.
+//
+//go:noescape
+func addScaledAVX512(y *float32, x *float32, w float32, n int)
+
+// scaleAVX512 is scaleGeneric.
+//
+//go:noescape
+func scaleAVX512(y *float32, x *float32, w float32, n int)
+
+// clampAVX512 is clampGeneric.
+//
+//go:noescape
+func clampAVX512(x *float32, limit float32, n int)
+
+// defectsAVX512 is not 0 if a value is not finite.
+//
+//go:noescape
+func defectsAVX512(x *float32, n int) uint32
+
+// rotateAVX512 is rotateGeneric.
+//
+//go:noescape
+func rotateAVX512(x *float32, cos *float32, sin *float32, half int, heads int)
+
+// topAVX512 is topGeneric.
+//
+//go:noescape
+func topAVX512(x *float32, vectors int) float32
+
+// expSumAVX512 is expSumGeneric.
+//
+//go:noescape
+func expSumAVX512(x *float32, top float32, sum *float32, vectors int)
+
+// fromBF16AVX512 is fromBF16Generic.
+//
+//go:noescape
+func fromBF16AVX512(dst *float32, src *uint16, vectors int)
+
+// toBF16AVX512 is toBF16Generic.
+//
+//go:noescape
+func toBF16AVX512(dst *uint16, src *float32, vectors int)
+
+// fromF16AVX512 is fromF16Generic.
+//
+//go:noescape
+func fromF16AVX512(dst *float32, src *uint16, vectors int)
+
+// toF16AVX512 is toF16Generic.
+//
+//go:noescape
+func toF16AVX512(dst *uint16, src *float32, vectors int)
+
+// scoresF32AVX512 is scoresGeneric.
+//
+//go:noescape
+func scoresF32AVX512(s *float32, ld int, q *float32, queries int, dim int, k *float32, at *int, blocks int)
+
+// mixF32AVX512 is mixGeneric.
+//
+//go:noescape
+func mixF32AVX512(out *float32, width int, p *float32, ld int, queries int, v *float32, at *int, from int, to int)
+
+// scoresBF16AVX512 is scoresGeneric.
+//
+//go:noescape
+func scoresBF16AVX512(s *float32, ld int, q *float32, queries int, dim int, k *uint16, at *int, blocks int)
+
+// mixBF16AVX512 is mixGeneric.
+//
+//go:noescape
+func mixBF16AVX512(out *float32, width int, p *float32, ld int, queries int, v *uint16, at *int, from int, to int)
+
+// scoresF16AVX512 is scoresGeneric.
+//
+//go:noescape
+func scoresF16AVX512(s *float32, ld int, q *float32, queries int, dim int, k *uint16, at *int, blocks int)
+
+// mixF16AVX512 is mixGeneric.
+//
+//go:noescape
+func mixF16AVX512(out *float32, width int, p *float32, ld int, queries int, v *uint16, at *int, from int, to int)

@@ -86,8 +86,8 @@ func (m machine) zero() v {
 
 func (m machine) clear(r v) {
 	m.each(func(i int) {
-		if m.wide {
-			VPXORD(r[i], r[i], r[i])
+		if m.wide { // avo doesn't know that VPXORD of a register with itself needs no value there
+			VMOVUPS(m.bits(0)[i], r[i])
 		} else {
 			VXORPS(r[i], r[i], r[i])
 		}

@@ -7,6 +7,12 @@ func main() {
 	ConstraintExpr("amd64")
 	for _, m := range machines {
 		m.activations()
+		m.rows()
+		m.halves()
+		for _, h := range []half{f32, bf16, f16} {
+			m.scores(h)
+			m.mix(h)
+		}
 	}
 	Generate()
 }
