@@ -2,35 +2,140 @@ package cpu_test
 
 import (
 	"fmt"
-	"math"
+	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/limits"
+	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
-// BenchmarkApply is one matrix product for a type, a shape [out, in], rows and threads.
-func BenchmarkApply(b *testing.B) {
-	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
-		for _, s := range [][2]int{{192, 256}, {1024, 1024}, {2048, 2048}} {
-			l, err := linearOf(weights(d, s[0], s[1]), tensor.View{})
-			if err != nil {
-				b.Fatal(err)
-			}
-			for _, rows := range []int{1, 2, 3, 4, 8, 64} {
-				x, y := tensor.NewMatrix(rows, s[1]), tensor.NewMatrix(rows, s[0])
-				for i := range x.Data {
-					x.Data[i] = float32(i%251)/64 - 2
-				}
+// memory is what few-row benchmarks walk through: several times the caches.
+const memory = 384 << 20
+
+// mapped is a file's pages, as weights are in production: they hold small float32, bfloat16 and binary16 numbers alike.
+func mapped(b *testing.B) []byte {
+	b.Helper()
+	name := filepath.Join(b.TempDir(), "weights")
+	block := make([]byte, 1<<20)
+	for i := range block {
+		if block[i] = byte(i * 37); i%2 == 1 {
+			block[i] = 0x3c | byte(i>>3)&0x80
+		}
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range memory >> 20 {
+		if _, err := f.Write(block); err != nil {
+			b.Fatal(err)
+		}
+	}
+	data, err := syscall.Mmap(int(f.Fd()), 0, memory, syscall.PROT_READ, syscall.MAP_SHARED|syscall.MAP_POPULATE)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		syscall.Munmap(data)
+		f.Close()
+	})
+	return data
+}
+
+// matrices are as many packed matrices as data holds, so that weights come from memory.
+func matrices(b *testing.B, level isa.Level, d tensor.DType, out, in int, data []byte) []backends.Linear {
+	b.Helper()
+	be := cpu.At(level)
+	class, err := be.Class(d, "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	size, err := pack.Size(be.Packing(class), d, out, in)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var all []backends.Linear
+	for at := 0; at+size <= len(data); at += size {
+		l, err := be.Linear(class, tensor.View{DType: d, Shape: []int{out, in}, Packing: be.Packing(class), Data: data[at : at+size]}, tensor.View{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+func bytesOf(b *testing.B, d tensor.DType, out, in int) int {
+	n, err := pack.Size(packing(d), d, out, in)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
+}
+
+// vectors are the levels with kernels of their own.
+func vectors() []isa.Level {
+	var l []isa.Level
+	for _, v := range isa.Available() {
+		if v == isa.AVX2 || v == isa.AVX512 {
+			l = append(l, v)
+		}
+	}
+	return l
+}
+
+func input(rows, in int) tensor.Matrix {
+	x := tensor.NewMatrix(rows, in)
+	for i := range x.Data {
+		x.Data[i] = float32(i%251)/64 - 2
+	}
+	return x
+}
+
+// BenchmarkFewRows is products of few rows with weights from a mapped file, beside the rate at which the same bytes are
+// only read, measured in between.
+func BenchmarkFewRows(b *testing.B) {
+	const out, in = 1024, 2048
+	data := mapped(b)
+	for _, d := range []tensor.DType{tensor.BF16, tensor.F32, tensor.F16} {
+		for _, level := range vectors() {
+			all := matrices(b, level, d, out, in, data)
+			for _, rows := range []int{1, 2, 4, 8} {
+				x, y := input(rows, in), tensor.NewMatrix(rows, out)
 				for _, threads := range []int{1, 2} {
-					pool := team.NewPool(threads, team.Options{})
-					b.Cleanup(pool.Close)
-					tm := pool.Team()
-					b.Run(fmt.Sprintf("%v/%dx%d/rows=%d/threads=%d", d, s[0], s[1], rows, threads), func(b *testing.B) {
+					b.Run(fmt.Sprintf("%v/%v/rows=%d/threads=%d", d, level, rows, threads), func(b *testing.B) {
+						pool := team.NewPool(threads, team.Options{})
+						defer pool.Close()
+						t := pool.Team()
+						var read, best time.Duration // of all the memory
 						for b.Loop() {
-							l.Apply(y, x, tm)
+							start := time.Now()
+							limits.Read(data, threads)
+							middle := time.Now()
+							for _, l := range all {
+								l.Apply(y, x, t)
+							}
+							took := time.Since(middle)
+							if read == 0 || middle.Sub(start) < read {
+								read = middle.Sub(start)
+							}
+							if best == 0 || took < best {
+								best = took
+							}
 						}
-						b.ReportMetric(2*float64(rows*s[0]*s[1])*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+						gb := float64(len(all)*bytesOf(b, d, out, in)) / 1e9
+						b.ReportMetric(gb/best.Seconds(), "GB/s")
+						b.ReportMetric(memory/1e9/read.Seconds(), "GB/s-read")
+						b.ReportMetric(100*gb/best.Seconds()/(memory/1e9/read.Seconds()), "%")
+						b.ReportMetric(float64(len(all)*2*rows*out*in)/best.Seconds()/1e9, "GFLOP/s")
 					})
 				}
 			}
@@ -38,29 +143,76 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
-// weights fall off like a normal distribution's, as a model's do: the table of half values is used as there.
-func weights(d tensor.DType, out, in int) tensor.View {
-	v := tensor.View{DType: d, Shape: []int{out, in}}
-	seed := uint32(1)
-	for range out * in {
-		sum := float32(0)
-		for range 6 {
-			seed = seed*1664525 + 1013904223
-			sum += float32(int32(seed)) / (1 << 31)
-		}
-		bits := math.Float32bits(sum * 0.02)
-		switch d {
-		case tensor.F32:
-			v.Data = append(v.Data, byte(bits), byte(bits>>8), byte(bits>>16), byte(bits>>24))
-		case tensor.BF16:
-			v.Data = append(v.Data, byte(bits>>16), byte(bits>>24))
-		case tensor.F16: // the fraction is cut, and numbers too small for the format become 0
-			h := bits >> 31 << 15
-			if e := int(bits>>23&255) - 112; e > 0 {
-				h |= uint32(e)<<10 | bits>>13&1023
+// BenchmarkManyRows is products of many rows, beside the peak of multiply-adds, measured in between.
+func BenchmarkManyRows(b *testing.B) {
+	const out, in = 1024, 2048
+	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
+		for _, level := range vectors() {
+			l := matrices(b, level, d, out, in, make([]byte, bytesOf(b, d, out, in)))[0]
+			for _, rows := range []int{16, 32, 512} {
+				x, y := input(rows, in), tensor.NewMatrix(rows, out)
+				for _, threads := range []int{1, 2} {
+					b.Run(fmt.Sprintf("%v/%v/rows=%d/threads=%d", d, level, rows, threads), func(b *testing.B) {
+						pool := team.NewPool(threads, team.Options{})
+						defer pool.Close()
+						t := pool.Team()
+						peak, best := 0.0, 0.0
+						for b.Loop() {
+							peak = max(peak, limits.FMA(level, threads, 10*time.Millisecond))
+							start := time.Now()
+							l.Apply(y, x, t)
+							best = max(best, float64(2*rows*out*in)/time.Since(start).Seconds()/1e9)
+						}
+						b.ReportMetric(best, "GFLOP/s")
+						b.ReportMetric(peak, "GFLOP/s-peak")
+						b.ReportMetric(100*best/peak, "%")
+					})
+				}
 			}
-			v.Data = append(v.Data, byte(h), byte(h>>8))
 		}
 	}
-	return v
+}
+
+// BenchmarkFFN is the expert block of two models, with weights from a mapped file.
+func BenchmarkFFN(b *testing.B) {
+	data := mapped(b)
+	be := cpu.New()
+	for name, s := range map[string][2]int{"olmoe": {2048, 1024}, "small": {512, 1024}} {
+		hidden, inter := s[0], s[1]
+		for _, d := range []tensor.DType{tensor.BF16, tensor.F32} {
+			class, err := be.Class(d, "")
+			if err != nil {
+				b.Fatal(err)
+			}
+			size := bytesOf(b, d, inter, hidden)
+			var all []backends.FFN
+			for at := 0; at+3*size <= len(data); at += 3 * size {
+				view := func(i, out, in int) tensor.View {
+					return tensor.View{DType: d, Shape: []int{out, in}, Packing: packing(d), Data: data[at+i*size : at+(i+1)*size]}
+				}
+				f, err := be.FFN(class, "silu", view(0, inter, hidden), view(1, inter, hidden), view(2, hidden, inter))
+				if err != nil {
+					b.Fatal(err)
+				}
+				all = append(all, f)
+			}
+			for _, rows := range []int{1, 2, 4, 8, 32, 256} {
+				x, y := input(rows, hidden), tensor.NewMatrix(rows, hidden)
+				for _, threads := range []int{1, 2} {
+					b.Run(fmt.Sprintf("%s/%v/rows=%d/threads=%d", name, d, rows, threads), func(b *testing.B) {
+						pool := team.NewPool(threads, team.Options{})
+						defer pool.Close()
+						t, i := pool.Team(), 0
+						for b.Loop() {
+							all[i%len(all)].Apply(y, x, t)
+							i++
+						}
+						s := float64(b.N) / b.Elapsed().Seconds() / 1e9
+						b.ReportMetric(6*float64(rows*hidden*inter)*s, "GFLOP/s")
+						b.ReportMetric(float64(3*size)*s, "GB/s")
+					})
+				}
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package cpu_test
 
 import (
+	"math"
 	"testing"
 
 	"github.com/pimoe/pimoe/backends"
@@ -65,4 +66,31 @@ func TestInPlace(t *testing.T) {
 			}
 		}
 	}
+}
+
+// weights fall off like a normal distribution's, as a model's do.
+func weights(d tensor.DType, out, in int) tensor.View {
+	v := tensor.View{DType: d, Shape: []int{out, in}}
+	seed := uint32(1)
+	for range out * in {
+		sum := float32(0)
+		for range 6 {
+			seed = seed*1664525 + 1013904223
+			sum += float32(int32(seed)) / (1 << 31)
+		}
+		bits := math.Float32bits(sum * 0.02)
+		switch d {
+		case tensor.F32:
+			v.Data = append(v.Data, byte(bits), byte(bits>>8), byte(bits>>16), byte(bits>>24))
+		case tensor.BF16:
+			v.Data = append(v.Data, byte(bits>>16), byte(bits>>24))
+		case tensor.F16: // the fraction is cut, and numbers too small for the format become 0
+			h := bits >> 31 << 15
+			if e := int(bits>>23&255) - 112; e > 0 {
+				h |= uint32(e)<<10 | bits>>13&1023
+			}
+			v.Data = append(v.Data, byte(h), byte(h>>8))
+		}
+	}
+	return v
 }
