@@ -69,7 +69,7 @@ const (
 	// runTiles bounds the rows of a piece, so that few outputs of many rows are shared, too.
 	runTiles = 16
 	// share is how many pieces each thread should find, for an even end.
-	share = 4
+	share = 8
 )
 
 // newPlan is a plan for so many threads. Panels of one group are taken least at a time.
