@@ -95,15 +95,13 @@ func (w *worker) product(k *kernel.Kernels, m *matrix, a *rows, s span, y []floa
 	for block := 0; block < m.blocks; block += step {
 		t.Blocks, t.Resume = min(step, m.blocks-block), min(block, 1)
 		for p := 0; p < s.panels; {
-			_, wide := k.Shape(s.rows, s.panels-p)
+			tall, wide := k.Shape(s.rows, s.panels-p)
 			t.W = m.at(s.panel+p, block)
-			t.Jump = uintptr(wide*m.panelBytes() - t.Blocks*pack.BlockBytes)
-			for r := 0; r < s.rows; {
-				tall, _ := k.Shape(s.rows-r, wide)
+			t.Next(wide, uintptr(wide*m.panelBytes()))
+			for r := 0; r < s.rows; r += tall {
 				t.X, t.G = unsafe.Pointer(a.q8(s.row+r, block)), unsafe.Pointer(a.group(s.row+r, block))
 				t.Y = unsafe.Pointer(&y[r*stride+p*pack.Panel])
-				k.Run(t, tall, wide)
-				r += tall
+				k.Run(t, min(tall, s.rows-r), wide)
 			}
 			p += wide
 		}

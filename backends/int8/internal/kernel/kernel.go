@@ -33,16 +33,28 @@ type Tile struct {
 	YStride uintptr        // 56: bytes from a row to the next
 	Blocks  int            // 64: at least 1
 	Resume  int            // 72: 1 = the sums go on from what y has, 0 = they begin at zero
-	Jump    uintptr        // 80: bytes from this tile's last block to where the next one's weights begin; a hint
+	Jump    uintptr        // 80: see Ahead
+	Ahead   uintptr        // 88: bytes from W to where prefetches begin; Jump is added when they have reached the panel's end
+}
+
+// Next says that a tile of so many panels is followed by one whose weights begin at bytes after W. It is a hint: kernels
+// prefetch that far ahead.
+func (t *Tile) Next(panels int, bytes uintptr) {
+	const ahead = 8 // blocks, in all panels together
+	t.Ahead, t.Jump = bytes, 0
+	if far := ahead / panels; t.Blocks > far {
+		t.Ahead = uintptr(far * pack.BlockBytes)
+		t.Jump = bytes - uintptr(t.Blocks*pack.BlockBytes)
+	}
 }
 
 // Kernels are the loops of one level of instructions.
 type Kernels struct {
 	// Quantize makes integers and groups of blocks x 64 activations.
 	Quantize func(q *int8, g *Group, x *float32, blocks int)
-	// Shape is the largest tile, in rows and panels, that Run should take of what is left of a matrix; at least 1 x 1.
-	Shape func(rows, panels int) (int, int)
-	// Run computes a tile of a shape that Shape gave.
+	// Shape is the tile to cut so many rows and panels into: how many rows, at least 1, and panels, at least 1, it has at most.
+	Shape func(rows, panels int) (tall, wide int)
+	// Run computes a tile as wide as Shape said and at most as tall.
 	Run func(t *Tile, rows, panels int)
 }
 

@@ -15,9 +15,13 @@ func at(l isa.Level) *Kernels {
 
 var vnni = Kernels{Quantize: quantizeAVX2, Shape: shapeVNNI, Run: runVNNI}
 
-// shapeVNNI takes up to 6 rows at once, which fill the 32 registers: one or two panels of 16 outputs then, four for up to 3
-// rows, which wait for memory, because four streams get more of it. A rest of rows is shared evenly.
+// shapeVNNI fills the 32 registers: up to 6 rows of two panels of 16 outputs. Up to 3 rows wait for memory and take four panels,
+// because four streams get more of it. 7 and 8 rows take one panel, so that weights from memory pass by once. More rows are
+// shared evenly.
 func shapeVNNI(rows, panels int) (int, int) {
+	if rows == 7 || rows == 8 {
+		return rows, 1
+	}
 	times := (rows + 5) / 6
 	rows = (rows + times - 1) / times
 	switch {
@@ -61,6 +65,10 @@ func runVNNI(t *Tile, rows, panels int) {
 		vnni6x1(t)
 	case 0x62:
 		vnni6x2(t)
+	case 0x71:
+		vnni7x1(t)
+	case 0x81:
+		vnni8x1(t)
 	default:
 		panic("kernel: no such tile")
 	}

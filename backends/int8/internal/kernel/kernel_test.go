@@ -223,16 +223,16 @@ func TestRun(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 1))
 	for _, level := range levels() {
 		k := kernel.At(level)
-		for rows := 1; rows <= 8; rows++ {
+		for rows := 1; rows <= 9; rows++ {
 			for panels := 1; panels <= 5; panels++ {
-				tileRows, tilePanels := k.Shape(rows, panels)
-				if tileRows > rows || tilePanels > panels || tileRows < 1 || tilePanels < 1 {
-					t.Fatalf("%v: a tile of %d x %d for %d x %d", level, tileRows, tilePanels, rows, panels)
+				tall, wide := k.Shape(rows, panels)
+				if tall > rows || wide > panels || tall < 1 || wide < 1 {
+					t.Fatalf("%v: a tile of %d x %d for %d x %d", level, tall, wide, rows, panels)
 				}
-				for blocks := 1; blocks <= 5; blocks++ {
-					t.Run(fmt.Sprint(level, tileRows, tilePanels, blocks), func(t *testing.T) {
-						testRun(t, r, k, tileRows, tilePanels, blocks)
-					})
+				for blocks := 1; blocks <= 10; blocks += 1 + blocks/5 {
+					for height := 1; height <= tall; height++ {
+						t.Run(fmt.Sprint(level, height, wide, blocks), func(t *testing.T) { testRun(t, r, k, height, wide, blocks) })
+					}
 				}
 			}
 		}
@@ -252,6 +252,7 @@ func testRun(t *testing.T, r *rand.Rand, k *kernel.Kernels, rows, panels, blocks
 			copy(want, y)
 			mine, twin := p.tile(y, stride), p.tile(want, stride)
 			mine.Resume, twin.Resume = resume, resume
+			mine.Next(panels, uintptr(r.IntN(1<<20)))
 			k.Run(mine, rows, panels)
 			kernel.At(isa.Generic).Run(twin, rows, panels)
 			for i := range y { // gaps between the rows, too

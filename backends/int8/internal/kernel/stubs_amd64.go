@@ -48,6 +48,12 @@ func vnni6x1(t *Tile)
 func vnni6x2(t *Tile)
 
 //go:noescape
+func vnni7x1(t *Tile)
+
+//go:noescape
+func vnni8x1(t *Tile)
+
+//go:noescape
 func avx2x1x1(t *Tile)
 
 //go:noescape

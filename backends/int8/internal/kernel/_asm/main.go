@@ -19,7 +19,7 @@ const (
 	lineBytes  = 64
 	scales     = 1024 // where they begin in a block
 	groupLines = 8
-	ahead      = 2 // blocks that a prefetch runs ahead; kernel.go says so, too
+	ahead      = 8 // blocks that prefetches run ahead, in all panels together; kernel.go says so, too
 )
 
 func main() {
@@ -43,10 +43,18 @@ func newFile() *file {
 
 func (f *file) op(format string, a ...any) { fmt.Fprintf(f, "\t"+format+"\n", a...) }
 
-// begin opens a function and loads the addresses that a tile of rows x panels needs.
-func (f *file) begin(name string, rows, panels int, prefetch bool) {
+// begin opens a function: load fills the accumulators of a row from its outputs' address, zero clears them all; then come
+// the addresses that a tile of rows x panels needs.
+func (f *file) begin(name string, rows, panels int, zero func(), load func(r int, y string)) {
 	fmt.Fprintf(f, "\n// func %s(t *Tile)\nTEXT ·%s(SB), NOSPLIT, $0-8\n", name, name)
 	f.op("MOVQ t+0(FP), DI")
+	f.op("CMPQ 72(DI), $0")
+	f.op("JNE resume")
+	zero()
+	f.op("JMP addresses")
+	f.WriteString("resume:\n")
+	f.walkY(rows, load)
+	f.WriteString("addresses:\n")
 	f.op("MOVQ 0(DI), SI")
 	f.op("MOVQ 8(DI), R8")
 	if panels > 3 {
@@ -56,16 +64,22 @@ func (f *file) begin(name string, rows, panels int, prefetch bool) {
 	f.op("MOVQ 24(DI), BX")
 	f.op("MOVQ 32(DI), CX")
 	f.op("MOVQ 40(DI), DX")
-	if rows > 3 {
-		f.op("LEAQ (BX)(BX*2), R10")
-		f.op("ADDQ AX, R10")
-		f.op("LEAQ (DX)(DX*2), R11")
-		f.op("ADDQ CX, R11")
+	for _, third := range thirds(rows) {
+		f.op("LEAQ (BX)(BX*2), %s", third.x)
+		f.op("ADDQ %s, %s", third.xBefore, third.x)
+		f.op("LEAQ (DX)(DX*2), %s", third.group)
+		f.op("ADDQ %s, %s", third.groupBefore, third.group)
 	}
 	f.op("MOVQ 64(DI), R12")
-	if prefetch {
-		f.op("LEAQ %d(SI), R13", ahead*blockBytes)
-	}
+	f.op("MOVQ 88(DI), R13")
+	f.op("ADDQ SI, R13")
+}
+
+// third is the addresses of the fourth or seventh row.
+type third struct{ x, xBefore, group, groupBefore string }
+
+func thirds(rows int) []third {
+	return []third{{"R10", "AX", "R11", "CX"}, {"R14", "R10", "R15", "R11"}}[:(rows-1)/3]
 }
 
 // walkY runs do for each row with the address of its outputs.
@@ -81,24 +95,22 @@ func (f *file) walkY(rows int, do func(r int, y string)) {
 }
 
 // next steps to the next block, or falls through after the last.
-func (f *file) next(rows int, prefetch bool) {
+func (f *file) next(rows, panels int) {
 	f.op("ADDQ $64, AX")
 	f.op("ADDQ $16, CX")
-	if rows > 3 {
-		f.op("ADDQ $64, R10")
-		f.op("ADDQ $16, R11")
+	for _, third := range thirds(rows) {
+		f.op("ADDQ $64, %s", third.x)
+		f.op("ADDQ $16, %s", third.group)
 	}
 	f.op("ADDQ $%d, SI", blockBytes)
 	f.op("DECQ R12")
-	if prefetch {
-		// The prefetch leaves the panel before its end and goes on where the next tile begins.
-		f.op("ADDQ $%d, R13", blockBytes)
-		f.op("CMPQ R12, $%d", ahead)
-		f.op("JNE stay")
-		f.op("ADDQ 80(DI), R13")
-		f.WriteString("stay:\n")
-		f.op("TESTQ R12, R12")
-	}
+	// The prefetch leaves the panel before its end and goes on where the next tile begins.
+	f.op("ADDQ $%d, R13", blockBytes)
+	f.op("CMPQ R12, $%d", ahead/panels)
+	f.op("JNE stay")
+	f.op("ADDQ 80(DI), R13")
+	f.WriteString("stay:\n")
+	f.op("TESTQ R12, R12")
 	f.op("JNZ block")
 }
 
@@ -106,22 +118,19 @@ func panelAt(base string, p, offset int) string {
 	return fmt.Sprintf("%d(%s)", offset, base) + []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[p]
 }
 
-func rowAt(r, offset int, base, fourth, stride string) string {
-	if r >= 3 {
-		base, r = fourth, r-3
-	}
-	return fmt.Sprintf("%d(%s)", offset, base) + []string{"", "(" + stride + "*1)", "(" + stride + "*2)"}[r]
+func rowAt(r, offset int, base, stride string) string {
+	return fmt.Sprintf("%d(%s)", offset, base) + []string{"", "(" + stride + "*1)", "(" + stride + "*2)"}[r%3]
 }
 
-func xAt(r, offset int) string     { return rowAt(r, offset, "AX", "R10", "BX") }
-func groupAt(r, offset int) string { return rowAt(r, offset, "CX", "R11", "DX") }
+func xAt(r, offset int) string     { return rowAt(r, offset, []string{"AX", "R10", "R14"}[r/3], "BX") }
+func groupAt(r, offset int) string { return rowAt(r, offset, []string{"CX", "R11", "R15"}[r/3], "DX") }
 
 // vnni: Z0.. float accumulators, then integer ones; Z28-Z31 a line of each panel or of its scales, Z27 a broadcast or a product.
 func vnni() []byte {
 	f := newFile()
-	for rows := 1; rows <= 6; rows++ {
+	for rows := 1; rows <= 8; rows++ {
 		for _, panels := range []int{1, 2, 4} {
-			if rows <= 3 || panels <= 2 {
+			if rows <= 3 || rows <= 6 && panels <= 2 || panels == 1 {
 				f.vnni(rows, panels)
 			}
 		}
@@ -130,8 +139,6 @@ func vnni() []byte {
 }
 
 func (f *file) vnni(rows, panels int) {
-	// Tiles of many rows find their weights in the first cache; those of few wait for memory.
-	prefetch := rows <= 4
 	n := rows * panels
 	float := func(r, p int) int { return r*panels + p }
 	integer := func(r, p int) int { return n + r*panels + p }
@@ -144,15 +151,15 @@ func (f *file) vnni(rows, panels int) {
 	if 2*n > min(cast, 31-rows) && panels == 4 {
 		panic("too many registers")
 	}
-	f.begin(fmt.Sprintf("vnni%dx%d", rows, panels), rows, panels, prefetch)
-	f.op("CMPQ 72(DI), $0")
-	f.op("JNE resume")
-	for i := range n {
-		f.op("VPXORD Z%d, Z%d, Z%d", i, i, i)
-	}
-	f.op("JMP block")
-	f.WriteString("resume:\n")
-	f.walkResume(rows, panels, float)
+	f.begin(fmt.Sprintf("vnni%dx%d", rows, panels), rows, panels, func() {
+		for i := range n {
+			f.op("VPXORD Z%d, Z%d, Z%d", i, i, i)
+		}
+	}, func(r int, y string) {
+		for p := range panels {
+			f.op("VMOVUPS %d%s, Z%d", 64*p, y, float(r, p))
+		}
+	})
 	f.WriteString("block:\n")
 	for g := range 2 {
 		for r := range rows {
@@ -163,10 +170,8 @@ func (f *file) vnni(rows, panels int) {
 		}
 		for l := range groupLines {
 			at := (g*groupLines + l) * lineBytes
-			if prefetch {
-				for p := range panels {
-					f.op("PREFETCHT0 %s", panelAt("R13", p, at))
-				}
+			for p := range panels {
+				f.op("PREFETCHT0 %s", panelAt("R13", p, at))
 			}
 			x := g*32 + 4*l
 			if panels == 4 {
@@ -191,12 +196,10 @@ func (f *file) vnni(rows, panels int) {
 				}
 			}
 		}
-		if prefetch && g == 1 {
-			for p := range panels {
+		for p := range panels {
+			if g == 1 {
 				f.op("PREFETCHT0 %s", panelAt("R13", p, scales))
 			}
-		}
-		for p := range panels {
 			f.op("VPMOVZXWD %s, Z%d", panelAt("SI", p, scales+32*g), line(p))
 			f.op("VPSLLD $16, Z%d, Z%d", line(p), line(p))
 			for r := range rows {
@@ -206,7 +209,7 @@ func (f *file) vnni(rows, panels int) {
 			}
 		}
 	}
-	f.next(rows, prefetch)
+	f.next(rows, panels)
 	f.walkY(rows, func(r int, y string) {
 		for p := range panels {
 			f.op("VMOVUPS Z%d, %d%s", float(r, p), 64*p, y)
@@ -214,21 +217,6 @@ func (f *file) vnni(rows, panels int) {
 	})
 	f.op("VZEROUPPER")
 	f.op("RET")
-}
-
-// walkResume loads the accumulators of an interrupted sum. It borrows R13, which is set before the loop reads it, and DX's
-// neighbours stay.
-func (f *file) walkResume(rows, panels int, float func(r, p int) int) {
-	f.op("MOVQ 48(DI), R14")
-	f.op("MOVQ 56(DI), R15")
-	for r := range rows {
-		for p := range panels {
-			f.op("VMOVUPS %d(R14), Z%d", 64*p, float(r, p))
-		}
-		if r < rows-1 {
-			f.op("ADDQ R15, R14")
-		}
-	}
 }
 
 // avx2: a line is two registers of eight outputs each. Its even and odd bytes become words, as the activations' do, so that
@@ -249,28 +237,19 @@ func (f *file) avx2(rows, panels int) {
 	odd := func(r int) int { return 2*n + 2*r + 1 }
 	const wEven, wOdd, mask = 13, 14, 15
 	const tmp = 12
-	f.begin(fmt.Sprintf("avx2x%dx%d", rows, panels), rows, panels, true)
-	f.op("VPCMPEQW Y%d, Y%d, Y%d", mask, mask, mask)
-	f.op("VPSRLW $8, Y%d, Y%d", mask, mask)
-	f.op("CMPQ 72(DI), $0")
-	f.op("JNE resume")
-	for i := range n {
-		f.op("VPXOR Y%d, Y%d, Y%d", i, i, i)
-	}
-	f.op("JMP block")
-	f.WriteString("resume:\n")
-	f.op("MOVQ 48(DI), R14")
-	f.op("MOVQ 56(DI), R15")
-	for r := range rows {
+	f.begin(fmt.Sprintf("avx2x%dx%d", rows, panels), rows, panels, func() {
+		for i := range n {
+			f.op("VPXOR Y%d, Y%d, Y%d", i, i, i)
+		}
+	}, func(r int, y string) {
 		for p := range panels {
 			for h := range 2 {
-				f.op("VMOVUPS %d(R14), Y%d", 64*p+32*h, float(r, p, h))
+				f.op("VMOVUPS %d%s, Y%d", 64*p+32*h, y, float(r, p, h))
 			}
 		}
-		if r < rows-1 {
-			f.op("ADDQ R15, R14")
-		}
-	}
+	})
+	f.op("VPCMPEQW Y%d, Y%d, Y%d", mask, mask, mask)
+	f.op("VPSRLW $8, Y%d, Y%d", mask, mask)
 	f.WriteString("block:\n")
 	for g := range 2 {
 		for r := range rows {
@@ -329,7 +308,7 @@ func (f *file) avx2(rows, panels int) {
 			}
 		}
 	}
-	f.next(rows, true)
+	f.next(rows, panels)
 	f.walkY(rows, func(r int, y string) {
 		for p := range panels {
 			for h := range 2 {
