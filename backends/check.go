@@ -24,6 +24,14 @@ func FloatClass(dtype tensor.DType, asked string) (string, error) {
 	return "", fmt.Errorf("%w: weights of type %v in float32 arithmetic", sdk.ErrUnsupported, dtype)
 }
 
+// BF16Class is the numeric class of products of bfloat16, for weights stored so, as AMX computes them (TDPBF16PS):
+// activations are rounded to bfloat16, to nearest, ties to even. Inputs go in blocks of 32, with a zero beside an odd last
+// one. In a block there are two sums, of the even and of the odd inputs, which start at +0; the inputs ascend; each is one
+// fused multiply-add. At the block's end both are added to one another, and that to the output's accumulator, which starts
+// at +0. Subnormal numbers that come in and tiny results are zeros of their sign, see fma.Flushed. The bias comes last, and
+// is added as usual.
+const BF16Class = "bf16"
+
 // CheckLinear is what Backend.Linear verifies before it reads a byte: w is [out, in] and bias, unless it has no data,
 // is [out]; row-major views are of a type that FloatClass knows; all have exactly as many bytes as their shape and
 // packing need.

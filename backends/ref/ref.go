@@ -1,6 +1,6 @@
-// Package ref is the oracle among the backends: the definition of the classes f32, bf16w-f32 and f16w-f32 as three
-// nested loops on one thread. Tests hold every other backend to it, and pimoe-expert-ref serves it, so that an answer
-// can be checked at the speed of a proof.
+// Package ref is the oracle among the backends: the definition of the numeric classes as nested loops on one thread.
+// Tests hold every other backend to it, and pimoe-expert-ref serves it, so that an answer can be checked at the speed of
+// a proof. The classes are those of backends.FloatClass and, for whoever asks for it, bf16.
 //
 // It refuses to be fast: whoever wants to optimise something here wants package cpu.
 package ref
@@ -25,8 +25,11 @@ func New() *Backend { return &Backend{} }
 // Name is "ref".
 func (*Backend) Name() string { return "ref" }
 
-// Class is that of backends.FloatClass.
+// Class is that of backends.FloatClass, or bf16 for BF16.
 func (*Backend) Class(dtype tensor.DType, asked string) (string, error) {
+	if dtype == tensor.BF16 && asked == backends.BF16Class {
+		return asked, nil
+	}
 	return backends.FloatClass(dtype, asked)
 }
 
@@ -34,15 +37,21 @@ func (*Backend) Class(dtype tensor.DType, asked string) (string, error) {
 func (*Backend) Packing(string) string { return "" }
 
 // Linear converts the weights and the bias to float32; it keeps no reference to either view.
-func (*Backend) Linear(_ string, w, bias tensor.View) (backends.Linear, error) {
+func (b *Backend) Linear(class string, w, bias tensor.View) (backends.Linear, error) {
+	if err := backends.CheckLinear(w, bias); err != nil {
+		return nil, err
+	}
 	w, err := block.RowMajor(w)
 	if err != nil {
 		return nil, err
 	}
-	if err := backends.CheckLinear(w, bias); err != nil {
+	if _, err := b.Class(w.DType, class); err != nil {
 		return nil, err
 	}
-	l := &linear{out: w.Shape[0], in: w.Shape[1], w: floats(w)}
+	l := &linear{out: w.Shape[0], in: w.Shape[1], w: floats(w), dot: dot}
+	if class == backends.BF16Class {
+		l.dot = dotBF16
+	}
 	if len(bias.Data) > 0 {
 		l.bias = floats(bias)
 	}
@@ -57,6 +66,7 @@ func (b *Backend) FFN(class, activation string, gate, up, down tensor.View) (bac
 type linear struct {
 	out, in int
 	w, bias []float32 // bias is nil if there is none
+	dot     func(w, x []float32) float32
 }
 
 func (l *linear) Out() int { return l.out }
@@ -66,18 +76,49 @@ func (l *linear) In() int  { return l.in }
 func (l *linear) Apply(y, x tensor.Matrix, _ team.Team) {
 	backends.CheckApply(l, y, x)
 	for r := range x.Rows {
-		xr, yr := x.Row(r), y.Row(r)
-		for o := range l.out {
-			var sum float32
-			for i := range l.in {
-				sum = fma.F32(l.w[o*l.in+i], xr[i], sum)
-			}
+		yr := y.Row(r)
+		for o := range yr {
+			yr[o] = l.dot(l.w[o*l.in:(o+1)*l.in], x.Row(r))
 			if l.bias != nil {
-				sum += l.bias[o]
+				yr[o] += l.bias[o]
 			}
-			yr[o] = sum
 		}
 	}
+}
+
+// dot is the sum of the classes of backends.FloatClass.
+func dot(w, x []float32) float32 {
+	var sum float32
+	for i := range w {
+		sum = fma.F32(w[i], x[i], sum)
+	}
+	return sum
+}
+
+// dotBF16 is the sum of backends.BF16Class.
+func dotBF16(w, x []float32) float32 {
+	var sum float32
+	for from := 0; from < len(w); from += 32 {
+		var part [2]float32 // of even and of odd inputs
+		for i := from; i < min(from+32, len(w)); i++ {
+			part[i%2] = fma.Flushed(w[i], rounded(x[i]), part[i%2])
+		}
+		if len(w)%2 == 1 && from+32 > len(w) {
+			part[1] = fma.Flushed(0, 0, part[1]) // beside an odd last input there is a zero
+		}
+		sum = fma.Flushed(1, sum, fma.Flushed(1, part[0], part[1]))
+	}
+	return sum
+}
+
+// rounded is the nearest bfloat16, ties to even.
+func rounded(x float32) float32 {
+	if x != x {
+		return x
+	}
+	bits := math.Float32bits(x)
+	bits += 0x7fff + bits>>16&1
+	return math.Float32frombits(bits & 0xffff0000)
 }
 
 // floats converts a checked view exactly.

@@ -4,10 +4,31 @@ package fma
 
 import "math"
 
-// F32 is x*y + z, rounded once, to nearest, ties to even. The product of two float32 is exact in float64; the sum is
-// rounded to odd there, after which the rounding to float32 is the only one that shows (Boldo and Melquiond, Emulation
-// of a FMA and correctly rounded sums, IEEE Transactions on Computers 57(4), 2008).
-func F32(x, y, z float32) float32 {
+// F32 is x*y + z, rounded once, to nearest, ties to even.
+func F32(x, y, z float32) float32 { return float32(odd(x, y, z)) }
+
+// Flushed is F32 as vector units compute it that know no subnormal numbers: one that comes in is a zero of its sign, and
+// so is a result that is tiny. Tiny is, as on x86 (with DAZ and FTZ set) and in AMX, what would be below the normal
+// numbers if it were rounded with exponents of any size.
+func Flushed(x, y, z float32) float32 {
+	s := odd(normal(x), normal(y), normal(z))
+	if math.Abs(s) < 0x1p-126-0x1p-151 {
+		return float32(math.Copysign(0, s))
+	}
+	return float32(s)
+}
+
+func normal(x float32) float32 {
+	if bits := math.Float32bits(x); bits&0x7f800000 == 0 {
+		return math.Float32frombits(bits & 0x80000000)
+	}
+	return x
+}
+
+// odd is x*y + z in float64, rounded to odd, after which a rounding to float32 is the only one that shows (Boldo and
+// Melquiond, Emulation of a FMA and correctly rounded sums, IEEE Transactions on Computers 57(4), 2008). The product of
+// two float32 is exact in float64.
+func odd(x, y, z float32) float64 {
 	p, c := float64(x)*float64(y), float64(z)
 	s := p + c
 	// The error of the sum, exactly (Knuth's two-sum). The conversions keep the compiler from fusing.
@@ -23,5 +44,5 @@ func F32(x, y, z float32) float32 {
 			s = math.Float64frombits(u)
 		}
 	}
-	return float32(s)
+	return s
 }

@@ -66,3 +66,46 @@ func BenchmarkF32(b *testing.B) {
 	}
 	_ = s
 }
+
+// TestFlushed judges by exact arithmetic rounded to 24 bits with exponents of any size.
+func TestFlushed(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	number := func(low, high int) float32 { // exponents from low to high
+		bits := r.Uint32()&0x807fffff | uint32(127+low+r.IntN(high-low+1))<<23
+		if r.IntN(3) == 0 {
+			bits &= 0xfff00000
+		}
+		return math.Float32frombits(bits)
+	}
+	zero := func(v float32) float32 {
+		if math.Abs(float64(v)) < 0x1p-126 {
+			return float32(math.Copysign(0, float64(v)))
+		}
+		return v
+	}
+	check := func(x, y, z float32) {
+		b := func(v float32) *big.Float { return new(big.Float).SetPrec(1000).SetFloat64(float64(zero(v))) }
+		sum := new(big.Float).SetPrec(1000).Mul(b(x), b(y))
+		sum.Add(sum, b(z))
+		want, _ := new(big.Float).SetPrec(24).Set(sum).Float32()
+		if sum.Sign() != 0 && new(big.Float).SetPrec(24).Set(sum).MantExp(nil) < -125 {
+			want = float32(math.Copysign(0, float64(sum.Sign())))
+		}
+		if got := fma.Flushed(x, y, z); got != want || sum.Sign() != 0 && math.Signbit(float64(got)) != math.Signbit(float64(want)) {
+			t.Fatalf("%g * %g + %g = %g, want %g", x, y, z, got, want)
+		}
+	}
+	for range 200_000 {
+		check(number(-66, -58), number(-66, -58), number(-127, -120))
+		check(number(-127, -120), number(-3, 3), number(-127, -120))
+		check(number(-20, 20), number(-20, 20), number(-40, 40))
+	}
+	// At the edge: 2^-126 - 2^-151 rounds to a normal number, the next below is tiny.
+	edge := math.Float32frombits(0x3f7fffff) // 1 - 2^-24
+	if got := fma.Flushed(edge, 0x1p-126, 0); got != 0 {
+		t.Errorf("just below the normal numbers: %g", got)
+	}
+	if got := fma.Flushed(-0x1p-75, 0x1p-76, 0x1p-126); got != 0x1p-126 {
+		t.Errorf("at the edge: %g", got)
+	}
+}
