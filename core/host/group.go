@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
 )
@@ -34,6 +36,7 @@ type group struct {
 	spec     GroupSpec
 	replicas []*supervisor
 	changed  *notifier
+	cores    []int // of the plan, one for each lane of each replica
 	stats    []*replicaStats
 }
 
@@ -44,15 +47,16 @@ type replicaStats struct {
 	seconds             *metrics.Histogram
 }
 
-func newGroup(spec GroupSpec, l *launcher) (*group, error) {
-	answers, err := newKnownAnswers(spec, l.options.Experts, l.shards)
+// newGroup makes the n-th group.
+func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
+	answers, err := newKnownAnswers(spec, l.options.Experts, l.shards, source(l.options.Model, spec.Packed))
 	if err != nil {
 		return nil, err
 	}
-	g := &group{spec: spec, changed: newNotifier()}
+	g := &group{spec: spec, changed: newNotifier(), cores: l.lanes.of(n)}
 	for r := range max(spec.Replicas, 1) {
 		name := fmt.Sprintf("%s/%d", spec.Name, r)
-		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, answers) }
+		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }
 		g.replicas = append(g.replicas, newSupervisor(name, l.options, g.changed, launch))
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
 		g.stats = append(g.stats, newReplicaStats(l.options.Metrics, labels))
@@ -100,12 +104,16 @@ func (st *replicaStats) status(spec GroupSpec) Status {
 // Start sends the call to the replica with the least work. If there is none, the waiting happens in Wait, so that the
 // calls of the other groups are not held up.
 func (g *group) Start(ctx context.Context, call *expert.Call) expert.Pending {
-	p := &groupCall{group: g, ctx: ctx, call: call}
+	p := groupCalls.Get().(*groupCall)
+	p.group, p.ctx, p.call = g, ctx, call
 	if r, inc := g.pick(nil); inc != nil {
 		p.send(r, inc)
 	}
 	return p
 }
+
+// Cores implements moe.Bound.
+func (g *group) Cores() []int { return g.cores }
 
 // pick is the ready replica with the fewest calls under way, other than avoid; nil if there is none.
 func (g *group) pick(avoid *incarnation) (int, *incarnation) {
@@ -190,6 +198,8 @@ type groupCall struct {
 	sent    time.Time
 }
 
+var groupCalls = sync.Pool{New: func() any { return new(groupCall) }}
+
 func (p *groupCall) send(replica int, inc *incarnation) {
 	p.replica, p.inc, p.sent = replica, inc, time.Now()
 	inc.inflight.Add(1)
@@ -198,6 +208,13 @@ func (p *groupCall) send(replica int, inc *incarnation) {
 
 // Wait repeats the call until a process answers. Calls are pure, so a repeated one gives the same bits.
 func (p *groupCall) Wait() error {
+	err := p.wait()
+	*p = groupCall{}
+	groupCalls.Put(p)
+	return err
+}
+
+func (p *groupCall) wait() error {
 	for invalid := 0; ; {
 		if p.pending == nil {
 			replica, inc, err := p.group.await(p.ctx, p.inc)
@@ -323,5 +340,6 @@ func publicCause(err error) string {
 
 var (
 	_ member         = (*group)(nil)
+	_ moe.Bound      = (*group)(nil)
 	_ expert.Pending = (*groupCall)(nil)
 )

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/router"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -41,10 +43,12 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 
 // launch starts the plugin, configures it and asks a question with a known answer.
 func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnation, error) {
-	proc, err := l.start(ctx, client.Command{
+	command := client.Command{
 		Path: r.spec.Path, Kind: sdk.KindRouter,
-		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, 0, slots),
-	}, "router")
+		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, 0, 0),
+	}
+	l.lanes.apply(&command, l.lanes.of(0))
+	proc, err := l.start(ctx, command, "router")
 	if err != nil {
 		return nil, err
 	}
@@ -166,10 +170,68 @@ func (r *supervisedRouter) Route(ctx context.Context, b router.Batch, routes rou
 	}
 }
 
+// Predict implements moe.Predicted: where there is a stand-in, it knows what the plugin should say. That it is asked does
+// not make it the one who answers, so it is not counted.
+func (r *supervisedRouter) Predict(ctx context.Context, b router.Batch, routes router.Routes) bool {
+	return r.spec.StandIn != nil && r.spec.StandIn.Route(ctx, b, routes) == nil
+}
+
+// Begin implements moe.Predicted. What goes wrong on the way goes the way of Route.
+func (r *supervisedRouter) Begin(ctx context.Context, b router.Batch, routes router.Routes) expert.Pending {
+	p := begunRoutes.Get().(*begunRoute)
+	*p = begunRoute{router: r, ctx: ctx, batch: b, routes: routes}
+	if inc, _, _ := r.process.ready(); inc != nil && inc.verdict.Load() == nil {
+		p.inc = inc
+		inc.inflight.Add(1)
+		p.pending = inc.router.Begin(ctx, b, routes)
+	}
+	return p
+}
+
+// begunRoute is a batch that the plugin has.
+type begunRoute struct {
+	router  *supervisedRouter
+	ctx     context.Context
+	batch   router.Batch
+	routes  router.Routes
+	inc     *incarnation
+	pending expert.Pending
+}
+
+var begunRoutes = sync.Pool{New: func() any { return new(begunRoute) }}
+
+// Wait implements expert.Pending.
+func (p *begunRoute) Wait() error {
+	r, inc, err := p.router, p.inc, error(nil)
+	if inc != nil {
+		err = r.judge(inc, p.batch, p.routes, p.pending.Wait())
+		inc.inflight.Add(-1)
+	}
+	switch {
+	case inc == nil:
+		err = r.Route(p.ctx, p.batch, p.routes)
+	case err == nil:
+	case !isProcessFault(err) || p.ctx.Err() != nil:
+		err = fmt.Errorf("router %s: %w", r.spec.Name, err)
+	default:
+		if errors.Is(err, sdk.ErrInvalidOutput) {
+			inc.condemned("gave an invalid routing")
+		}
+		err = r.Route(p.ctx, p.batch, p.routes)
+	}
+	*p = begunRoute{}
+	begunRoutes.Put(p)
+	return err
+}
+
 func (r *supervisedRouter) ask(ctx context.Context, inc *incarnation, b router.Batch, routes router.Routes) error {
 	inc.inflight.Add(1)
 	defer inc.inflight.Add(-1)
-	err := inc.router.Route(ctx, b, routes)
+	return r.judge(inc, b, routes, inc.router.Route(ctx, b, routes))
+}
+
+// judge checks and counts an answer of the plugin.
+func (r *supervisedRouter) judge(inc *incarnation, b router.Batch, routes router.Routes, err error) error {
 	if err == nil {
 		err = moe.CheckRoutes(routes, b.Layer, r.spec.Spec.Experts)
 	}
@@ -220,5 +282,6 @@ func (r *supervisedRouter) status() RouterStatus {
 
 var (
 	_ routing             = (*supervisedRouter)(nil)
+	_ moe.Predicted       = (*supervisedRouter)(nil)
 	_ router.HiddenRouter = (*supervisedRouter)(nil)
 )

@@ -3,6 +3,8 @@ package moe
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 	"sync"
 
 	"github.com/pimoe/pimoe/sdk"
@@ -14,33 +16,54 @@ import (
 // Layer is the Block over a router and expert groups. It serves every layer of the placement, and several Forwards at
 // once.
 type Layer struct {
-	router  router.Router
-	hidden  bool // the router wants hidden states
-	k       int
-	experts int
-	place   Placement
-	groups  []Group
-	width   int
-	threads int
-	pool    sync.Pool // *work
+	router    router.Router
+	predicted Predicted // the router, if it is one
+	hidden    bool      // the router wants hidden states
+	k         int
+	experts   int
+	place     Placement
+	groups    []Group
+	sites     []site
+	width     int
+	cores     int
+	pool      sync.Pool // *work
 }
 
 // New makes the Block. router is configured already and picks k of experts for each row; place says which of groups
-// serves each unit; hidden is the width of a row; threads is what the calls of one layer share.
+// serves each unit; hidden is the width of a row; threads is how many cores the calls of one layer share.
 func New(r router.Router, k, experts int, place Placement, groups []Group, hidden, threads int) *Layer {
 	l := &Layer{
-		router: r, k: k, experts: experts, place: place, groups: groups, width: hidden, threads: max(threads, 1),
+		router: r, k: k, experts: experts, place: place, groups: groups, width: hidden, cores: max(threads, 1),
 		pool: sync.Pool{New: func() any { return new(work) }},
 	}
 	if h, ok := r.(router.HiddenRouter); ok {
 		l.hidden = h.WantsHidden()
 	}
+	l.predicted, _ = r.(Predicted)
+	for _, g := range groups {
+		l.sites = append(l.sites, siteOf(g, l.cores))
+	}
 	return l
 }
 
-// work is the memory of one Forward. Calls and their X and Y live until the last Wait returned.
+// siteOf is where a group runs: on the cores that it names, as far as there are so many, else on all.
+func siteOf(g Group, cores int) site {
+	if b, ok := g.(Bound); ok {
+		if s := b.Cores(); len(s) > 0 && slices.Max(s) < cores {
+			return s
+		}
+	}
+	all := make(site, cores)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// work is the memory of one dispatch. Calls and their X and Y live until the last Wait returned.
 type work struct {
-	routes  router.Routes
+	of      []int32       // the input rows that it is about
+	routes  router.Routes // of these rows
 	plan    plan
 	calls   []expert.Call
 	pending []expert.Pending
@@ -56,18 +79,81 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if in.X.Rows == 0 {
 		return nil
 	}
-	w := l.pool.Get().(*work)
+	w := l.work()
 	defer l.pool.Put(w)
-	if err := l.route(ctx, in, w); err != nil {
+	for r := range in.X.Rows {
+		w.of = append(w.of, int32(r))
+	}
+	w.routes = resizeRoutes(w.routes, in.X.Rows, l.k)
+	batch := router.Batch{Layer: in.Layer, Logits: in.Logits, Tokens: in.Tokens, Positions: in.Positions}
+	if l.hidden {
+		batch.Hidden = in.X
+	}
+	if l.predicted != nil {
+		return l.ahead(ctx, in, y, batch, w)
+	}
+	if err := l.routed(in, w.routes, l.router.Route(ctx, batch, w.routes)); err != nil {
 		return err
 	}
-	w.plan.fill(w.routes, l.place[in.Layer], l.threads)
-	w.dispatch(in, l.width)
-	if err := l.run(ctx, w); err != nil {
+	l.send(ctx, in, w)
+	in.meanwhile()
+	if err := l.receive(in, w); err != nil {
 		return err
 	}
 	w.combine(y, l.k)
 	return nil
+}
+
+// ahead is Forward with a router whose answer is known before: the experts begin on the prediction, and the router's
+// answer decides. A row that it routes otherwise is dispatched again.
+func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch router.Batch, w *work) error {
+	answer := l.work()
+	defer l.pool.Put(answer)
+	answer.routes = resizeRoutes(answer.routes, in.X.Rows, l.k)
+	pending := l.predicted.Begin(ctx, batch, answer.routes)
+	sent := l.predicted.Predict(ctx, batch, w.routes) && CheckRoutes(w.routes, in.Layer, l.experts) == nil
+	if sent {
+		l.send(ctx, in, w)
+		in.meanwhile()
+	}
+	err := l.routed(in, answer.routes, pending.Wait())
+	switch {
+	case err == nil && !sent:
+		copy(w.routes.IDs, answer.routes.IDs)
+		copy(w.routes.Weights, answer.routes.Weights)
+		l.send(ctx, in, w)
+		in.meanwhile()
+	case err == nil:
+		answer.differing(w)
+		if len(answer.of) > 0 {
+			l.send(ctx, in, answer)
+		}
+	}
+	for _, w := range []*work{w, answer} {
+		if e := l.receive(in, w); err == nil {
+			err = e
+		}
+	}
+	if err != nil {
+		return err
+	}
+	w.combine(y, l.k)
+	answer.combine(y, l.k)
+	return nil
+}
+
+// work is empty memory.
+func (l *Layer) work() *work {
+	w := l.pool.Get().(*work)
+	w.of, w.calls = w.of[:0], w.calls[:0]
+	return w
+}
+
+// meanwhile runs what the caller has to do while the experts work.
+func (in *Input) meanwhile() {
+	if in.Meanwhile != nil {
+		in.Meanwhile()
+	}
 }
 
 func (l *Layer) check(in Input, y tensor.Matrix) error {
@@ -90,29 +176,58 @@ func (l *Layer) check(in Input, y tensor.Matrix) error {
 	return nil
 }
 
-// route asks the router and checks its answer.
-func (l *Layer) route(ctx context.Context, in Input, w *work) error {
-	n := in.X.Rows * l.k
-	w.routes = router.Routes{K: l.k, IDs: resize(w.routes.IDs, n), Weights: resize(w.routes.Weights, n)}
-	for i := range w.routes.IDs {
-		w.routes.IDs[i] = -1 // a row that the router forgets is noticed
+// resizeRoutes makes room; a row that the router forgets is noticed.
+func resizeRoutes(r router.Routes, rows, k int) router.Routes {
+	r = router.Routes{K: k, IDs: resize(r.IDs, rows*k), Weights: resize(r.Weights, rows*k)}
+	for i := range r.IDs {
+		r.IDs[i] = -1
 	}
-	batch := router.Batch{Layer: in.Layer, Logits: in.Logits, Tokens: in.Tokens, Positions: in.Positions}
-	if l.hidden {
-		batch.Hidden = in.X
-	}
-	if err := l.router.Route(ctx, batch, w.routes); err != nil {
+	return r
+}
+
+// routed checks what the router has answered and shows it.
+func (l *Layer) routed(in Input, routes router.Routes, err error) error {
+	if err != nil {
 		return fmt.Errorf("route layer %d: %w", in.Layer, err)
 	}
-	if err := CheckRoutes(w.routes, in.Layer, l.experts); err != nil {
+	if err := CheckRoutes(routes, in.Layer, l.experts); err != nil {
 		return err
 	}
 	if in.Observe != nil {
 		for r := range in.X.Rows {
-			in.Observe(in.Layer, r, l.k, w.routes.IDs[r*l.k:(r+1)*l.k:(r+1)*l.k], w.routes.Weights[r*l.k:(r+1)*l.k:(r+1)*l.k])
+			in.Observe(in.Layer, r, l.k, routes.IDs[r*l.k:(r+1)*l.k:(r+1)*l.k], routes.Weights[r*l.k:(r+1)*l.k:(r+1)*l.k])
 		}
 	}
 	return nil
+}
+
+// differing makes w, which holds the router's answer for all rows, the work of the rows for which the prediction was
+// another one.
+func (w *work) differing(predicted *work) {
+	k, p := w.routes.K, predicted.routes
+	for r := range len(p.IDs) / k {
+		same := true
+		for i := r * k; i < (r+1)*k; i++ {
+			same = same && w.routes.IDs[i] == p.IDs[i] && math.Float32bits(w.routes.Weights[i]) == math.Float32bits(p.Weights[i])
+		}
+		if same {
+			continue
+		}
+		n := len(w.of)
+		copy(w.routes.IDs[n*k:(n+1)*k], w.routes.IDs[r*k:(r+1)*k])
+		copy(w.routes.Weights[n*k:(n+1)*k], w.routes.Weights[r*k:(r+1)*k])
+		w.of = append(w.of, int32(r))
+	}
+	w.routes.IDs, w.routes.Weights = w.routes.IDs[:len(w.of)*k], w.routes.Weights[:len(w.of)*k]
+}
+
+// send plans the work, gathers its rows and sends every call before any answer is read.
+func (l *Layer) send(ctx context.Context, in Input, w *work) {
+	w.plan.fill(w.routes, l.place[in.Layer], l.sites, l.cores)
+	w.dispatch(in, l.width)
+	for i := range w.calls {
+		w.pending = append(w.pending, l.groups[w.plan.calls[i].group].Start(ctx, &w.calls[i]))
+	}
 }
 
 // dispatch gathers the rows and makes the calls.
@@ -120,42 +235,38 @@ func (w *work) dispatch(in Input, width int) {
 	n := len(w.plan.rows)
 	w.x, w.y = resize(w.x, n*width), resize(w.y, n*width)
 	for i, r := range w.plan.rows {
-		copy(w.x[i*width:(i+1)*width], in.X.Row(int(r)))
+		copy(w.x[i*width:(i+1)*width], in.X.Row(int(w.of[r])))
 	}
-	w.calls = resize(w.calls, len(w.plan.calls))
-	for i, c := range w.plan.calls {
-		w.calls[i] = expert.Call{
-			Layer: in.Layer, Threads: c.threads, Segments: c.segments,
+	for _, c := range w.plan.calls {
+		w.calls = append(w.calls, expert.Call{
+			Layer: in.Layer, Threads: c.threads, Lane: c.lane + 1, Segments: c.segments,
 			X: tensor.MatrixOf(c.to-c.from, width, w.x[c.from*width:c.to*width]),
 			Y: tensor.MatrixOf(c.to-c.from, width, w.y[c.from*width:c.to*width]),
-		}
+		})
 	}
 }
 
-// run sends every call before it waits for any, and waits for all of them. The first error in the order of the calls
-// is the answer, so that it does not depend on which came first.
-func (l *Layer) run(ctx context.Context, w *work) error {
-	w.pending = w.pending[:0]
-	for i := range w.calls {
-		w.pending = append(w.pending, l.groups[w.plan.calls[i].group].Start(ctx, &w.calls[i]))
-	}
+// receive waits for all calls. The first error in the order of the calls is the answer, so that it does not depend on
+// which came first.
+func (l *Layer) receive(in Input, w *work) error {
 	var first error
-	for i, p := range w.pending {
+	for _, p := range w.pending {
 		if err := p.Wait(); err != nil && first == nil {
-			first = fmt.Errorf("layer %d: %w", w.calls[i].Layer, err)
+			first = fmt.Errorf("layer %d: %w", in.Layer, err)
 		}
 	}
 	clear(w.pending) // whatever a call holds on to must not live in the pool
+	w.pending = w.pending[:0]
 	return first
 }
 
 // combine is y[r] = sum over r's experts, ascending by id, of weight * result, each product rounded.
 func (w *work) combine(y tensor.Matrix, k int) {
 	width := y.Cols
-	for r := range y.Rows {
-		yr := y.Row(r)
+	for n, r := range w.of {
+		yr := y.Row(int(r))
 		clear(yr)
-		for i := r * k; i < (r+1)*k; i++ {
+		for i := n * k; i < (n+1)*k; i++ {
 			weight, at := w.plan.weight[i], int(w.plan.from[i])*width
 			row := w.y[at : at+width][:len(yr)]
 			for j, v := range row {

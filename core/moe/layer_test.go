@@ -170,8 +170,8 @@ func TestForward(t *testing.T) {
 		if all[0].open.Load() != 0 {
 			t.Errorf("%d calls were never waited for", all[0].open.Load())
 		}
-		if got := int(all[0].peak.Load()); got != n {
-			t.Errorf("at most %d calls were open at once, want all %d before the first wait", got, n)
+		if got := int(all[0].peak.Load()); got < n {
+			t.Errorf("at most %d calls were open at once, want one for each of %d groups before the first wait", got, n)
 		}
 	}
 }

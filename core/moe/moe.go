@@ -10,6 +10,7 @@ import (
 	"context"
 
 	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/router"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -26,7 +27,24 @@ type Input struct {
 	Logits    tensor.Matrix // [rows, experts], gate logits
 	Tokens    []int32       // token id of each row; -1 where a row is no token
 	Positions []int32
+	Meanwhile func()                                                  // called once, if not nil, when the calls are on their way and before their answers are read
 	Observe   func(layer, row, k int, ids []int32, weights []float32) // called for each row after routing if not nil; the slices are only lent
+}
+
+// Predicted is a router.Router whose answer can be known before it comes, because the host has the rule too. The experts
+// then begin at once, and the router's own answer, which counts, is compared while they work.
+type Predicted interface {
+	router.Router
+	// Begin asks the router without waiting; the Pending's Wait fills routes.
+	Begin(ctx context.Context, batch router.Batch, routes router.Routes) expert.Pending
+	// Predict fills routes with the answer that the router should give. False: it can't be known.
+	Predict(ctx context.Context, batch router.Batch, routes router.Routes) bool
+}
+
+// Bound is a Group whose processes serve calls on some cores only.
+type Bound interface {
+	// Cores are the plan's cores, counted from 0, on which the group's calls can run: that of Call.Lane 1 first.
+	Cores() []int
 }
 
 // Group is a set of units that is called as one: an expert group's process, with whatever retries its owner makes.

@@ -21,11 +21,29 @@ func routesOf(k int, ids ...int32) router.Routes {
 	return router.Routes{K: k, IDs: ids, Weights: w}
 }
 
+// everywhere are groups that can run on all cores.
+func everywhere(groups, cores int) []site {
+	s := make([]site, groups)
+	for g := range s {
+		for c := range cores {
+			s[g] = append(s[g], c)
+		}
+	}
+	return s
+}
+
+func ascending(from, to int32) (out []int32) {
+	for ; from < to; from++ {
+		out = append(out, from)
+	}
+	return out
+}
+
 // call is a planned call in a comparable form.
 type call struct {
-	Group, Threads int
-	Segments       []expert.Segment
-	Rows           []int32
+	Group, Lane, Threads int
+	Segments             []expert.Segment
+	Rows                 []int32
 }
 
 func TestPlan(t *testing.T) {
@@ -36,39 +54,43 @@ func TestPlan(t *testing.T) {
 		return s
 	}
 	for name, c := range map[string]struct {
-		routes  router.Routes
-		groups  []int
-		threads int
-		want    []call
+		routes router.Routes
+		groups []int
+		cores  int
+		want   []call
 	}{
-		"one row, one group": {
-			routesOf(2, 3, 1), []int{0, 0, 0, 0}, 4,
-			[]call{{0, 4, seg(1, 1, 3, 1), []int32{0, 0}}},
+		"one row, one group: a core each": {
+			routesOf(2, 3, 1), []int{0, 0, 0, 0}, 2,
+			[]call{{0, 0, 1, seg(1, 1), []int32{0}}, {0, 1, 1, seg(3, 1), []int32{0}}},
 		},
-		"one group each": {
-			routesOf(2, 2, 0, 0, 2, 1, 2), []int{0, 1, 2, 3}, 6,
-			[]call{{0, 2, seg(0, 2), []int32{0, 1}}, {1, 1, seg(1, 1), []int32{2}}, {2, 3, seg(2, 3), []int32{0, 1, 2}}},
+		"a lone expert has all cores": {
+			routesOf(1, 3), []int{0, 1, 2, 3}, 4,
+			[]call{{3, 0, 4, seg(3, 1), []int32{0}}},
 		},
-		"experts ascend within a group": {
+		"the longest first": {
+			routesOf(2, 2, 0, 0, 2, 1, 2), []int{0, 1, 2, 3}, 2,
+			[]call{{0, 1, 1, seg(0, 2), []int32{0, 1}}, {1, 1, 1, seg(1, 1), []int32{2}}, {2, 0, 1, seg(2, 3), []int32{0, 1, 2}}},
+		},
+		"experts ascend within a call": {
 			routesOf(1, 3, 0, 2, 1, 3), []int{1, 0, 1, 0}, 1,
-			[]call{{0, 1, seg(1, 1, 3, 2), []int32{3, 0, 4}}, {1, 1, seg(0, 1, 2, 1), []int32{1, 2}}},
+			[]call{{0, 0, 1, seg(1, 1, 3, 2), []int32{3, 0, 4}}, {1, 0, 1, seg(0, 1, 2, 1), []int32{1, 2}}},
 		},
 		"idle groups get no call": {
 			routesOf(1, 5, 5, 5), []int{0, 1, 2, 3, 4, 5}, 2,
-			[]call{{5, 2, seg(5, 3), []int32{0, 1, 2}}},
+			[]call{{5, 0, 2, seg(5, 3), []int32{0, 1, 2}}},
 		},
-		"a small share is still a thread": {
-			routesOf(1, 0, 1, 1, 1, 1, 1, 1, 1), []int{0, 1}, 2,
-			[]call{{0, 1, seg(0, 1), []int32{0}}, {1, 2, seg(1, 7), []int32{1, 2, 3, 4, 5, 6, 7}}},
+		"many rows of one expert are divided": {
+			router.Routes{K: 1, IDs: make([]int32, 64), Weights: make([]float32, 64)}, []int{0}, 2,
+			[]call{{0, 0, 1, seg(0, 32), ascending(0, 32)}, {0, 1, 1, seg(0, 32), ascending(32, 64)}},
 		},
 		"no rows": {router.Routes{K: 2}, []int{0, 0}, 2, nil},
 	} {
 		var p plan
 		for range 2 { // memory of an earlier plan must not show
-			p.fill(c.routes, c.groups, c.threads)
+			p.fill(c.routes, c.groups, everywhere(6, c.cores), c.cores)
 			var got []call
 			for _, planned := range p.calls {
-				got = append(got, call{planned.group, planned.threads, planned.segments, p.rows[planned.from:planned.to]})
+				got = append(got, call{planned.group, planned.lane, planned.threads, planned.segments, p.rows[planned.from:planned.to]})
 			}
 			if !reflect.DeepEqual(got, c.want) {
 				t.Errorf("%s: %+v, want %+v", name, got, c.want)
@@ -83,7 +105,7 @@ func TestPlanProperties(t *testing.T) {
 	var p plan
 	for range 500 {
 		experts := 1 + rng.IntN(20)
-		k, rows, n := 1+rng.IntN(experts), rng.IntN(30), 1+rng.IntN(6)
+		k, rows, n := 1+rng.IntN(experts), rng.IntN(200), 1+rng.IntN(6)
 		groups := make([]int, experts)
 		for e := range groups {
 			groups[e] = rng.IntN(n)
@@ -95,15 +117,19 @@ func TestPlanProperties(t *testing.T) {
 				routes.Weights = append(routes.Weights, rng.Float32())
 			}
 		}
-		threads := 1 + rng.IntN(8)
-		p.fill(routes, groups, threads)
+		cores := 1 + rng.IntN(8)
+		sites := everywhere(n, cores)
+		for g := range sites { // some run on some cores only
+			sites[g] = sites[g][rng.IntN(cores):]
+		}
+		p.fill(routes, groups, sites, cores)
 		owner := make([]int, len(p.rows)) // expert of each dispatched row
 		at, last := 0, -1
 		for _, c := range p.calls {
-			if c.group <= last || c.from != at || c.threads < 1 || c.threads > threads {
-				t.Fatalf("call %+v after group %d at row %d", c, last, at)
+			if c.group*100+c.lane <= last || c.from != at || c.threads < 1 || c.threads*len(p.calls) > max(cores, len(p.calls)) || c.lane >= len(sites[c.group]) {
+				t.Fatalf("call %+v after group and lane %d at row %d", c, last, at)
 			}
-			last = c.group
+			last = c.group*100 + c.lane
 			before := -1
 			for _, s := range c.segments {
 				if groups[s.Expert] != c.group || s.Expert <= before || s.Rows < 1 {

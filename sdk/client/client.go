@@ -35,6 +35,7 @@ const (
 // PlaneSpec is the geometry of the shared memory. The zero value is allowed with TransportGRPC only.
 type PlaneSpec struct {
 	Slots          int // calls in flight at once; 0 = 4
+	Lanes          int // threads of the process that serve them, at most Slots; 0 = one for each slot
 	MaxRows        int // rows of one slot; larger calls are split by rows, in order; 0 = 256
 	InBytesPerRow  int
 	OutBytesPerRow int
@@ -66,6 +67,7 @@ type Command struct {
 	Identity     *Identity
 	Transport    Transport // empty = TransportSHM
 	Plane        PlaneSpec
+	Cores        []int         // the core that each lane of the plane is bound to; fewer than lanes = unbound
 	Shards       []*os.File    // weights, by index; they stay the caller's and may be closed after Start
 	Env          []string      // "KEY=value"; nothing else of the host's environment is passed on
 	Log          func(string)  // one line of the plugin's output, cut at 8 KiB, raw: the receiver escapes it. Called from one goroutine of the process at a time and must not block; may be nil

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -30,12 +31,14 @@ type ShardUnit struct {
 	Gate, Up, Down ShardTensor
 }
 
-// ShardTensor is a tensor in one of the Command's Shards: little-endian bytes, row-major.
+// ShardTensor is a tensor in one of the Command's Shards: little-endian bytes, row-major unless Packing names another layout,
+// which the plugin must have declared (sdk.CapPacking).
 type ShardTensor struct {
 	Shard          int
 	Offset, Length int64
 	DType          tensor.DType
 	Shape          []int
+	Packing        string
 }
 
 // NewExpert is an expert behind a bare connection, such as one on another machine or in a test. Tensors travel over
@@ -90,8 +93,9 @@ func (e *Expert) Forward(ctx context.Context, call *expert.Call) error {
 	return e.forward(ctx, call)
 }
 
-// Start implements expert.Starter. The request has left the host when it returns, unless the call is larger than a slot
-// or all slots are taken; then a goroutine sends it.
+// Start implements expert.Starter. The request has left the host when it returns, as far as there are free slots; the rest
+// of a call that is larger than a slot follows in Wait, as answers come. Without a slot, or without shared memory, a
+// goroutine makes the call. Nothing is allocated for a call in slots.
 func (e *Expert) Start(ctx context.Context, call *expert.Call) expert.Pending {
 	if err := wire.CheckCall(call); err != nil {
 		return failed{fmt.Errorf("forward: %w", err)}
@@ -99,30 +103,46 @@ func (e *Expert) Start(ctx context.Context, call *expert.Call) expert.Pending {
 	if call.X.Rows == 0 {
 		return failed{nil}
 	}
-	if pl := e.link.plane; pl != nil && call.X.Rows <= pl.Layout().Rows(4*call.X.Cols, 4*call.X.Cols) {
-		t, ok, err := pl.TryPost(wire.ForwardHead(call, timeLeft(ctx)), func(b []byte) { wire.PutForward(b, call) })
-		if err != nil {
-			return failed{e.link.failure(ctx, err)}
-		}
-		if ok {
-			return &posted{link: e.link, ctx: ctx, call: call, ticket: t}
-		}
+	p := newPosted(e.link, ctx, call)
+	if p == nil {
+		return aside(func() error { return e.send(ctx, call) })
 	}
-	return aside(func() error { return e.forward(ctx, call) })
+	if err := p.post(); err != nil {
+		return failed{p.end(err)}
+	}
+	if p.sent == 0 {
+		return aside(p.Wait)
+	}
+	return p
 }
 
-// forward cuts a call into pieces that fit and makes them one after the other.
+// forward makes a call and waits for it.
 func (e *Expert) forward(ctx context.Context, call *expert.Call) error {
-	for _, r := range e.link.pieces(call.X.Rows, 4*call.X.Cols, 4*call.X.Cols) {
+	if call.X.Rows == 0 {
+		return nil
+	}
+	if p := newPosted(e.link, ctx, call); p != nil {
+		return p.Wait()
+	}
+	return e.send(ctx, call)
+}
+
+// send makes a call over gRPC, in messages of a bounded size.
+func (e *Expert) send(ctx context.Context, call *expert.Call) error {
+	each := max(1, messageBytes/(4*call.X.Cols))
+	for from := 0; from < call.X.Rows; from += each {
 		part := call
-		if r.to-r.from != call.X.Rows {
-			part = wire.SliceCall(call, r.from, r.to)
+		if each < call.X.Rows {
+			part = wire.SliceCall(call, from, min(from+each, call.X.Rows))
 		}
-		var err error
-		if r.shared {
-			err = e.share(ctx, part)
-		} else {
-			err = e.send(ctx, part)
+		req := wire.ForwardRequest(part)
+		var reply *pb.ForwardReply
+		err := e.link.call(ctx, func(ctx context.Context) (err error) {
+			reply, err = e.link.expert.Forward(ctx, req)
+			return err
+		})
+		if err == nil {
+			err = wire.TakeForwardReply(part, reply)
 		}
 		if err != nil {
 			return err
@@ -131,41 +151,98 @@ func (e *Expert) forward(ctx context.Context, call *expert.Call) error {
 	return nil
 }
 
-// share makes a call through the plane.
-func (e *Expert) share(ctx context.Context, call *expert.Call) error {
-	t, err := e.link.plane.Post(ctx, wire.ForwardHead(call, timeLeft(ctx)), func(b []byte) { wire.PutForward(b, call) })
-	if err != nil {
-		return e.link.failure(ctx, err)
-	}
-	return (&posted{link: e.link, ctx: ctx, call: call, ticket: t}).Wait()
-}
-
-// send makes a call over gRPC.
-func (e *Expert) send(ctx context.Context, call *expert.Call) error {
-	req := wire.ForwardRequest(call)
-	var reply *pb.ForwardReply
-	err := e.link.call(ctx, func(ctx context.Context) (err error) {
-		reply, err = e.link.expert.Forward(ctx, req)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return wire.TakeForwardReply(call, reply)
-}
-
-// posted is a call in a slot.
+// posted is a call in slots: one if it fits, else several, in the order of its rows.
 type posted struct {
-	link   *link
-	ctx    context.Context
-	call   *expert.Call
+	link    *link
+	ctx     context.Context
+	call    *expert.Call
+	each    int // rows that fit a slot
+	sent    int // rows that are on their way or back
+	flights []flight
+}
+
+// flight is a part of a call in a slot.
+type flight struct {
+	call   *expert.Call // the whole or a part
 	ticket plane.Ticket
 }
 
-// Wait implements expert.Pending.
+var postedPool = sync.Pool{New: func() any { return new(posted) }}
+
+// newPosted prepares a call for the plane; nil if it can't go there.
+func newPosted(l *link, ctx context.Context, call *expert.Call) *posted {
+	if l.plane == nil {
+		return nil
+	}
+	each := l.plane.Layout().Rows(4*call.X.Cols, 4*call.X.Cols)
+	if each == 0 {
+		return nil
+	}
+	p := postedPool.Get().(*posted)
+	p.link, p.ctx, p.call, p.each, p.sent = l, ctx, call, each, 0
+	return p
+}
+
+// end gives the memory back and names the error's cause.
+func (p *posted) end(err error) error {
+	err = p.link.failure(p.ctx, err)
+	clear(p.flights)
+	*p = posted{flights: p.flights[:0]}
+	postedPool.Put(p)
+	return err
+}
+
+// post sends what has not been sent, as far as there are free slots.
+func (p *posted) post() error {
+	for p.sent < p.call.X.Rows {
+		part := p.part()
+		t, ok, err := p.link.plane.TryPost(part.Lane-1, wire.ForwardHead(part, timeLeft(p.ctx)), func(b []byte) { wire.PutForward(b, part) })
+		if err != nil || !ok {
+			return err
+		}
+		p.fly(part, t)
+	}
+	return nil
+}
+
+// part is the next piece to be sent.
+func (p *posted) part() *expert.Call {
+	if p.call.X.Rows <= p.each {
+		return p.call
+	}
+	return wire.SliceCall(p.call, p.sent, min(p.sent+p.each, p.call.X.Rows))
+}
+
+func (p *posted) fly(part *expert.Call, t plane.Ticket) {
+	p.flights = append(p.flights, flight{part, t})
+	p.sent += part.X.Rows
+}
+
+// Wait implements expert.Pending. It blocks for a slot only while it has nothing under way, so that calls that share the
+// slots can't wait for each other.
 func (p *posted) Wait() error {
-	err := p.ticket.Wait(p.ctx, callLimit, func(r plane.Reply, b []byte) error { return wire.TakeForward(p.call, r, b) })
-	return p.link.failure(p.ctx, err)
+	var first error
+	for n := 0; ; n++ {
+		if n == len(p.flights) {
+			if p.sent == p.call.X.Rows || first != nil {
+				return p.end(first)
+			}
+			part := p.part()
+			t, err := p.link.plane.Post(p.ctx, part.Lane-1, wire.ForwardHead(part, timeLeft(p.ctx)), func(b []byte) { wire.PutForward(b, part) })
+			if err != nil {
+				return p.end(err)
+			}
+			p.fly(part, t)
+		}
+		f := p.flights[n]
+		err := f.ticket.Wait(p.ctx, callLimit, func(r plane.Reply, b []byte) error { return wire.TakeForward(f.call, r, b) })
+		if first == nil {
+			first = err
+		}
+		if first == nil {
+			first = p.post()
+		}
+	}
 }
 
 // failed is a call that ended before it was sent.

@@ -122,6 +122,14 @@ func (p *Process) SharedBytes() int64 {
 	return p.plane.Bytes()
 }
 
+// Lanes are the threads that serve the process's calls, and how many of them are bound to a core; none with gRPC.
+func (p *Process) Lanes() (lanes, bound int) {
+	if p.plane == nil {
+		return 0, 0
+	}
+	return p.plane.Layout().Lanes, p.plane.Pinned()
+}
+
 // Transport is how tensors travel: TransportGRPC if shared memory was asked for and isn't there.
 func (p *Process) Transport() Transport {
 	if p.plane == nil {

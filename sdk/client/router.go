@@ -3,10 +3,12 @@ package client
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"google.golang.org/grpc"
 
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/internal/pb"
 	"github.com/pimoe/pimoe/sdk/internal/plane"
 	"github.com/pimoe/pimoe/sdk/internal/wire"
@@ -79,12 +81,62 @@ func (r *Router) Route(ctx context.Context, b router.Batch, routes router.Routes
 	return nil
 }
 
+// Begin sends a batch and returns before the answer is there; the Pending's Wait fills routes. It is like Route otherwise. A
+// batch that does not fit a slot, or finds none free, is routed in Wait.
+func (r *Router) Begin(ctx context.Context, b router.Batch, routes router.Routes) expert.Pending {
+	p := routings.Get().(*routing)
+	*p = routing{router: r, ctx: ctx, batch: b, routes: routes}
+	if !r.WantsHidden() {
+		p.batch.Hidden = tensor.Matrix{}
+	}
+	if pl := r.link.plane; pl != nil && wire.CheckBatch(p.batch, routes) == nil {
+		if in, out := wire.RouteBytes(p.batch, routes.K); b.Logits.Rows <= pl.Layout().Rows(in, out) {
+			p.ticket, p.sent, p.err = pl.TryPost(plane.AnyLane, wire.RouteHead(p.batch, routes.K, timeLeft(ctx)), func(q []byte) { wire.PutRoute(q, p.batch) })
+		}
+	}
+	return p
+}
+
+// routing is a batch under way.
+type routing struct {
+	router *Router
+	ctx    context.Context
+	batch  router.Batch
+	routes router.Routes
+	ticket plane.Ticket
+	sent   bool
+	err    error
+}
+
+var routings = sync.Pool{New: func() any { return new(routing) }}
+
+// Wait implements expert.Pending.
+func (p *routing) Wait() error {
+	err := p.err
+	switch {
+	case p.sent:
+		err = p.router.link.failure(p.ctx, p.router.take(p.ctx, p.ticket, p.batch, p.routes))
+	case err != nil:
+		err = p.router.link.failure(p.ctx, err)
+	default:
+		err = p.router.Route(p.ctx, p.batch, p.routes)
+	}
+	*p = routing{}
+	routings.Put(p)
+	return err
+}
+
+// take waits for the answer in a slot.
+func (r *Router) take(ctx context.Context, t plane.Ticket, b router.Batch, routes router.Routes) error {
+	return t.Wait(ctx, callLimit, func(reply plane.Reply, p []byte) error {
+		return wire.TakeRoute(routes, b.Logits.Cols, reply, p)
+	})
+}
+
 func (r *Router) share(ctx context.Context, b router.Batch, routes router.Routes) error {
-	t, err := r.link.plane.Post(ctx, wire.RouteHead(b, routes.K, timeLeft(ctx)), func(p []byte) { wire.PutRoute(p, b) })
+	t, err := r.link.plane.Post(ctx, plane.AnyLane, wire.RouteHead(b, routes.K, timeLeft(ctx)), func(p []byte) { wire.PutRoute(p, b) })
 	if err == nil {
-		err = t.Wait(ctx, callLimit, func(reply plane.Reply, p []byte) error {
-			return wire.TakeRoute(routes, b.Logits.Cols, reply, p)
-		})
+		err = r.take(ctx, t, b, routes)
 	}
 	return r.link.failure(ctx, err)
 }

@@ -319,7 +319,7 @@ func (l *launch) command() (cmd *exec.Cmd, closeAfter []*os.File, err error) {
 	l.doc.Lifeline = first + 1
 	if p.plane != nil {
 		requests, results := p.plane.Files()
-		l.doc.Plane = &bootstrap.Plane{Version: plane.Version, Requests: inherit(requests), Results: inherit(results), Layout: p.plane.Layout()}
+		l.doc.Plane = &bootstrap.Plane{Version: plane.Version, Requests: inherit(requests), Results: inherit(results), Layout: p.plane.Layout(), Cores: l.c.Cores}
 	}
 	for _, f := range l.c.Shards {
 		l.doc.Shards = append(l.doc.Shards, inherit(f))

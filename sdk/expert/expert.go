@@ -79,7 +79,8 @@ type Segment struct {
 // output of the segment's expert for row i of X. Experts ascend, and no segment is empty.
 type Call struct {
 	Layer    int
-	Threads  int // how many threads the host's plan leaves to this process, at least 1; never changes the bits
+	Threads  int // how many threads the host's plan leaves to this call, at least 1; never changes the bits
+	Lane     int // which of the process's cores the host's plan means the call for, from 1; 0 = any. A hint for whoever carries it
 	Segments []Segment
 	X, Y     tensor.Matrix
 }

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -75,6 +76,10 @@ func run(make func(shards [][]byte) service.Service, opts []Option) {
 	os.Exit(0)
 }
 
+// spareProcs is how many of the runtime's processors there are beside those that the lanes hold: one for the control plane
+// and the heartbeat, one for a thread that an author's code may use while the lanes look for calls.
+const spareProcs = 2
+
 // serve does everything between the first and the last breath of a plugin process.
 func (c config) serve(make func(shards [][]byte) service.Service) error {
 	signal.Ignore(syscall.SIGINT)
@@ -82,6 +87,9 @@ func (c config) serve(make func(shards [][]byte) service.Service) error {
 	doc, err := bootstrap.Read()
 	if err != nil {
 		return err
+	}
+	if doc.Plane != nil {
+		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), doc.Plane.Lanes+spareProcs))
 	}
 	keepFromChildren(doc.Lifeline)
 	go watch(doc.Lifeline)
@@ -158,7 +166,7 @@ func attach(doc bootstrap.Document, svc service.Service) (*plane.Plugin, error) 
 	results := os.NewFile(uintptr(doc.Plane.Results), "results")
 	defer requests.Close()
 	defer results.Close()
-	p, err := plane.Attach(doc.Plane.Layout, requests, results)
+	p, err := plane.Attach(doc.Plane.Layout, doc.Plane.Cores, requests, results)
 	if err != nil {
 		return nil, err
 	}

@@ -54,6 +54,7 @@ type Plane struct {
 	Requests int `json:"requests"` // descriptor number
 	Results  int `json:"results"`  // descriptor number
 	plane.Layout
+	Cores []int `json:"cores,omitempty"` // the core that each lane is bound to; none = unbound
 }
 
 // Write puts the document into an anonymous file, positioned at its start.

@@ -17,54 +17,45 @@ const (
 )
 
 // futexWait sleeps while the word has the value, for at most limit. It returns for any reason: the caller looks again.
+// The runtime takes the sleeper's processor away meanwhile, which costs some microseconds afterwards and lets a watcher
+// thread of the runtime wake up: it is for long sleeps.
 func futexWait(word *atomic.Uint32, value uint32, limit time.Duration) {
 	ts := unix.NsecToTimespec(int64(limit))
 	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(value), uintptr(unsafe.Pointer(&ts)), 0, 0)
 }
 
-// futexWake wakes all sleepers on the word. It needs no write access to it.
+// futexDoze is futexWait that the runtime does not see. A garbage collection waits for it, so limit is short.
+func futexDoze(word *atomic.Uint32, value uint32, limit time.Duration) {
+	ts := unix.NsecToTimespec(int64(limit))
+	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(value), uintptr(unsafe.Pointer(&ts)), 0, 0)
+}
+
+// futexWake wakes all sleepers on the word. It needs no write access to it, and it does not block, so the runtime need
+// not know of it.
 func futexWake(word *atomic.Uint32) {
-	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWakeOp, 1<<30, 0, 0, 0)
+	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWakeOp, 1<<30, 0, 0, 0)
 }
 
-// spinner decides whether it is worth looking at a word for some microseconds before sleeping. Sleeping costs about
-// 20 us of waking on a virtual machine; looking costs a core. It keeps a moving average of how long the waits were and
-// looks only if they are of the size of a wake-up. One goroutine uses it at a time.
-type spinner struct {
-	average time.Duration
+// yield gives the core to another thread that is ready to run on it.
+func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// watch loads the word until it is not old, at most so many times, with a pause of the processor between two loads. It
+// returns the last value. The loads have acquire semantics.
+//
+//go:noescape
+func watch(word *uint32, old, looks uint32) uint32
+
+// looks is how often a word is loaded before the core is offered to others: about a microsecond, less than two switches
+// of threads cost.
+const looks = 20
+
+// await is watch for an atomic word.
+func await(word *atomic.Uint32, old uint32) uint32 {
+	return watch((*uint32)(unsafe.Pointer(word)), old, looks)
 }
 
-const (
-	spinLimit = 60 * time.Microsecond // more than this and the core is better given away
-	spinEvery = 24                    // loads between two looks at the clock and an offer of the core to others
-)
-
-// spins is false on a machine with one core, where looking keeps the other side from working.
-var spins = runtime.NumCPU() > 1
-
-// until looks at the condition for a while and reports whether it became true.
-func (s *spinner) until(ready func() bool) bool {
-	if !spins || s.average > spinLimit || runtime.GOMAXPROCS(0) < 2 {
-		return ready()
-	}
-	start := time.Now()
-	for {
-		for range spinEvery {
-			if ready() {
-				return true
-			}
-		}
-		if time.Since(start) > spinLimit {
-			return false
-		}
-		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-	}
-}
-
-// took records the length of a wait.
-func (s *spinner) took(d time.Duration) {
-	s.average += (min(d, 8*spinLimit) - s.average) / 8
-}
+// polls is false on a machine with one core, where looking keeps the other side from working.
+var polls = runtime.NumCPU() > 1
 
 func word(region []byte, off int) *atomic.Uint32 {
 	return (*atomic.Uint32)(unsafe.Pointer(&region[off]))

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,24 +26,22 @@ type Host struct {
 	req     []byte // writable
 	res     []byte // read-only; hostile
 	files   [2]*os.File
-	slots   []hostSlot
-	tokens  chan struct{} // one for each free slot
 	aborted atomic.Bool
-	once    sync.Once // of Close
+	freed   chan struct{} // holds something after a slot came back; whoever takes it and finds more passes it on
+	once    sync.Once     // of Close
 
 	// users is read-locked by whoever touches the mappings and locked for good by Close.
 	users sync.RWMutex
 
-	// mu guards free and orphans.
+	// mu guards what follows, except that a slot's gen belongs to the slot's owner.
 	mu      sync.Mutex
-	free    []int // last in, first out: the worker that ran last is the warmest
-	orphans []int // slots whose caller went away before the answer came
+	gens    []uint64 // of each slot's latest request
+	free    [][]int  // by lane; last in, first out: its memory is the warmest
+	orphans []int    // slots whose caller went away before the answer came
 }
 
-type hostSlot struct {
-	gen  uint64 // of the latest request
-	spin spinner
-}
+// AnyLane is for a call that may run wherever there is room.
+const AnyLane = -1
 
 // NewHost makes both regions and seals them: nobody can resize them, and nobody but this mapping can write requests.
 func NewHost(spec Spec) (*Host, error) {
@@ -50,7 +49,7 @@ func NewHost(spec Spec) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{layout: l, slots: make([]hostSlot, l.Slots), tokens: make(chan struct{}, l.Slots)}
+	h := &Host{layout: l, gens: make([]uint64, l.Slots), free: make([][]int, l.Lanes), freed: make(chan struct{}, 1)}
 	if err := h.open(); err != nil {
 		h.Close()
 		return nil, err
@@ -60,9 +59,9 @@ func NewHost(spec Spec) (*Host, error) {
 	binary.LittleEndian.PutUint32(h.req[reqSlots:], uint32(l.Slots))
 	binary.LittleEndian.PutUint64(h.req[reqInCap:], uint64(l.InCap))
 	binary.LittleEndian.PutUint64(h.req[reqOutCap:], uint64(l.OutCap))
+	binary.LittleEndian.PutUint32(h.req[reqLanes:], uint32(l.Lanes))
 	for i := l.Slots - 1; i >= 0; i-- {
-		h.free = append(h.free, i)
-		h.tokens <- struct{}{}
+		h.free[l.lane(i)] = append(h.free[l.lane(i)], i)
 	}
 	return h, nil
 }
@@ -131,6 +130,15 @@ func (h *Host) Beat() (uint64, bool) {
 	return word64(h.res, resBeat).Load(), true
 }
 
+// Pinned is how many lanes are bound to their cores, as the plugin says.
+func (h *Host) Pinned() int {
+	if !h.users.TryRLock() {
+		return 0
+	}
+	defer h.users.RUnlock()
+	return int(min(word(h.res, resPins).Load(), uint32(h.layout.Lanes)))
+}
+
 // Abort fails all calls under way, and all later ones, with ErrClosed. The process is gone.
 func (h *Host) Abort() {
 	h.aborted.Store(true)
@@ -138,7 +146,7 @@ func (h *Host) Abort() {
 		return
 	}
 	defer h.users.RUnlock()
-	for i := range h.slots {
+	for i := range h.layout.Slots {
 		futexWake(word(h.res, h.layout.resSlot(i)+slotDone))
 	}
 }
@@ -169,89 +177,113 @@ type Ticket struct {
 	gen  uint64
 }
 
-// TryPost writes a request into a free slot and wakes the plugin. It reports false when no slot is free.
-func (h *Host) TryPost(head Head, fill func(payload []byte)) (Ticket, bool, error) {
-	if h.aborted.Load() {
+// TryPost writes a request into a free slot, of the lane if that has one, and wakes the plugin. It reports false when no
+// slot is free.
+func (h *Host) TryPost(lane int, head Head, fill func(payload []byte)) (Ticket, bool, error) {
+	if h.aborted.Load() || !h.users.TryRLock() {
 		return Ticket{}, false, ErrClosed
 	}
-	select {
-	case <-h.tokens:
-	default:
-		if !h.reclaim() {
-			return Ticket{}, false, nil
-		}
-		<-h.tokens
+	defer h.users.RUnlock()
+	slot, more := h.take(lane)
+	if slot < 0 {
+		return Ticket{}, false, nil
 	}
-	t, err := h.post(head, fill)
-	return t, err == nil, err
+	if more {
+		h.signal()
+	}
+	return h.post(slot, head, fill), true, nil
 }
 
 // Post is TryPost that waits for a slot.
-func (h *Host) Post(ctx context.Context, head Head, fill func(payload []byte)) (Ticket, error) {
+func (h *Host) Post(ctx context.Context, lane int, head Head, fill func(payload []byte)) (Ticket, error) {
+	if t, ok, err := h.TryPost(lane, head, fill); ok || err != nil {
+		return t, err
+	}
 	// A slot that its caller left comes back without a signal, hence the look every other millisecond. It happens
 	// only while all slots are taken.
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if h.aborted.Load() {
-			return Ticket{}, ErrClosed
-		}
 		select {
-		case <-h.tokens:
-			return h.post(head, fill)
+		case <-h.freed:
+		case <-tick.C:
 		case <-ctx.Done():
 			return Ticket{}, ctx.Err()
-		case <-tick.C:
-			h.reclaim()
+		}
+		if t, ok, err := h.TryPost(lane, head, fill); ok || err != nil {
+			return t, err
 		}
 	}
 }
 
-// reclaim frees slots whose late answer has arrived. It reports whether there was one.
-func (h *Host) reclaim() bool {
-	if !h.users.TryRLock() {
-		return false
-	}
-	defer h.users.RUnlock()
+// take finds a free slot, or -1: of the wanted lane, else of the one with the most. more says that others are left.
+func (h *Host) take(lane int) (slot int, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if lane >= 0 {
+		lane %= h.layout.Lanes
+	}
+	best, total := lane, 0
+	for range 2 { // the second time with the late answers' slots
+		total = 0
+		for l, free := range h.free {
+			total += len(free)
+			if best < 0 || len(h.free[best]) == 0 || lane < 0 && len(free) > len(h.free[best]) {
+				best = l
+			}
+		}
+		if total > 0 || !h.reclaim() {
+			break
+		}
+	}
+	if total == 0 {
+		return -1, false
+	}
+	free := h.free[best]
+	slot = free[len(free)-1]
+	h.free[best] = free[:len(free)-1]
+	return slot, total > 1
+}
+
+// reclaim frees slots whose late answer has arrived. It reports whether there was one. The caller holds mu.
+func (h *Host) reclaim() bool {
 	kept, found := h.orphans[:0], false
 	for _, i := range h.orphans {
-		if word(h.res, h.layout.resSlot(i)+slotDone).Load() != uint32(h.slots[i].gen) {
+		if word(h.res, h.layout.resSlot(i)+slotDone).Load() != uint32(h.gens[i]) {
 			kept = append(kept, i)
 			continue
 		}
-		h.free = append(h.free, i)
-		h.tokens <- struct{}{}
+		h.free[h.layout.lane(i)] = append(h.free[h.layout.lane(i)], i)
 		found = true
 	}
 	h.orphans = kept
 	return found
 }
 
-// post owns a token.
-func (h *Host) post(head Head, fill func(payload []byte)) (Ticket, error) {
-	if !h.users.TryRLock() {
-		return Ticket{}, ErrClosed
+// signal tells one of those who wait for a slot that there is one.
+func (h *Host) signal() {
+	select {
+	case h.freed <- struct{}{}:
+	default:
 	}
-	defer h.users.RUnlock()
-	h.mu.Lock()
-	i := h.free[len(h.free)-1]
-	h.free = h.free[:len(h.free)-1]
-	h.mu.Unlock()
+}
 
-	s := &h.slots[i]
-	s.gen++
+// post fills a slot that the caller owns, and rings the lane's bell.
+func (h *Host) post(i int, head Head, fill func(payload []byte)) Ticket {
+	h.gens[i]++
+	gen := h.gens[i]
 	off := h.layout.reqSlot(i)
 	b := h.req[off : off+headerSize]
-	putHead(b, head, s.gen)
+	putHead(b, head, gen)
 	fill(h.req[off+headerSize : off+headerSize+h.layout.InCap : off+headerSize+h.layout.InCap])
-	post := word(b, slotPost)
-	post.Store(uint32(s.gen)) // releases the writes above
-	if word(h.res, h.layout.resSlot(i)+slotSleeping).Load() != 0 {
-		futexWake(post)
+	word(b, slotPost).Store(uint32(gen)) // releases the writes above
+	at := h.layout.lane(i) * line
+	bell := word(h.req, reqBell+at)
+	bell.Add(1)
+	if word(h.res, resSleeping+at).Load() != 0 {
+		futexWake(bell)
 	}
-	return Ticket{host: h, slot: i, gen: s.gen}, nil
+	return Ticket{host: h, slot: i, gen: gen}
 }
 
 func putHead(b []byte, h Head, gen uint64) {
@@ -294,39 +326,63 @@ func (t Ticket) Wait(ctx context.Context, limit time.Duration, take func(r Reply
 	return err
 }
 
+const (
+	// hostPolls is how long the host looks for an answer before it sleeps. While experts work, its looks between two
+	// yields cost them next to nothing; to be woken costs it more than most layers' whole dispatch. The end is there for
+	// very long calls, prompts on slow machines, where it no longer matters.
+	hostPolls = 20 * time.Millisecond
+	// checkEvery is after how many rounds of looking the clock and the context are looked at.
+	checkEvery = 16
+)
+
 // arrive waits for the plugin to close the generation.
 func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 	h := t.host
 	done := word(h.res, h.layout.resSlot(t.slot)+slotDone)
-	waiting := word(h.req, h.layout.reqSlot(t.slot)+slotWaiting)
-	spin := &h.slots[t.slot].spin
-	start := time.Now()
-	spin.until(func() bool { return done.Load() != uint32(t.gen-1) || h.aborted.Load() })
-	defer func() {
-		waiting.Store(0)
-		spin.took(time.Since(start))
-	}()
-	for {
-		v := done.Load()
-		switch {
-		case v == uint32(t.gen):
+	want, before := uint32(t.gen), uint32(t.gen-1)
+	var start time.Time
+	var took time.Duration
+	for n := 0; ; n++ {
+		switch v := await(done, before); {
+		case v == want:
 			return nil
 		case h.aborted.Load():
 			return ErrClosed
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case time.Since(start) > limit:
-			return context.DeadlineExceeded
-		case v != uint32(t.gen-1): // nobody honest writes anything else here
-			return fmt.Errorf("answer of generation %d to a call of generation %d: %w", v, uint32(t.gen), sdk.ErrInvalidOutput)
+		case v != before: // nobody honest writes anything else here
+			return fmt.Errorf("answer of generation %d to a call of generation %d: %w", v, want, sdk.ErrInvalidOutput)
 		}
-		waiting.Store(1)
-		// The word is looked at again, so that a wake that came too early is not waited for; and every few milliseconds,
-		// which bounds how late an end of the process or of the context is seen.
-		if done.Load() == v && !h.aborted.Load() {
-			futexWait(done, v, glance(ctx))
+		if n%checkEvery == 0 || took >= hostPolls {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if n == 0 {
+				start = time.Now()
+			}
+			if took = time.Since(start); took > limit {
+				return context.DeadlineExceeded
+			}
 		}
+		if polls && took < hostPolls {
+			if n%4 == 3 {
+				runtime.Gosched() // other goroutines have no other chance where there are few processors
+			}
+			yield()
+			continue
+		}
+		t.sleep(ctx, done, before)
 	}
+}
+
+// sleep waits for a wake-up, but only for some milliseconds, which bounds how late an end of the process or of the
+// context is seen.
+func (t Ticket) sleep(ctx context.Context, done *atomic.Uint32, before uint32) {
+	h := t.host
+	waiting := word(h.req, h.layout.reqSlot(t.slot)+slotWaiting)
+	waiting.Store(1)
+	if done.Load() == before && !h.aborted.Load() { // again, so that a wake that came too early is not waited for
+		futexWait(done, before, glance(ctx))
+	}
+	waiting.Store(0)
 }
 
 // glance is how long to sleep at most before looking at the context again.
@@ -355,9 +411,10 @@ func readReply(b []byte) (Reply, uint64) {
 
 func (h *Host) release(slot int) {
 	h.mu.Lock()
-	h.free = append(h.free, slot)
+	lane := h.layout.lane(slot)
+	h.free[lane] = append(h.free[lane], slot)
 	h.mu.Unlock()
-	h.tokens <- struct{}{}
+	h.signal()
 }
 
 // leave marks a generation as unwanted and sets its slot aside.

@@ -2,6 +2,11 @@
 // written by the host alone and results written by the plugin alone, cut into slots, with futexes to wake the other
 // side. A call is a slot index and a generation; no address and no name ever crosses.
 //
+// Slots belong to lanes, slot i to lane i mod lanes. A lane is a thread of the plugin, bound to one core, that serves its
+// slots one after the other: the host says with the slot on which core a call runs, and the kernel's scheduler has
+// nothing left to guess. Waking a sleeping core costs more than the call itself, so both sides look at memory for a while
+// after work, giving the core away between looks, and sleep only when nothing has come for some time.
+//
 // sdk/client uses Host, sdk/serve uses Plugin; sdk/internal/wire knows what the payloads mean. The package trusts
 // nothing that the plugin wrote: headers are copied and then checked, and payloads are handed to a reader that loads
 // each value once. It refuses to know about experts, routers or processes, and on other systems than Linux it says
@@ -16,7 +21,7 @@ import (
 )
 
 // Version of the layout below. Both sides refuse another one.
-const Version = 1
+const Version = 2
 
 // The layout, as other languages see it (sdk/proto/README.md repeats it). All integers are little-endian.
 const (
@@ -30,12 +35,19 @@ const (
 	reqSlots   = 12 // u32
 	reqInCap   = 16 // u64, payload bytes of a slot in requests
 	reqOutCap  = 24 // u64, payload bytes of a slot in results
+	reqLanes   = 32 // u32
+	// A line of each lane.
+	reqBell = 1024 // u32 futex: counted up after each post to a slot of the lane
 
 	// Results region: its header.
 	resBeat = 0 // u64, incremented every 50 ms by the plugin
+	resPins = 8 // u32, lanes that are bound to their cores
+	// A line of each lane.
+	resSleeping = 1024 // u32: the lane sleeps on its bell
+	line        = 64   // between the words of two lanes
 
 	// Request header of a slot.
-	slotPost     = 0  // u32 futex: low half of the generation that is posted
+	slotPost     = 0  // u32: low half of the generation that is posted
 	slotWaiting  = 4  // u32: the host sleeps on slotDone
 	slotCancel   = 8  // u32: low half of a generation that nobody waits for any more
 	slotGen      = 64 // u64
@@ -51,7 +63,6 @@ const (
 
 	// Response header of a slot.
 	slotDone     = 0  // u32 futex: low half of the generation that is answered
-	slotSleeping = 4  // u32: the plugin sleeps on slotPost
 	slotGenBack  = 64 // u64
 	slotStatus   = 72 // u32: 0 or an error class of sdk/internal/wire
 	slotRowsBack = 76
@@ -61,6 +72,7 @@ const (
 	maxMessage   = 2048
 
 	maxSlots  = 64
+	maxLanes  = 16      // more threads than this in one process wait for the same memory
 	maxRegion = 1 << 36 // 64 GiB: far above any use, far below an overflow
 )
 
@@ -82,9 +94,10 @@ var (
 	ErrTooWide = errors.New("row does not fit a slot")
 )
 
-// Spec is the geometry of a plane. MaxRows and Slots may be 0 for the defaults.
+// Spec is the geometry of a plane. MaxRows, Slots and Lanes may be 0 for the defaults.
 type Spec struct {
 	Slots          int
+	Lanes          int // at most Slots; 0 = one for each slot
 	MaxRows        int
 	InBytesPerRow  int // of a request's payload, without the segment table
 	OutBytesPerRow int
@@ -96,6 +109,7 @@ const segmentBytes = 8
 // Layout is a checked Spec with its sizes.
 type Layout struct {
 	Slots   int `json:"slots"`
+	Lanes   int `json:"lanes"`
 	MaxRows int `json:"max_rows"`
 	InCap   int `json:"in_bytes"`  // payload bytes of a slot in the requests region
 	OutCap  int `json:"out_bytes"` // payload bytes of a slot in the results region
@@ -112,11 +126,18 @@ func (s Spec) Layout() (Layout, error) {
 	if s.Slots < 1 || s.Slots > maxSlots {
 		return Layout{}, fmt.Errorf("plane: %d slots, want 1 to %d: %w", s.Slots, maxSlots, sdk.ErrInvalid)
 	}
+	if s.Lanes == 0 {
+		s.Lanes = min(s.Slots, maxLanes)
+	}
+	if s.Lanes < 1 || s.Lanes > min(s.Slots, maxLanes) {
+		return Layout{}, fmt.Errorf("plane: %d lanes for %d slots, want 1 to %d: %w", s.Lanes, s.Slots, min(s.Slots, maxLanes), sdk.ErrInvalid)
+	}
 	if s.MaxRows < 1 || s.MaxRows > 1<<20 || s.InBytesPerRow < 1 || s.InBytesPerRow > 1<<28 || s.OutBytesPerRow < 1 || s.OutBytesPerRow > 1<<28 {
 		return Layout{}, fmt.Errorf("plane: %d rows of %d bytes in and %d out: %w", s.MaxRows, s.InBytesPerRow, s.OutBytesPerRow, sdk.ErrInvalid)
 	}
 	l := Layout{
 		Slots:   s.Slots,
+		Lanes:   s.Lanes,
 		MaxRows: s.MaxRows,
 		InCap:   roundUp(s.MaxRows*(s.InBytesPerRow+segmentBytes)+64, page), // 64: the payload after the table is aligned
 		OutCap:  roundUp(s.MaxRows*s.OutBytesPerRow+64, page),
@@ -126,7 +147,7 @@ func (s Spec) Layout() (Layout, error) {
 
 // check holds for what arrives in a bootstrap document as well.
 func (l Layout) check() error {
-	if l.Slots < 1 || l.Slots > maxSlots || l.MaxRows < 1 || l.InCap < page || l.OutCap < page || l.InCap%page != 0 ||
+	if l.Slots < 1 || l.Slots > maxSlots || l.Lanes < 1 || l.Lanes > min(l.Slots, maxLanes) || l.MaxRows < 1 || l.InCap < page || l.OutCap < page || l.InCap%page != 0 ||
 		l.OutCap%page != 0 || l.InCap > maxRegion/l.Slots-2*page || l.OutCap > maxRegion/l.Slots-2*page {
 		return fmt.Errorf("plane: bad geometry %+v: %w", l, sdk.ErrInvalid)
 	}
@@ -152,6 +173,9 @@ func (l Layout) Rows(in, out int) int {
 
 func (l Layout) reqSlot(i int) int { return headerSize + i*(headerSize+l.InCap) }
 func (l Layout) resSlot(i int) int { return headerSize + i*(headerSize+l.OutCap) }
+
+// lane serves slot i.
+func (l Layout) lane(i int) int { return i % l.Lanes }
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
 

@@ -28,6 +28,9 @@ type Handler func(ctx context.Context, head Head, in, out []byte) Reply
 // Plugin exists so that callers compile; Attach refuses to make one.
 type Plugin struct{}
 
+// AnyLane is for a call that may run wherever there is room.
+const AnyLane = -1
+
 // NewHost refuses.
 func NewHost(Spec) (*Host, error) { return nil, errNone }
 
@@ -46,6 +49,9 @@ func (*Host) Bytes() int64 { return 0 }
 // Beat has no counter.
 func (*Host) Beat() (uint64, bool) { return 0, false }
 
+// Pinned has no lanes.
+func (*Host) Pinned() int { return 0 }
+
 // Abort has nobody to wake.
 func (*Host) Abort() {}
 
@@ -53,16 +59,16 @@ func (*Host) Abort() {}
 func (*Host) Close() error { return nil }
 
 // TryPost refuses.
-func (*Host) TryPost(Head, func([]byte)) (Ticket, bool, error) { return Ticket{}, false, errNone }
+func (*Host) TryPost(int, Head, func([]byte)) (Ticket, bool, error) { return Ticket{}, false, errNone }
 
 // Post refuses.
-func (*Host) Post(context.Context, Head, func([]byte)) (Ticket, error) { return Ticket{}, errNone }
+func (*Host) Post(context.Context, int, Head, func([]byte)) (Ticket, error) { return Ticket{}, errNone }
 
 // Wait refuses.
 func (Ticket) Wait(context.Context, time.Duration, func(Reply, []byte) error) error { return errNone }
 
 // Attach refuses.
-func Attach(Layout, *os.File, *os.File) (*Plugin, error) { return nil, errNone }
+func Attach(Layout, []int, *os.File, *os.File) (*Plugin, error) { return nil, errNone }
 
 // Serve has nothing to serve.
 func (*Plugin) Serve(Handler) {}

@@ -27,7 +27,7 @@ func pair(t testing.TB, spec Spec, h Handler) (*Host, *Plugin) {
 		t.Fatal(err)
 	}
 	req, res := host.Files()
-	plugin, err := Attach(host.Layout(), req, res)
+	plugin, err := Attach(host.Layout(), nil, req, res)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func echo(_ context.Context, h Head, in, out []byte) Reply {
 }
 
 func roundTrip(ctx context.Context, h *Host, n uint64) error {
-	t, err := h.Post(ctx, Head{Op: OpForward, Rows: uint32(n), Cols: 7}, func(b []byte) { binary.LittleEndian.PutUint64(b, n) })
+	t, err := h.Post(ctx, AnyLane, Head{Op: OpForward, Rows: uint32(n), Cols: 7}, func(b []byte) { binary.LittleEndian.PutUint64(b, n) })
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,10 @@ func TestAbortWakesEverybody(t *testing.T) {
 	for i := range 5 { // two wait for an answer, three for a slot
 		go func() { errs <- roundTrip(context.Background(), host, uint64(i)) }()
 	}
-	for len(host.tokens) > 0 {
+	for free := 2; free > 0; {
+		host.mu.Lock()
+		free = len(host.free[0]) + len(host.free[1])
+		host.mu.Unlock()
 		time.Sleep(time.Millisecond)
 	}
 	began := time.Now()
@@ -161,7 +164,7 @@ func TestContextOfACall(t *testing.T) {
 		}
 		return Reply{}
 	})
-	ticket, err := host.Post(t.Context(), Head{Op: OpForward, Timeout: 20000}, func([]byte) {})
+	ticket, err := host.Post(t.Context(), AnyLane, Head{Op: OpForward, Timeout: 20000}, func([]byte) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +176,7 @@ func TestContextOfACall(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if ticket, err = host.Post(t.Context(), Head{Op: OpForward}, func([]byte) {}); err != nil {
+	if ticket, err = host.Post(t.Context(), AnyLane, Head{Op: OpForward}, func([]byte) {}); err != nil {
 		t.Fatal(err)
 	}
 	if err := ticket.Wait(ctx, time.Minute, nil); !errors.Is(err, context.Canceled) {
@@ -182,7 +185,7 @@ func TestContextOfACall(t *testing.T) {
 	if err := <-ended; err != context.Canceled {
 		t.Errorf("cancel: %v", err)
 	}
-	if ticket, err = host.Post(t.Context(), Head{Op: OpForward}, func([]byte) {}); err != nil {
+	if ticket, err = host.Post(t.Context(), AnyLane, Head{Op: OpForward}, func([]byte) {}); err != nil {
 		t.Fatal(err)
 	}
 	if err := ticket.Wait(t.Context(), 20*time.Millisecond, nil); !errors.Is(err, context.DeadlineExceeded) {
@@ -208,13 +211,13 @@ func TestAttachRefuses(t *testing.T) {
 	huge := l
 	huge.InCap = 1 << 40
 	for name, try := range map[string]func() (*Plugin, error){
-		"unsealed requests": func() (*Plugin, error) { return Attach(l, plain, res) },
-		"unsealed results":  func() (*Plugin, error) { return Attach(l, req, plain) },
-		"results for both":  func() (*Plugin, error) { return Attach(l, res, res) },
-		"another geometry":  func() (*Plugin, error) { return Attach(larger, req, res) },
-		"an odd geometry":   func() (*Plugin, error) { return Attach(odd, req, res) },
-		"a huge geometry":   func() (*Plugin, error) { return Attach(huge, req, res) },
-		"no slots":          func() (*Plugin, error) { return Attach(Layout{}, req, res) },
+		"unsealed requests": func() (*Plugin, error) { return Attach(l, nil, plain, res) },
+		"unsealed results":  func() (*Plugin, error) { return Attach(l, nil, req, plain) },
+		"results for both":  func() (*Plugin, error) { return Attach(l, nil, res, res) },
+		"another geometry":  func() (*Plugin, error) { return Attach(larger, nil, req, res) },
+		"an odd geometry":   func() (*Plugin, error) { return Attach(odd, nil, req, res) },
+		"a huge geometry":   func() (*Plugin, error) { return Attach(huge, nil, req, res) },
+		"no slots":          func() (*Plugin, error) { return Attach(Layout{}, nil, req, res) },
 	} {
 		if _, err := try(); !errors.Is(err, sdk.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)

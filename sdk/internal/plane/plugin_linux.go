@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,12 +17,13 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 )
 
-// Handler computes one call. in and out are the slot's payloads, valid until it returns.
+// Handler computes one call. in and out are the slot's payloads, valid until it returns, as is ctx.
 type Handler func(ctx context.Context, head Head, in, out []byte) Reply
 
 // Plugin is the plugin's end of a plane.
 type Plugin struct {
 	layout  Layout
+	cores   []int  // of the lanes; empty = unbound
 	req     []byte // read-only
 	res     []byte // writable
 	handler Handler
@@ -29,24 +31,20 @@ type Plugin struct {
 	quit    chan struct{}
 	wg      sync.WaitGroup
 	workers sync.WaitGroup
-
-	// mu guards running.
-	mu      sync.Mutex
-	running map[int]call // by slot
-}
-
-type call struct {
-	gen    uint32
-	cancel context.CancelFunc
+	running []atomic.Pointer[callContext] // by lane
+	polls   bool                          // lanes may look for calls for a while
 }
 
 // Attach maps both regions after checking that they are what the host says: sealed, and of the right size. The files
-// may be closed afterwards.
-func Attach(l Layout, requests, results *os.File) (*Plugin, error) {
+// may be closed afterwards. cores says which core each lane is bound to; with fewer cores than lanes nothing is bound.
+func Attach(l Layout, cores []int, requests, results *os.File) (*Plugin, error) {
 	if err := l.check(); err != nil {
 		return nil, err
 	}
-	p := &Plugin{layout: l, quit: make(chan struct{}), running: map[int]call{}}
+	p := &Plugin{layout: l, quit: make(chan struct{}), running: make([]atomic.Pointer[callContext], l.Lanes)}
+	if len(cores) >= l.Lanes {
+		p.cores = cores
+	}
 	var err error
 	p.req, err = attach(requests, l.RequestBytes(), unix.PROT_READ, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_FUTURE_WRITE|unix.F_SEAL_SEAL)
 	if err != nil {
@@ -87,25 +85,25 @@ func (p *Plugin) checkHeader() error {
 	if le.Uint64(p.req[reqMagic:]) != magic || le.Uint32(p.req[reqVersion:]) != Version {
 		return fmt.Errorf("plane: not a version %d region: %w", Version, sdk.ErrUnsupported)
 	}
-	if int(le.Uint32(p.req[reqSlots:])) != p.layout.Slots || le.Uint64(p.req[reqInCap:]) != uint64(p.layout.InCap) ||
+	if int(le.Uint32(p.req[reqSlots:])) != p.layout.Slots || int(le.Uint32(p.req[reqLanes:])) != p.layout.Lanes || le.Uint64(p.req[reqInCap:]) != uint64(p.layout.InCap) ||
 		le.Uint64(p.req[reqOutCap:]) != uint64(p.layout.OutCap) {
 		return fmt.Errorf("plane: region and bootstrap document differ: %w", sdk.ErrInvalid)
 	}
 	return nil
 }
 
-// Serve starts one worker a slot and the heartbeat, and returns. Calls run concurrently, one a slot.
+// Serve starts the lanes and the heartbeat, and returns. Calls run concurrently, one a lane.
 func (p *Plugin) Serve(h Handler) {
 	p.handler = h
-	for i := range p.layout.Slots {
-		p.workers.Add(1)
-		go p.worker(i)
+	// A lane that looks holds one of the runtime's processors: with one for each and one to spare nobody is kept from working.
+	p.polls = polls && runtime.GOMAXPROCS(0) > p.layout.Lanes
+	for n := range p.layout.Lanes {
+		p.workers.Go(func() { p.lane(n) })
 	}
-	p.wg.Add(1)
-	go p.beat()
+	p.wg.Go(p.beat)
 }
 
-// Stop ends the workers when they have finished what they run, and waits for them until the context ends. Posted calls
+// Stop ends the lanes when they have finished what they run, and waits for them until the context ends. Posted calls
 // that nobody has begun are left to the host, which sees the process end.
 func (p *Plugin) Stop(ctx context.Context) error {
 	p.stop.Store(true)
@@ -117,8 +115,8 @@ func (p *Plugin) Stop(ctx context.Context) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		for i := range p.layout.Slots { // again each time: a worker may have been about to sleep
-			futexWake(word(p.req, p.layout.reqSlot(i)+slotPost))
+		for n := range p.layout.Lanes { // again each time: a lane may have been about to sleep
+			futexWake(word(p.req, reqBell+n*line))
 		}
 		select {
 		case <-idle:
@@ -137,81 +135,116 @@ func (p *Plugin) unmap() error {
 	return unix.Munmap(p.res)
 }
 
-// worker serves one slot.
-func (p *Plugin) worker(i int) {
-	defer p.workers.Done()
-	off := p.layout.resSlot(i)
-	in := p.req[p.layout.reqSlot(i):][:headerSize+p.layout.InCap]
-	out := p.res[off:][:headerSize+p.layout.OutCap]
-	done := word(out, slotDone)
-	var spin spinner
-	for last := uint32(0); ; {
-		gen, ok := p.await(in, out, last, &spin)
-		if !ok {
-			return
+// lane serves its slots, on a thread of its own that ends with it.
+func (p *Plugin) lane(n int) {
+	runtime.LockOSThread()
+	p.pin(n)
+	var slots []slot
+	for i := n; i < p.layout.Slots; i += p.layout.Lanes {
+		slots = append(slots, slot{
+			in:  p.req[p.layout.reqSlot(i):][:headerSize+p.layout.InCap],
+			out: p.res[p.layout.resSlot(i):][:headerSize+p.layout.OutCap],
+		})
+	}
+	bell, ctx := word(p.req, reqBell+n*line), new(callContext)
+	for !p.stop.Load() {
+		rung := bell.Load() // before the slots: a post after this look changes it
+		for i := range slots {
+			if s := &slots[i]; word(s.in, slotPost).Load() != s.last {
+				ctx = p.serve(n, s, ctx)
+			}
 		}
-		r := p.run(i, gen, in, out)
-		putReply(out, r, binary.LittleEndian.Uint64(in[slotGen:]))
-		done.Store(gen) // releases the writes above
-		if word(in, slotWaiting).Load() != 0 {
-			futexWake(done)
-		}
-		last = gen
+		p.await(n, bell, rung)
 	}
 }
 
-// await blocks until another generation is posted. It looks for a moment first, if calls have been coming fast; then it
-// sleeps in the kernel, so that an idle process costs nothing.
-func (p *Plugin) await(in, out []byte, last uint32, spin *spinner) (uint32, bool) {
-	const idle = 5 * time.Second // only so that no wait is without an end
-	post, sleeping := word(in, slotPost), word(out, slotSleeping)
+// pin binds the thread to the lane's core. A system that refuses it gets lanes that are not bound.
+func (p *Plugin) pin(n int) {
+	if p.cores == nil {
+		return
+	}
+	var set unix.CPUSet
+	set.Set(p.cores[n])
+	if unix.SchedSetaffinity(0, &set) == nil {
+		word(p.res, resPins).Add(1)
+	}
+}
+
+// slot is one slot as its lane sees it.
+type slot struct {
+	in, out []byte
+	last    uint32 // generation served
+}
+
+// serve answers the call in the slot. It returns the context for the next call.
+func (p *Plugin) serve(lane int, s *slot, ctx *callContext) *callContext {
+	gen := word(s.in, slotPost).Load()
+	head := readHead(s.in)
+	ctx.begin(word(s.in, slotCancel), gen, head.Timeout)
+	p.running[lane].Store(ctx)
+	r := p.handler(ctx, head, s.in[headerSize:], s.out[headerSize:])
+	p.running[lane].Store(nil)
+	if ctx.end() {
+		ctx = new(callContext) // somebody may still look at the old one
+	}
+	putReply(s.out, r, binary.LittleEndian.Uint64(s.in[slotGen:]))
+	done := word(s.out, slotDone)
+	done.Store(gen) // releases the writes above
+	if word(s.in, slotWaiting).Load() != 0 {
+		futexWake(done)
+	}
+	s.last = gen
+	return ctx
+}
+
+const (
+	// lanePolls is how long a lane looks for the next call: as long as the host's own work between two layers takes.
+	// The looks give the core away, so that they cost the host little.
+	lanePolls = 200 * time.Microsecond
+	// laneDozes is how long it sleeps in the kernel without the runtime's knowledge after that, dozeEach at a time:
+	// waking from it is quicker, but a garbage collection waits for it.
+	laneDozes = time.Millisecond
+	dozeEach  = 250 * time.Microsecond
+	// laneSleeps is only so that no wait is without an end.
+	laneSleeps = 5 * time.Second
+)
+
+// await returns when the bell has rung or the plane stops.
+func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32) {
+	var idle time.Duration
 	start := time.Now()
-	if !spin.until(func() bool { return post.Load() != last || p.stop.Load() }) {
-		sleeping.Store(1)
-		for post.Load() == last && !p.stop.Load() {
-			futexWait(post, last, idle)
+	sleeping := word(p.res, resSleeping+n*line)
+	for p.polls && idle < lanePolls {
+		for range 8 {
+			if await(bell, rung) != rung || p.stop.Load() {
+				return
+			}
+			yield()
 		}
-		sleeping.Store(0)
+		idle = time.Since(start)
 	}
-	spin.took(time.Since(start))
-	return post.Load(), !p.stop.Load()
-}
-
-// run calls the handler under a context that ends with the call's time or when the host has given it up.
-func (p *Plugin) run(i int, gen uint32, in, out []byte) Reply {
-	head := readHead(in)
-	ctx, cancel := context.Background(), context.CancelFunc(nil)
-	if head.Timeout > 0 {
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(head.Timeout, uint64(time.Hour/time.Microsecond)))*time.Microsecond)
-	} else {
-		ctx, cancel = context.WithCancel(ctx)
+	sleeping.Store(1)
+	for bell.Load() == rung && !p.stop.Load() {
+		if idle = time.Since(start); p.polls && idle < lanePolls+laneDozes {
+			futexDoze(bell, rung, dozeEach)
+		} else {
+			futexWait(bell, rung, laneSleeps)
+		}
 	}
-	p.mu.Lock()
-	p.running[i] = call{gen, cancel}
-	p.mu.Unlock()
-	defer func() {
-		p.mu.Lock()
-		delete(p.running, i)
-		p.mu.Unlock()
-		cancel()
-	}()
-	return p.handler(ctx, head, in[headerSize:], out[headerSize:])
+	sleeping.Store(0)
 }
 
 // beat counts up and looks for calls that the host has given up.
 func (p *Plugin) beat() {
-	defer p.wg.Done()
 	tick := time.NewTicker(BeatEvery * time.Millisecond)
 	defer tick.Stop()
 	for {
 		word64(p.res, resBeat).Add(1)
-		p.mu.Lock()
-		for i, c := range p.running {
-			if word(p.req, p.layout.reqSlot(i)+slotCancel).Load() == c.gen {
-				c.cancel()
+		for i := range p.running {
+			if c := p.running[i].Load(); c != nil {
+				c.Err()
 			}
 		}
-		p.mu.Unlock()
 		select {
 		case <-p.quit:
 			return

@@ -23,10 +23,13 @@ type Expert struct {
 	shards [][]byte
 	close  sync.Once
 	hidden int // set by Load
+	calls  sync.Pool
 }
 
 // NewExpert puts a service in front of an expert whose weights lie in the shards.
-func NewExpert(e expert.Expert, shards [][]byte) *Expert { return &Expert{expert: e, shards: shards} }
+func NewExpert(e expert.Expert, shards [][]byte) *Expert {
+	return &Expert{expert: e, shards: shards, calls: sync.Pool{New: func() any { return new(expert.Call) }}}
+}
 
 // Register implements Service.
 func (s *Expert) Register(g *grpc.Server) { pb.RegisterExpertServer(g, s) }
@@ -93,7 +96,9 @@ func (s *Expert) Handle(ctx context.Context, h plane.Head, in, out []byte) plane
 	if h.Op != plane.OpForward {
 		return wire.ToReply(fmt.Errorf("operation %d: %w", h.Op, sdk.ErrUnsupported))
 	}
-	c, err := wire.PlaneCall(h, in, out)
+	c := s.calls.Get().(*expert.Call)
+	defer s.calls.Put(c)
+	err := wire.PlaneCall(c, h, in, out)
 	if err == nil {
 		err = s.forward(ctx, c)
 	}

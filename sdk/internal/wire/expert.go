@@ -33,7 +33,7 @@ func CheckCall(c *expert.Call) error {
 
 // SliceCall is the part of a call with the rows [from, to).
 func SliceCall(c *expert.Call, from, to int) *expert.Call {
-	part := &expert.Call{Layer: c.Layer, Threads: c.Threads, X: c.X.Slice(from, to), Y: c.Y.Slice(from, to)}
+	part := &expert.Call{Layer: c.Layer, Threads: c.Threads, Lane: c.Lane, X: c.X.Slice(from, to), Y: c.Y.Slice(from, to)}
 	at := 0
 	for _, s := range c.Segments {
 		n := min(at+s.Rows, to) - max(at, from)
@@ -94,22 +94,27 @@ func PutForward(b []byte, c *expert.Call) {
 	putRows(b[tableBytes(len(c.Segments)):], c.X)
 }
 
-// PlaneCall makes a call of a payload. X and Y are views of the shared memory; Y is poisoned.
-func PlaneCall(h plane.Head, in, out []byte) (*expert.Call, error) {
+// PlaneCall makes c the call of a payload; its segments' memory is used again. X and Y are views of the shared memory; Y
+// is poisoned.
+func PlaneCall(c *expert.Call, h plane.Head, in, out []byte) error {
 	rows, cols, segments := uint64(h.Rows), uint64(h.Cols), uint64(h.Segments)
 	if rows > maxDim || cols > maxDim || segments > rows || uint64(tableBytes(int(segments)))+rows*cols*4 > uint64(len(in)) || rows*cols*4 > uint64(len(out)) {
-		return nil, fmt.Errorf("call of %d x %d with %d segments does not fit its slot: %w", rows, cols, segments, sdk.ErrInvalid)
+		return fmt.Errorf("call of %d x %d with %d segments does not fit its slot: %w", rows, cols, segments, sdk.ErrInvalid)
 	}
-	c := &expert.Call{Layer: int(h.Layer), Threads: max(int(h.Threads), 1), Segments: make([]expert.Segment, segments)}
-	for i := range c.Segments {
-		c.Segments[i].Expert = int(binary.LittleEndian.Uint32(in[8*i:]))
-		c.Segments[i].Rows = int(binary.LittleEndian.Uint32(in[8*i+4:]))
+	*c = expert.Call{Layer: int(h.Layer), Threads: max(int(h.Threads), 1), Segments: c.Segments[:0]}
+	for i := range int(segments) {
+		c.Segments = append(c.Segments, expert.Segment{
+			Expert: int(binary.LittleEndian.Uint32(in[8*i:])), Rows: int(binary.LittleEndian.Uint32(in[8*i+4:])),
+		})
 	}
 	n := int(rows * cols)
 	c.X = tensor.MatrixOf(int(rows), int(cols), asFloats(in[tableBytes(len(c.Segments)):], n))
 	c.Y = tensor.MatrixOf(int(rows), int(cols), asFloats(out, n))
-	poison(c.Y.Data)
-	return c, CheckCall(c)
+	if err := CheckCall(c); err != nil {
+		return err
+	}
+	prick(c.Y)
+	return nil
 }
 
 // PlaneForwardReply is the header of a filled Y.
@@ -117,8 +122,8 @@ func PlaneForwardReply(c *expert.Call) plane.Reply {
 	return plane.Reply{Rows: uint32(c.Y.Rows), Cols: uint32(c.Y.Cols)}
 }
 
-// TakeForward fills the call's Y from a payload that its writer may still change: each value is loaded once, into the
-// host's own memory, and judged there.
+// TakeForward fills the call's Y from a payload that its writer may still change: each value is loaded once, and the
+// value that was loaded is both judged and stored.
 func TakeForward(c *expert.Call, r plane.Reply, b []byte) error {
 	if err := FromReply(r); err != nil {
 		return err
@@ -128,9 +133,8 @@ func TakeForward(c *expert.Call, r plane.Reply, b []byte) error {
 	}
 	src := asFloats(b, c.Y.Rows*c.Y.Cols)
 	for i := range c.Y.Rows {
-		row := c.Y.Row(i)
-		copy(row, src[i*c.Y.Cols:])
-		if col := notFinite(row); col >= 0 {
+		if row := c.Y.Row(i); !copyFinite(row, src[i*c.Y.Cols:]) {
+			col := notFinite(row)
 			return invalidValue(i, col, row[col])
 		}
 	}

@@ -1,0 +1,50 @@
+package host
+
+import (
+	"runtime"
+
+	"github.com/pimoe/pimoe/sdk/client"
+)
+
+// lanes says on which cores the processes serve calls: each process has a thread on up to maxLanes of them, neighbours
+// for one process and the next ones for the next process, so that all cores are covered.
+type lanes struct {
+	cores []int // their numbers; index in it = core of the plan
+	bind  bool  // the numbers are real
+}
+
+// maxLanes is how many cores one process may work on at once. A layer has several experts at work; four cores for one of
+// them are enough for the prompt that meets a single expert, and each more is a thread in each of some dozens of processes.
+const maxLanes = 4
+
+// newLanes takes the first threads of the usable cores; 0 for all.
+func newLanes(threads int) lanes {
+	l := lanes{cores: usableCores(), bind: true}
+	if len(l.cores) == 0 {
+		l = lanes{cores: make([]int, runtime.NumCPU())}
+	}
+	if threads > 0 && threads < len(l.cores) {
+		l.cores = l.cores[:threads]
+	}
+	return l
+}
+
+// of are the plan's cores, counted from 0, of the n-th process.
+func (l lanes) of(n int) []int {
+	count := min(len(l.cores), maxLanes)
+	own := make([]int, count)
+	for i := range own {
+		own[i] = (n*count + i) % len(l.cores)
+	}
+	return own
+}
+
+// apply gives a command its lanes. Two slots a lane: one to be filled or read while the other is computed.
+func (l lanes) apply(c *client.Command, own []int) {
+	c.Plane.Lanes, c.Plane.Slots = len(own), 2*len(own)
+	if l.bind {
+		for _, i := range own {
+			c.Cores = append(c.Cores, l.cores[i])
+		}
+	}
+}
