@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,13 +17,22 @@ import (
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/shapes"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
+	"github.com/pimoe/pimoe/server/instance"
 )
 
 // benchFlags are the flags of bench.
 type benchFlags struct {
-	shape     string
-	isolation string
-	options   bench.Options
+	shape       string
+	isolation   string
+	prompt, gen int
+	parallel    []int
+	workloads   []string
+	peers       []string
+	limits      bool
+	starts      int
+	idle        time.Duration
+	report      string
+	options     bench.Options
 }
 
 func (a *app) bench() *cobra.Command {
@@ -34,9 +45,14 @@ reuse is off, a warm-up is left out. With --isolation both, processes and direct
 within one run and the tax is 1 - process/inproc of the tokens per second while all requests
 decode (prefill_tax: of the prompt tokens per second).
 
---shape measures a random model of a chosen shape instead of --model.`,
+--shape measures a random model of a chosen shape instead of --model. --workload replaces --prompt,
+--gen and --parallel by named measurements: prefill (512 tokens), decode (128 written by one
+request), batch8 and batch32 (32 + 32 tokens each), layerROWS (one layer's router and experts) or
+REQUESTSxPROMPT+WRITTEN. --peer names a command that measures another program; it runs in every
+round and prints a JSON line such as {"name":"llama.cpp","prefill_tps":280,"decode_tps":45,
+"decode_tps_8":71,"decode_tps_32":116,"bytes_per_weight":1.0625}; fields may be missing.`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) (err error) {
+		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := a.load(c, quiet)
 			if err != nil {
 				return err
@@ -45,34 +61,44 @@ decode (prefill_tax: of the prompt tokens per second).
 			if err != nil {
 				return err
 			}
-			if f.shape != "" {
-				if cfg.Model != "" {
-					return usageError{errors.New("bench: want either --model or --shape")}
-				}
-				dir, err := makeShape(f.shape)
-				if err != nil {
-					return err
-				}
-				defer os.RemoveAll(dir)
-				cfg.Home, cfg.Model = dir, filepath.Join(dir, f.shape)
+			if f.options.Workloads, err = f.list(c); err != nil {
+				return err
 			}
-			results, err := a.runBench(c.Context(), benchConfig(cfg, f.options), isolations, f.options)
+			for _, p := range f.peers {
+				f.options.Peers = append(f.options.Peers, bench.Peer{Command: p})
+			}
+			if err := a.useShape(c.Context(), &cfg, f.shape); err != nil {
+				return err
+			}
+			report, err := a.runBench(c.Context(), benchConfig(cfg, f.options), isolations, f)
 			if err != nil {
 				return err
 			}
-			return a.printBench(results)
+			return a.printBench(report, f.report)
 		},
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.shape, "shape", "", fmt.Sprintf("random model of this shape: %v", shapes.Names()))
+	shapeFlag(c, &f.shape)
 	fl.StringVar(&f.isolation, "isolation", "", "process, inproc or both; default: as configured")
-	fl.IntVar(&f.options.Prompt, "prompt", 512, "prompt `tokens` of each request")
-	fl.IntVar(&f.options.Gen, "gen", 128, "new `tokens` of each request")
-	fl.IntSliceVar(&f.options.Parallel, "parallel", []int{1, 8, 32}, "requests at once, one measurement each")
+	fl.IntVar(&f.prompt, "prompt", 512, "prompt `tokens` of each request")
+	fl.IntVar(&f.gen, "gen", 128, "new `tokens` of each request")
+	fl.IntSliceVar(&f.parallel, "parallel", []int{1, 8, 32}, "requests at once, one measurement each")
+	fl.StringSliceVar(&f.workloads, "workload", nil, "`names` of what is measured, in this order")
 	fl.IntVar(&f.options.Rounds, "rounds", 3, "measured rounds; rates are their medians")
 	fl.Uint64Var(&f.options.Seed, "seed", 1, "seed of the prompts")
+	fl.StringArrayVar(&f.peers, "peer", nil, "`command` that measures another program once and prints a JSON line; repeatable")
+	fl.BoolVar(&f.limits, "limits", false, "measure what the machine can do at best, before and after")
+	fl.IntVar(&f.starts, "starts", 0, "measure `N` starts of each side, too")
+	fl.DurationVar(&f.idle, "idle", 0, "watch the idle processes for this `time` at the end")
+	fl.StringVar(&f.report, "report", "", "write everything that was found to this JSON `file`")
 	modelFlags(c)
+	c.AddCommand(a.benchKernels(), a.benchHTTP())
 	return c
+}
+
+// shapeFlag adds --shape.
+func shapeFlag(c *cobra.Command, shape *string) {
+	c.Flags().StringVar(shape, "shape", "", fmt.Sprintf("random model of this `shape`: %s or a YAML file with its sizes", strings.Join(shapes.Names(), ", ")))
 }
 
 func (f benchFlags) isolations(cfg config.Config) ([]string, error) {
@@ -87,77 +113,168 @@ func (f benchFlags) isolations(cfg config.Config) ([]string, error) {
 	return nil, usageError{fmt.Errorf("--isolation %q: want process, inproc or both", f.isolation)}
 }
 
+// list is what the flags ask to measure.
+func (f benchFlags) list(c *cobra.Command) (out []bench.Workload, err error) {
+	texts := f.workloads
+	for _, p := range f.parallel {
+		if f.workloads == nil {
+			texts = append(texts, fmt.Sprintf("%dx%d+%d", p, f.prompt, f.gen))
+		}
+	}
+	if set := c.Flags().Changed; f.workloads != nil && (set("prompt") || set("gen") || set("parallel")) {
+		return nil, usageError{errors.New("bench: want either --workload or --prompt, --gen and --parallel")}
+	}
+	for _, t := range texts {
+		w, err := bench.ParseWorkload(t)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}
+
 // benchConfig makes room for the measurement, so that no limit of a server cuts it.
 func benchConfig(cfg config.Config, o bench.Options) config.Config {
-	most := 1
-	if len(o.Parallel) > 0 {
-		most = slices.Max(o.Parallel)
+	requests, tokens := 1, 1
+	for _, w := range o.Workloads {
+		requests, tokens = max(requests, w.Parallel), max(tokens, w.Tokens())
 	}
-	cfg.Limits.MaxConcurrentRequests = max(most, 1)
-	cfg.Limits.MaxBatchSize = max(most, cfg.Limits.MaxBatchSize)
+	cfg.Limits.MaxConcurrentRequests = requests
+	cfg.Limits.MaxBatchSize = max(requests, cfg.Limits.MaxBatchSize)
 	cfg.Limits.MaxBatchTokens = max(cfg.Limits.MaxBatchTokens, cfg.Limits.MaxBatchSize)
-	cfg.Limits.MaxSequenceLength = max(o.Prompt+o.Gen, 1)
+	cfg.Limits.MaxSequenceLength = tokens
 	cfg.Limits.RequestTimeout = 0
 	return cfg
 }
 
-// makeShape writes a random model below a new folder, which is the measurement's store too and which the caller
-// removes. Its path is short, because sockets live below it.
-func makeShape(name string) (dir string, err error) {
-	shape, err := shapes.ByName(name)
-	if err != nil {
-		return "", err
-	}
-	if dir, err = os.MkdirTemp("", "pimoe-bench-"); err != nil {
-		return "", fmt.Errorf("make shape: %w", err)
-	}
-	err = os.Mkdir(filepath.Join(dir, name), 0o700)
-	if err == nil {
-		err = shapes.Write(filepath.Join(dir, name), shape, 1)
-	}
-	if err != nil {
-		return "", errors.Join(fmt.Errorf("make shape %s: %w", name, err), os.RemoveAll(dir))
-	}
-	return dir, nil
-}
-
 // runBench opens one instance for each isolation, all at the same time, and measures them.
-func (a *app) runBench(ctx context.Context, cfg config.Config, isolations []string, o bench.Options) (results []bench.Result, err error) {
+func (a *app) runBench(ctx context.Context, cfg config.Config, isolations []string, f benchFlags) (report bench.Report, err error) {
+	report = bench.Report{Machine: bench.ThisMachine(version), Command: strings.Join(os.Args, " ")}
+	o := f.options
+	if f.limits {
+		if report.Before, err = limitsOf(cfg); err != nil {
+			return report, err
+		}
+		o.Bandwidth = 1e9 * report.Before.Mapped[1]
+	}
+	var instances []*instance.Instance
 	var targets []bench.Target
 	for _, isolation := range isolations {
 		c := cfg
 		c.Experts.Isolation = isolation
+		side := bench.Side{Isolation: isolation}
+		for range f.starts {
+			start := time.Now()
+			inst, err := a.open(ctx, c, true)
+			if err != nil {
+				return report, fmt.Errorf("isolation %s: %w", isolation, err)
+			}
+			side.Starts = append(side.Starts, float64(time.Since(start))/1e6)
+			if err := inst.Close(); err != nil {
+				return report, err
+			}
+		}
 		inst, err := a.open(ctx, c, true)
 		if err != nil {
-			return nil, fmt.Errorf("isolation %s: %w", isolation, err)
+			return report, fmt.Errorf("isolation %s: %w", isolation, err)
 		}
 		defer closeInto(&err, inst.Close)
-		if n := inst.Engine.Context(); o.Prompt+o.Gen > n {
-			return nil, usageError{fmt.Errorf("bench: %d + %d tokens are beyond the model's context of %d; want a smaller --prompt or --gen", o.Prompt, o.Gen, n)}
+		for _, w := range o.Workloads {
+			if n := inst.Engine.Context(); w.Tokens() > n {
+				return report, usageError{fmt.Errorf("bench: %d + %d tokens are beyond the model's context of %d; want less", w.Prompt, w.Gen, n)}
+			}
 		}
-		o.Vocab = inst.Model.Vocab
+		instances = append(instances, inst)
 		targets = append(targets, bench.Target{Isolation: isolation, Engine: inst.Engine})
+		report.Sides = append(report.Sides, side)
+	}
+	first := instances[0]
+	o.Vocab, o.Hidden = first.Model.Vocab, first.Model.Hidden
+	if err := describeRun(ctx, &report, first, &o); err != nil {
+		return report, err
 	}
 	bar := progress.New(a.err, a.errTTY, "bench")
-	defer bar.Done()
-	o.Progress = bar.Steps
-	return bench.Run(ctx, targets, o)
-}
-
-func (a *app) printBench(results []bench.Result) error {
-	if a.output == "json" {
-		return table.JSON(a.out, results)
+	o.Progress = func(done, total int, _ string) { bar.Steps(done, total) }
+	report.Results, err = bench.Run(ctx, targets, o)
+	bar.Done()
+	if err != nil {
+		return report, err
 	}
-	rows := make([][]string, len(results))
-	for i, r := range results {
-		tax, prefillTax := "-", "-"
-		if r.Tax != nil {
-			tax, prefillTax = percent(*r.Tax), percent(*r.PrefillTax)
+	for i, inst := range instances {
+		if err := watchSide(ctx, &report.Sides[i], inst, f.idle); err != nil {
+			return report, err
 		}
-		rows[i] = []string{fmt.Sprint(r.Parallel), r.Isolation, fmt.Sprintf("%.1f", r.PrefillTPS), fmt.Sprintf("%.1f", r.DecodeTPS),
-			fmt.Sprintf("%.1f", r.TTFT), fmt.Sprintf("%.2f", r.ITL.P50), fmt.Sprintf("%.2f", r.ITL.P95), fmt.Sprintf("%.2f", r.ITL.P99), tax, prefillTax}
 	}
-	return table.Write(a.out, []string{"PARALLEL", "ISOLATION", "PREFILL TOK/S", "DECODE TOK/S", "TTFT MS", "ITL P50", "P95", "P99", "TAX", "PREFILL TAX"}, rows)
+	if f.limits {
+		report.After, err = limitsOf(cfg)
+	}
+	return report, err
 }
 
-func percent(x float64) string { return fmt.Sprintf("%.1f%%", 100*x) }
+func limitsOf(cfg config.Config) (*bench.Limits, error) {
+	l, err := bench.MeasureLimits(cfg.Home, instance.Threads(cfg))
+	return &l, err
+}
+
+// describeRun says what runs, and what its steps read.
+func describeRun(ctx context.Context, r *bench.Report, inst *instance.Instance, o *bench.Options) error {
+	stored, err := instance.OpenModel(ctx, inst.Config, nil)
+	if err != nil {
+		return err
+	}
+	experts := "-"
+	if status := inst.Host.Status(); len(status) > 0 {
+		experts = status[0].NumericClass
+	}
+	backend, err := backendNamed(inst.Config.Trunk.Backend)
+	if err != nil {
+		return err
+	}
+	trunk, err := bench.TrunkClass(stored, backend, inst.Config.Trunk.Precision)
+	if err != nil {
+		return err
+	}
+	r.Model, r.Digest, r.Classes = inst.ID, inst.Digest, []string{experts, trunk}
+	o.Weights, err = bench.WeightsOf(stored, inst.Model, trunk, experts)
+	return err
+}
+
+// watchSide looks at the processes of an instance that has done its work.
+func watchSide(ctx context.Context, side *bench.Side, inst *instance.Instance, idle time.Duration) error {
+	var experts, router []int
+	for _, s := range inst.Host.Status() {
+		if s.PID != 0 && s.PID != os.Getpid() { // direct calls run in this process
+			experts = append(experts, s.PID)
+		}
+	}
+	if pid := inst.Host.RouterStatus().PID; pid != 0 && pid != os.Getpid() {
+		router = append(router, pid)
+	}
+	side.Processes = len(experts)
+	slices.Sort(experts)
+	return side.Watch(ctx, slices.Compact(experts), router, idle)
+}
+
+// printBench prints the results; JSON is the list of them, as scripts read it. file gets the whole report.
+func (a *app) printBench(r bench.Report, file string) error {
+	if file != "" {
+		if err := writeJSON(file, r); err != nil {
+			return err
+		}
+	}
+	if a.output == "json" {
+		return table.JSON(a.out, r.Results)
+	}
+	return r.Write(a.out)
+}
+
+// writeJSON writes v to a file.
+func writeJSON(path string, v any) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	defer func() { err = cmp.Or(err, f.Close()) }()
+	return table.JSON(f, v)
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu"
 	"github.com/pimoe/pimoe/backends/ref"
 	"github.com/pimoe/pimoe/plugins/experts/ffn"
@@ -17,13 +18,11 @@ import (
 func builtin() instance.Builtin {
 	return instance.Builtin{
 		Expert: func(backend string) (expert.Expert, error) {
-			switch backend {
-			case "cpu":
-				return ffn.New(cpu.New(), ffn.Options{Version: version}), nil
-			case "ref":
-				return ffn.New(ref.New(), ffn.Options{Version: version}), nil
+			b, err := backendNamed(backend)
+			if err != nil {
+				return nil, err
 			}
-			return nil, fmt.Errorf("backend %q is no part of this program (cpu and ref are); use --isolation process: %w", backend, sdk.ErrUnsupported)
+			return ffn.New(b, ffn.Options{Version: version}), nil
 		},
 		Router: func(name string) (router.Router, error) {
 			if name == "model" {
@@ -32,4 +31,15 @@ func builtin() instance.Builtin {
 			return nil, fmt.Errorf("router %q is no part of this program (model is); use --isolation process: %w", name, sdk.ErrUnsupported)
 		},
 	}
+}
+
+// backendNamed is a backend of this program.
+func backendNamed(name string) (backends.Backend, error) {
+	switch name {
+	case "cpu":
+		return cpu.New(), nil
+	case "ref":
+		return ref.New(), nil
+	}
+	return nil, fmt.Errorf("backend %q is no part of this program (cpu and ref are); use --isolation process: %w", name, sdk.ErrUnsupported)
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pimoe/pimoe/core/coretest"
+	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/bench"
+	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/clients"
+	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/kernels"
 )
 
 // shared is the store of all tests: the embedded model is imported once. Its path is short, because sockets live below.
@@ -31,12 +35,19 @@ func TestMain(m *testing.M) {
 		os.RemoveAll(shared.dir)
 	}
 	if code == 0 {
-		if err := goleak.Find(); err != nil {
+		if err := goleak.Find(ignored...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
 	}
 	os.Exit(code)
+}
+
+// ignored are goroutines that fasthttp and Fiber start once for the process, or end some seconds after their server.
+var ignored = []goleak.Option{
+	goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+	goleak.IgnoreAnyFunction("github.com/gofiber/fiber/v2/utils.StartTimeStampUpdater.func1.1"),
+	goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
 }
 
 func store(t testing.TB) string {
@@ -107,9 +118,9 @@ func write(t testing.TB, name string, v any) string {
 // TestContract holds the commands and flags that scripts rely on.
 func TestContract(t *testing.T) {
 	commands := map[string]string{
-		"serve": "config addr admin-addr alias isolation", "generate": "model max-tokens temperature seed raw output isolation", "chat": "model isolation",
+		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw output isolation", "chat": "model isolation",
 		"eval": "model ids-file logits routes greedy text-file ctx full output isolation", "tokenize": "model texts-file special chat-file template-file output",
-		"bench": "model shape prompt gen parallel isolation output", "import": "", "models": "", "plugins list": "", "plugins test": "",
+		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "import": "", "models": "", "plugins list": "", "plugins test": "",
 		"experts": "admin", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
 	}
 	a := &app{}
@@ -136,9 +147,9 @@ func TestContract(t *testing.T) {
 	if generate.Flag("max-tokens").DefValue != "128" {
 		t.Error("generate -n has another default than 128")
 	}
-	bench, _, _ := root.Find([]string{"bench"})
+	measure, _, _ := root.Find([]string{"bench"})
 	for name, want := range map[string]string{"prompt": "512", "gen": "128", "parallel": "[1,8,32]"} {
-		if got := bench.Flag(name).DefValue; got != want {
+		if got := measure.Flag(name).DefValue; got != want {
 			t.Errorf("bench --%s is %s by default, want %s", name, got, want)
 		}
 	}
@@ -178,6 +189,10 @@ func TestUsage(t *testing.T) {
 		"server not there":       {[]string{"health", "--url", "http://127.0.0.1:1"}, exitUnavailable, "127.0.0.1:1"},
 		"experts not there":      {[]string{"experts", "--admin", "http://127.0.0.1:1"}, exitUnavailable, "127.0.0.1:1"},
 		"shape":                  {[]string{"bench", "--shape", "huge"}, exitUsage, `shape "huge"`},
+		"no such shape":          {[]string{"serve", "--shape", "no/such.yaml"}, exitNotFound, "no/such.yaml"},
+		"shape and model":        {[]string{"serve", "--shape", "tiny", "x"}, exitUsage, "either a model or --shape"},
+		"workload":               {[]string{"bench", "--workload", "much"}, exitUsage, `workload "much"`},
+		"workload and prompt":    {[]string{"bench", "--workload", "decode", "--gen", "3"}, exitUsage, "either --workload or"},
 		"bench isolation":        {[]string{"bench", "--isolation", "none"}, exitUsage, "process, inproc or both"},
 		"isolation":              {[]string{"generate", "--isolation", "both", "x"}, exitUsage, "want one of process, inproc"},
 		"router not linked":      {[]string{"generate", "--isolation", "inproc", "--router", "hash", "x"}, exitUsage, `router "hash"`},
@@ -412,27 +427,13 @@ func TestImportAndModels(t *testing.T) {
 	}
 }
 
+// thinnest is the smallest shape that routes, as a file.
+func thinnest(t testing.TB) string {
+	return write(t, "thin.yaml", []byte("hidden: 16\nlayers: 1\nexperts: 4\ntop_k: 2\nintermediate: 16\nheads: 2\nvocab: 300\npositions: 512\n"))
+}
+
 func TestBench(t *testing.T) {
-	type percentiles struct{ P50, P95, P99 float64 }
-	type line struct {
-		Parallel   int
-		Isolation  string
-		PrefillTPS float64     `json:"prefill_tps"`
-		DecodeTPS  float64     `json:"decode_tps"`
-		TTFT       float64     `json:"ttft_ms"`
-		ITL        percentiles `json:"itl_ms"`
-		Tax        *float64
-		PrefillTax *float64 `json:"prefill_tax"`
-	}
-	folders := func() []string {
-		found, err := filepath.Glob(filepath.Join(os.TempDir(), "pimoe-bench-*"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return found
-	}
-	before := folders()
-	got := decode[[]line](t, pimoe(t, "bench", "--shape", "tiny", "--prompt", "24", "--gen", "12", "--parallel", "1,3", "--rounds", "2", "--isolation", "both", "-o", "json"))
+	got := decode[[]bench.Result](t, pimoe(t, "bench", "--shape", thinnest(t), "--prompt", "24", "--gen", "12", "--parallel", "1,3", "--rounds", "2", "--isolation", "both", "-o", "json"))
 	if len(got) != 4 {
 		t.Fatalf("%+v", got)
 	}
@@ -443,12 +444,63 @@ func TestBench(t *testing.T) {
 		if l.PrefillTPS <= 0 || l.DecodeTPS <= 0 || l.TTFT <= 0 || l.ITL.P50 <= 0 || l.ITL.P99 < l.ITL.P50 {
 			t.Errorf("line %d: %+v", i, l)
 		}
+		if l.Experts < 2 || l.Experts > 4 || l.BytesPerToken <= 0 {
+			t.Errorf("line %d: %v distinct experts, %v bytes", i, l.Experts, l.BytesPerToken)
+		}
 	}
-	if left := folders(); len(left) > len(before) {
-		t.Errorf("left behind: %v, before %v", left, before)
+	if left, err := filepath.Glob(filepath.Join(store(t), ".shape-*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
 	if r := pimoe(t, "bench", "--prompt", "1000", "--gen", "128", "--isolation", "inproc"); r.code != exitUsage || !strings.Contains(r.err, "context of 1024") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestBenchReport: peers, limits, starts and what the processes cost come into one report.
+func TestBenchReport(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "report.json")
+	r := pimoe(t, "bench", "--shape", thinnest(t), "--workload", "2x8+4,layer3", "--rounds", "1", "--isolation", "both", "--limits", "--starts", "1", "--idle", "10ms",
+		"--peer", `echo '{"name":"other","decode_tps":1}'`, "--report", file).ok(t)
+	for _, want := range []string{"shape-thin-", "LIMITS", "layer3", "START MS", "OWN MB"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("no %q in\n%s", want, r.out)
+		}
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report bench.Report
+	if err := json.Unmarshal(b, &report); err != nil || report.After == nil || report.Before.Mapped[0] <= 0 || len(report.Sides) != 2 || len(report.Results) != 4 {
+		t.Fatalf("%v %s", err, b)
+	}
+	if s := report.Sides[0]; s.Processes != 4 || len(s.Starts) != 1 || runtime.GOOS == "linux" && (len(s.OwnBytes) != 4 || slices.Min(s.OwnBytes) < 1<<16) {
+		t.Errorf("%+v", s)
+	}
+	if s := report.Sides[1]; s.Processes != 0 || len(s.OwnBytes) != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestBenchHTTP(t *testing.T) {
+	got := decode[[]clients.Result](t, pimoe(t, "bench", "http", "--shape", thinnest(t), "--parallel", "3", "--rounds", "1", "--words", "4", "--gen", "5", "-o", "json"))
+	if len(got) != 1 || got[0].Requests != 3 || got[0].Failed != 0 || got[0].Written != 15 || got[0].WrittenTPS <= 0 || got[0].Gap.P99 <= 0 {
+		t.Errorf("%+v", got)
+	}
+	if r := pimoe(t, "bench", "http", "--url", "http://127.0.0.1:1/v1/completions", "--rounds", "1", "--parallel", "1"); r.code != exitFailure || !strings.Contains(r.err, "1 of 1 requests failed") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestBenchKernels(t *testing.T) {
+	got := decode[[]kernels.Result](t, pimoe(t, "bench", "kernels", "--time", "1ms", "--memory", "1", "--rows", "16", "--hidden", "64", "--inner", "48", "-o", "json"))
+	if len(got) == 0 {
+		t.Fatal("no kernel")
+	}
+	for _, r := range got {
+		if r.GFLOPS <= 0 || r.GBS <= 0 || r.Best <= 0 || r.Share <= 0 {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 

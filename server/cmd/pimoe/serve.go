@@ -20,6 +20,7 @@ import (
 
 func (a *app) serve() *cobra.Command {
 	var pprof bool
+	var shape string
 	c := &cobra.Command{
 		Use:   "serve [flags] [MODEL]",
 		Short: "Serve a model over HTTP, every expert in its own process",
@@ -38,6 +39,9 @@ second signal ends everything at once. Logs go to standard error.`,
 			}
 			cfg, err := a.load(c)
 			if err != nil {
+				return err
+			}
+			if err := a.useShape(c.Context(), &cfg, shape); err != nil {
 				return err
 			}
 			inst, err := a.open(c.Context(), cfg, false)
@@ -64,6 +68,7 @@ second signal ends everything at once. Logs go to standard error.`,
 	setting(f, "addr", "", "server.addr", "`address` of the public API")
 	setting(f, "admin-addr", "", "server.admin_addr", "`address` of the admin API, loopback only; off for none")
 	setting(f, "alias", "", "server.alias", "the model's `name` in the API")
+	shapeFlag(c, &shape)
 	f.BoolVar(&pprof, "pprof", false, "serve Go's profiles on the admin API")
 	modelFlags(c)
 	return c

@@ -1,0 +1,222 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime/metrics"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+// sample is one round of one workload on one target.
+type sample struct {
+	prefill, decode float64         // tokens a second
+	ttft            []time.Duration // one for each request
+	itl             []time.Duration
+	layer           []time.Duration
+	allocs          float64 // objects that this process allocated for a decoded token
+}
+
+// moment is when a token came, and how many objects the process had allocated by then.
+type moment struct {
+	time.Time
+	allocs uint64
+}
+
+// run is one request: when its tokens came. Only the first and the last know the allocations, because asking costs.
+type run struct {
+	submitted time.Time
+	tokens    []moment
+}
+
+// measure runs a workload once. routes, if not nil, is told every route.
+func measure(ctx context.Context, eng Engine, w Workload, round int, o Options, routes *census) (sample, error) {
+	if w.Layer {
+		return measureLayer(ctx, eng, w.Parallel, o)
+	}
+	runs := make([]run, w.Parallel)
+	wait, ctx := errgroup.WithContext(ctx)
+	for i := range runs {
+		rng := rand.New(rand.NewPCG(o.Seed, uint64(w.Parallel)<<32|uint64(round+1)<<16|uint64(i)))
+		prompt, forced := randomIDs(rng, w.Prompt, o.Vocab), randomIDs(rng, w.Gen, o.Vocab)
+		wait.Go(func() error {
+			return runs[i].do(ctx, eng, engine.Request{
+				ID: "bench-" + strconv.Itoa(i), Prompt: prompt, Forced: forced, MaxTokens: w.Gen, IgnoreEOS: true, Logprobs: -1, NoReuse: true,
+				Observe: routes.observer(w.Prompt),
+			})
+		})
+	}
+	if err := wait.Wait(); err != nil {
+		return sample{}, err
+	}
+	return sampleOf(runs, w.Prompt), nil
+}
+
+// randomIDs are prompts and continuations. They are different in every round and request, so that nothing is worth
+// reusing, and the same for all targets. Continuations are given, as llama-bench gives them: what a random model writes
+// by itself may collapse onto a few experts.
+func randomIDs(rng *rand.Rand, n, vocab int) []int32 {
+	ids := make([]int32, n)
+	for i := range ids {
+		ids[i] = rng.Int32N(int32(vocab))
+	}
+	return ids
+}
+
+func (r *run) do(ctx context.Context, eng Engine, request engine.Request) error {
+	r.tokens = make([]moment, 0, request.MaxTokens)
+	heap := []metrics.Sample{{Name: "/gc/heap/allocs:objects"}}
+	r.submitted = time.Now()
+	stream, err := eng.Submit(ctx, request)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for {
+		t, err := stream.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if !t.HasToken {
+			continue
+		}
+		m := moment{Time: time.Now()}
+		if n := len(r.tokens); n == 0 || n == request.MaxTokens-1 {
+			metrics.Read(heap)
+			m.allocs = heap[0].Value.Uint64()
+		}
+		r.tokens = append(r.tokens, m)
+	}
+	if len(r.tokens) != request.MaxTokens {
+		return fmt.Errorf("request %s got %d of %d tokens: %w", request.ID, len(r.tokens), request.MaxTokens, sdk.ErrInvalidOutput)
+	}
+	return nil
+}
+
+// sampleOf computes the rates. Decoding is measured where all requests decode: from the last first token to the first
+// last one. Where there is no such time, because early requests end while late prompts are still computed, it is
+// measured from the last first token to the end.
+func sampleOf(runs []run, prompt int) sample {
+	start, from := runs[0].submitted, runs[0].tokens[0]
+	to, end := runs[0].tokens[len(runs[0].tokens)-1], runs[0].tokens[len(runs[0].tokens)-1]
+	var s sample
+	for _, r := range runs {
+		first, last := r.tokens[0], r.tokens[len(r.tokens)-1]
+		s.ttft = append(s.ttft, first.Sub(r.submitted))
+		if r.submitted.Before(start) {
+			start = r.submitted
+		}
+		if first.After(from.Time) {
+			from = first
+		}
+		if last.Before(to.Time) {
+			to = last
+		}
+		if last.After(end.Time) {
+			end = last
+		}
+	}
+	if !to.After(from.Time) {
+		to = end
+	}
+	s.prefill = rate(prompt*len(runs), from.Sub(start))
+	count := 0
+	for _, r := range runs {
+		for i := 1; i < len(r.tokens); i++ {
+			if t := r.tokens[i]; t.After(from.Time) && !t.After(to.Time) {
+				count++
+				s.itl = append(s.itl, t.Sub(r.tokens[i-1].Time))
+			}
+		}
+	}
+	s.decode = rate(count, to.Sub(from.Time))
+	if count > 0 && to.allocs > from.allocs {
+		s.allocs = float64(to.allocs-from.allocs) / float64(count)
+	}
+	return s
+}
+
+// rate is n a second; 0 where no time has passed.
+func rate(n int, d time.Duration) float64 {
+	if d <= 0 {
+		return 0
+	}
+	return float64(n) / d.Seconds()
+}
+
+// layerCalls are the calls of one sample: enough for a 95th percentile.
+const layerCalls = 100
+
+// measureLayer sends rows through gate, router and experts of the first layer that has experts, one call after the
+// other.
+func measureLayer(ctx context.Context, eng Engine, rows int, o Options) (sample, error) {
+	rng := rand.New(rand.NewPCG(o.Seed, uint64(rows)))
+	x := tensor.Matrix{Rows: rows, Cols: o.Hidden, Stride: o.Hidden, Data: make([]float32, rows*o.Hidden)}
+	for i := range x.Data {
+		x.Data[i] = float32(rng.NormFloat64())
+	}
+	var s sample
+	for i := range layerCalls + layerCalls/10 {
+		start := time.Now()
+		if _, _, err := eng.Hidden(ctx, -1, x, false); err != nil {
+			return s, err
+		}
+		if i >= layerCalls/10 { // the first ones wake what has fallen asleep
+			s.layer = append(s.layer, time.Since(start))
+		}
+	}
+	return s, nil
+}
+
+// census counts which experts a step needs. Requests of one workload are equally long, so rows of one position are
+// taken for rows of one step; those that start a step later change nothing in the mean.
+type census struct {
+	mu   sync.Mutex // guards seen
+	seen map[[2]int]map[int32]bool
+}
+
+// observer watches the rows behind the prompt; nil for no census.
+func (c *census) observer(prompt int) *engine.Observer {
+	if c == nil {
+		return nil
+	}
+	return &engine.Observer{Route: func(layer, position int, ids []int32, _ []float32) {
+		if position < prompt {
+			return
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		step := c.seen[[2]int{layer, position}]
+		if step == nil {
+			step = map[int32]bool{}
+			c.seen[[2]int{layer, position}] = step
+		}
+		for _, id := range ids {
+			step[id] = true
+		}
+	}}
+}
+
+// mean is the number of distinct experts in one layer and step.
+func (c *census) mean() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, step := range c.seen {
+		n += len(step)
+	}
+	return float64(n) / float64(max(len(c.seen), 1))
+}
