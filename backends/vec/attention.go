@@ -124,8 +124,8 @@ type Softmax struct {
 	Sum [lanes]float32
 }
 
-// Reset begins anew.
-func (m *Softmax) Reset() { *m = Softmax{Top: float32(math.Inf(-1))} }
+// NewSoftmax is a softmax over nothing yet.
+func NewSoftmax() Softmax { return Softmax{Top: float32(math.Inf(-1))} }
 
 // Step turns the scores from from to to - 1 into weights in place: e^(score - top) with the largest score so far, these
 // included. Scores beside them up to whole vectors are overwritten with 0. What came of the weights before must be multiplied by the result.

@@ -207,16 +207,14 @@ func attention(t *testing.T, dtype tensor.DType, dim, queries, blocks int) {
 	intact(t, "Scores", all)
 
 	Scale(s, s, 0.1)
-	var m, n Softmax
 	from, to := min(3, blocks), blocks*lanes-5
 	weights := slices.Clone(s)
 	for i := range queries {
 		row, copied := s[i*ld:(i+1)*ld], weights[i*ld:(i+1)*ld]
-		m.Reset()
+		m, n := NewSoftmax(), NewSoftmax()
 		m.Step(row, from, to)
 		was := level
 		level = isa.Generic
-		n.Reset()
 		n.Step(copied, from, to)
 		level = was
 		equal(t, "Softmax", row, copied)

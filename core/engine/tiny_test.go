@@ -59,7 +59,7 @@ func load(t testing.TB, dir string) parts {
 	if err := weights.Write(&b, views, nil); err != nil {
 		t.Fatal(err)
 	}
-	p.trunk = must(model.Load(cfg, must(weights.Parse("trunk", b.Bytes()))(t), cpu.New()))(t)
+	p.trunk = must(model.Load(cfg, must(weights.Parse("trunk", b.Bytes()))(t), cpu.New(), ""))(t)
 	rt := routermodel.New()
 	err := rt.Configure(t.Context(), router.Spec{Layers: cfg.SparseLayers(), Experts: cfg.Experts, TopK: cfg.TopK, Rule: cfg.Rule})
 	if err != nil {
@@ -240,12 +240,12 @@ func TestGolden(t *testing.T) {
 			checkGolden(t, e, g, i, true)
 		}
 	}
-	pages := 30 // of four tokens: enough for one request, far from enough for all
+	pages := 8 // of 16 tokens: enough for one request, far from enough for all
 	if raced {
-		pages = 14
+		pages = 4
 	}
 	small := p.open(t, func(o *engine.Options) {
-		o.Cache.Pages, o.Cache.PageTokens, o.Limits.MaxBatchTokens, o.Chunk = pages, 4, 24, 8
+		o.Cache.Pages, o.Cache.PageTokens, o.Limits.MaxBatchTokens, o.Chunk = pages, 16, 24, 8
 	})
 	defer small.Close()
 	var wg sync.WaitGroup
@@ -337,8 +337,8 @@ func bitInvariance(t *testing.T, p parts, g golden, dtype tensor.DType) {
 		{"with 31 others", 31, func(*engine.Options) {}},
 		{"in chunks", 0, func(o *engine.Options) { o.Limits.MaxBatchTokens = 7 }},
 		{"with one thread", 3, func(o *engine.Options) { o.Team = team.Team{} }},
-		{"on a small cache with odd pages", 15, func(o *engine.Options) {
-			o.Cache.PageTokens, o.Cache.Pages, o.Limits.MaxBatchTokens, o.Chunk = 5, 30, 40, 11
+		{"on a small cache", 15, func(o *engine.Options) {
+			o.Cache.PageTokens, o.Cache.Pages, o.Limits.MaxBatchTokens, o.Chunk = 16, 10, 40, 11
 		}},
 	} {
 		e := p.open(t, func(o *engine.Options) { o.Cache.DType = dtype; test.change(o) })

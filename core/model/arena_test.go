@@ -4,6 +4,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -17,14 +18,11 @@ func TestCacheMemory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n := pages * 16 * 2 * 36
+			n := pages * 16 * 2
 			for i := range cache.layers {
 				l := &cache.layers[i]
-				if dtype == tensor.F32 {
-					checkSlices(t, n, float32(i), l.k32, l.v32)
-				} else {
-					checkSlices(t, n, uint16(i), l.k16, l.v16)
-				}
+				checkSlice(t, n*36, float32(i), uint16(i), l.k)
+				checkSlice(t, n*48, float32(i), uint16(i), l.v)
 			}
 			for range 2 {
 				if err := cache.Close(); err != nil {
@@ -35,16 +33,23 @@ func TestCacheMemory(t *testing.T) {
 	}
 }
 
-// checkSlices finds slices that are not empty memory of their own, and writes to their ends.
-func checkSlices[T float32 | uint16](t *testing.T, n int, mark T, slices ...[]T) {
+// checkSlice finds a store that is empty memory of its own, and writes to its ends.
+func checkSlice(t *testing.T, n int, f float32, h uint16, s vec.Store) {
 	t.Helper()
-	for _, s := range slices {
-		if len(s) != n || uintptr(unsafe.Pointer(unsafe.SliceData(s)))%cacheLine != 0 {
-			t.Fatalf("%d elements at %p, want %d on a cache line", len(s), s, n)
-		}
-		if s[0] != 0 || s[n-1] != 0 {
-			t.Error("memory that was written by somebody else")
-		}
-		s[0], s[n-1] = mark+1, mark+1
+	if s.DType == tensor.F32 {
+		checkEnds(t, n, f, s.F)
+	} else {
+		checkEnds(t, n, h, s.H)
 	}
+}
+
+func checkEnds[T float32 | uint16](t *testing.T, n int, mark T, s []T) {
+	t.Helper()
+	if len(s) != n || uintptr(unsafe.Pointer(unsafe.SliceData(s)))%cacheLine != 0 {
+		t.Fatalf("%d elements at %p, want %d on a cache line", len(s), s, n)
+	}
+	if s[0] != 0 || s[n-1] != 0 {
+		t.Error("memory that was written by somebody else")
+	}
+	s[0], s[n-1] = mark+1, mark+1
 }

@@ -1,140 +1,211 @@
 package model
 
 import (
-	"math"
-
-	"github.com/pimoe/pimoe/backends/scalar"
+	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
-// attentionItem is the unit of parallel work: a few consecutive rows of one span.
-type attentionItem struct {
+// item is the unit of attention's parallel work, once for each kv head: a few consecutive rows of one span.
+type item struct {
 	from, to int // rows of the batch
 }
 
-// attentionWorker is one worker's memory.
-type attentionWorker struct {
-	scores buffer
-	page   buffer // keys or values of a page as float32, where the cache holds 16 bits
-}
-
 const (
-	itemRows   = 16      // rows that read a page together: more would leave threads idle in short prompts
-	itemScores = 1 << 18 // scores of an item, 1 MiB: beside long contexts items have fewer rows
+	// stretch is how many keys are scored, weighed and mixed at once: beside them everything of an item fits the
+	// second-level cache, and what has to be done once a stretch is lost in it. Stretches begin at multiples of it.
+	stretch = 256
+	// itemQueries is how many queries read the keys together: with fewer the keys would be read more often from the
+	// second-level cache, with more short prompts leave threads idle.
+	itemQueries = 64
+	itemRows    = 32
+	// tileQueries are mixed together. Their ends differ where they come to their own tokens, and there each is alone.
+	tileQueries = 8
 )
 
 // plan cuts the spans into items. Neither the cut nor the threads show in the result.
 func (b *batch) plan() {
 	s := &b.t.scratch
-	s.items = s.items[:0]
-	group := b.t.cfg.Heads / b.t.cfg.KVHeads
+	s.items, b.attention = s.items[:0], 0
+	most := min(itemRows, max(1, itemQueries*b.t.cfg.KVHeads/b.t.cfg.Heads))
 	for from := 0; from < len(b.rows); {
-		first := b.rows[from]
-		most := min(itemRows, max(1, itemScores/((first.position+itemRows)*group)))
 		to := from + 1
-		for to < len(b.rows) && to-from < most && b.rows[to].span == first.span {
+		for to < len(b.rows) && to-from < most && b.rows[to].span == b.rows[from].span {
 			to++
 		}
-		s.items = append(s.items, attentionItem{from, to})
+		s.items = append(s.items, item{from, to})
+		b.attention += (to - from) * (b.rows[to-1].position + 1)
 		from = to
 	}
 	for len(s.workers) < b.team.Threads() {
-		s.workers = append(s.workers, attentionWorker{})
+		s.workers = append(s.workers, new(attentionWorker))
 	}
 }
 
-// attend is the first half of a layer: norm, attention, residual.
-func (b *batch) attend(l int) {
-	c, s, layer := b.t.cfg, &b.t.scratch, &b.t.layers[l]
-	n, kv := b.x.Rows, c.KVHeads*c.HeadDim
-	b.normalise(layer.attnNorm)
-	q, k, v := s.q.matrix(n, c.Heads*c.HeadDim), s.k.matrix(n, kv), s.v.matrix(n, kv)
-	layer.q.Apply(q, b.h, b.team)
-	layer.k.Apply(k, b.h, b.team)
-	layer.v.Apply(v, b.h, b.team)
-	page := b.cache.spec.PageTokens
-	parallel(b.team, n, 8*n*q.Cols, func(_, r int) {
-		c.shape(q.Row(r), layer.qNorm, b.cos.Row(r), b.sin.Row(r))
-		c.shape(k.Row(r), layer.kNorm, b.cos.Row(r), b.sin.Row(r))
-		if c.clip != 0 {
-			clamp(v.Row(r), c.clip)
-		}
-		at := b.rows[r]
-		b.cache.put(l, b.spans[at.span].Pages[at.position/page], at.position%page, k.Row(r), v.Row(r))
-	})
-	out := s.a.matrix(n, q.Cols)
-	clear(out.Data)
-	work := 0
-	for _, at := range b.rows {
-		work += (at.position + 1) * 4 * q.Cols
-	}
-	parallel(b.team, len(s.items)*c.KVHeads, work, func(worker, i int) {
-		b.item(l, s.items[i/c.KVHeads], i%c.KVHeads, q, out, &s.workers[worker])
-	})
-	layer.o.Apply(b.y, out, b.team)
-	b.add()
+// attend is the first half of a layer: from the normalised h to y.
+func (b *batch) attend() {
+	c, s, layer := b.t.cfg, &b.t.scratch, b.layer
+	n, q, kv := b.x.Rows, c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	qkv := s.qkv.matrix(n, q+2*kv)
+	b.q, b.k, b.v = columns(qkv, 0, q), columns(qkv, q, q+kv), columns(qkv, q+kv, q+2*kv)
+	layer.qkv.apply(qkv, b.h, b.team)
+	b.share(n, 8*qkv.Cols, (*putting)(b))
+	b.out = s.attended.matrix(n, q)
+	b.do(len(s.items)*c.KVHeads, b.attention*q*attentionWork, (*attending)(b))
+	layer.o.Apply(b.y, b.out, b.team)
 }
+
+// attentionWork is how a key's dimension compares with the work that do counts: two fused operations, and bytes that
+// come from far away.
+const attentionWork = 2
+
+// columns is a part of all rows.
+func columns(m tensor.Matrix, from, to int) tensor.Matrix {
+	return tensor.Matrix{Rows: m.Rows, Cols: to - from, Stride: m.Stride, Data: m.Data[from : (m.Rows-1)*m.Stride+to]}
+}
+
+// putting is the task of making projections into queries, keys and values, row by row, and of storing the latter.
+type putting batch
+
+func (b *putting) Run(_, piece int) {
+	c, layer := b.t.cfg, b.layer
+	from, to := b.piece(piece)
+	for r := from; r < to; r++ {
+		k, v, at := b.k.Row(r), b.v.Row(r), b.rows[r]
+		c.shape(b.q.Row(r), layer.qNorm, b.cos.Row(r), b.sin.Row(r))
+		c.shape(k, layer.kNorm, b.cos.Row(r), b.sin.Row(r))
+		if c.clip != 0 {
+			vec.Clamp(v, c.clip)
+		}
+		for h := range c.KVHeads {
+			d := h * c.HeadDim
+			b.cache.put(b.l, b.spans[at.span].Pages, h, at.position, k[d:d+c.HeadDim], v[d:d+c.HeadDim])
+		}
+	}
+}
+
+func (b *putting) piece(i int) (from, to int) { return (*batch)(b).piece(i) }
 
 // shape makes a projection's row into queries or keys: norm, clip, rotation.
 func (c *Config) shape(x, norm, cos, sin []float32) {
 	if c.arch.qkNorm == fullNorm {
-		rmsNorm(x, x, norm, c.eps)
+		vec.RMSNorm(x, x, norm, c.eps)
 	}
 	if c.clip != 0 {
-		clamp(x, c.clip)
+		vec.Clamp(x, c.clip)
 	}
-	for at := 0; at < len(x); at += c.HeadDim {
-		head := x[at : at+c.HeadDim]
-		if c.arch.qkNorm == headNorm {
-			rmsNorm(head, head, norm, c.eps)
+	if c.arch.qkNorm == headNorm {
+		for at := 0; at < len(x); at += c.HeadDim {
+			head := x[at : at+c.HeadDim]
+			vec.RMSNorm(head, head, norm, c.eps)
 		}
-		rotate(head, cos, sin)
+	}
+	vec.Rotate(x, cos, sin)
+}
+
+// attending is the task of one item and one kv head for each piece.
+type attending batch
+
+func (b *attending) Run(worker, piece int) {
+	s, heads := &b.t.scratch, b.t.cfg.KVHeads
+	it := s.items[len(s.items)-1-piece/heads] // the last ones of a prompt have the most keys: long work first
+	s.workers[worker].attend((*batch)(b), it, piece%heads)
+}
+
+// attentionWorker is one worker's memory: that of an item's queries.
+type attentionWorker struct {
+	q, scores, sums buffer
+	softmax         []vec.Softmax
+	seen            []keys
+	keys, values    []int // where the blocks of a stretch lie
+}
+
+// keys are those from from to to - 1; none if from >= to.
+type keys struct{ from, to int }
+
+// attend computes an item's rows for the query heads of one kv head. Each query by itself is, over stretches of
+// keys in ascending order,
+//
+//	s[t] = q scale . k[t]                       (dimensions ascending, fused)
+//	top = the largest s so far; rescale sum and out by exp(top before - top)
+//	p[t] = exp(s[t] - top); sum += p[t]         (in the lanes of vec)
+//	for t ascending: out += p[t] * v[t]         (fused)
+//
+// and out / sum at the end (Milakov and Gimelshein 2018). Keys go from the start of the window to the query's own
+// position, and stretches begin at fixed positions, so the bits are a function of that position alone.
+func (w *attentionWorker) attend(b *batch, it item, kvHead int) {
+	c := b.t.cfg
+	first, last := b.rows[it.from], b.rows[it.to-1].position
+	pages, layer := b.spans[first.span].Pages, &b.cache.layers[b.l]
+	group, dim, width := c.Heads/c.KVHeads, c.HeadDim, b.cache.width
+	queries := (it.to - it.from) * group
+	w.gather(b, it, kvHead, group)
+	scores, sums := w.scores.matrix(queries, stretch), w.sums.matrix(queries, width)
+	clear(sums.Data)
+	start := c.firstKey(b.l, first.position)
+	for at := start &^ (stretch - 1); at <= last; at += stretch {
+		lo, hi := max(at, start)&^(PageUnit-1), min(at+stretch, last+1)
+		w.keys, w.values = b.cache.blocks(w.keys[:0], w.values[:0], pages, kvHead, lo, hi)
+		vec.Scores(scores.Data, stretch, w.q.data[:queries*dim], dim, layer.k, w.keys)
+		w.seen = w.seen[:0]
+		for i := range queries {
+			p := b.rows[it.from+i/group].position
+			see := keys{max(c.firstKey(b.l, p), lo) - lo, min(p+1, hi) - lo}
+			w.seen = append(w.seen, see)
+			if see.from >= see.to {
+				continue
+			}
+			if f := w.softmax[i].Step(scores.Row(i), see.from, see.to); f != 1 {
+				vec.Scale(sums.Row(i), sums.Row(i), f)
+			}
+		}
+		w.mix(scores, sums, layer.v)
+	}
+	for i := range queries {
+		out := b.out.Row(it.from + i/group)
+		h := (kvHead*group + i%group) * dim
+		vec.Scale(out[h:h+dim], sums.Row(i)[:dim], 1/w.softmax[i].Total())
 	}
 }
 
-// item attends with the rows of an item and the query heads of one kv head. Each query by itself is
-//
-//	for t in keys ascending: s[t] = (q . k[t]) * scale     (dimensions ascending)
-//	p[t] = exp(s[t] - max s) / sum of exp ascending
-//	for t in keys ascending: out += p[t] * v[t]
-//
-// with keys from the start of the window to the query's own position: a function of that position alone. Going through
-// the pages for all queries together only saves reading and converting them again.
-func (b *batch) item(l int, it attentionItem, kvHead int, q, out tensor.Matrix, w *attentionWorker) {
-	c := b.t.cfg
-	group, dim, page := c.Heads/c.KVHeads, c.HeadDim, b.cache.spec.PageTokens
-	first, last := b.rows[it.from].position, b.rows[it.to-1].position
-	pages := b.spans[b.rows[it.from].span].Pages
-	start := c.firstKey(l, first)
-	scores := w.scores.matrix((it.to-it.from)*group, last+1-start)
-	buf := w.page.matrix(page, dim).Data
-	each := func(p int, do func(query, head []float32, s []float32, lo, hi int)) {
-		for r := it.from; r < it.to; r++ {
-			at := b.rows[r].position
-			lo, hi := max(c.firstKey(l, at), p*page), min(at+1, (p+1)*page)
-			if lo >= hi {
-				continue
-			}
-			for g := range group {
-				h := (kvHead*group + g) * dim
-				s := scores.Row((r-it.from)*group + g)[lo-start : hi-start]
-				do(q.Row(r)[h:h+dim], out.Row(r)[h:h+dim], s, lo-p*page, hi-p*page)
-			}
-		}
-	}
-	for p := start / page; p <= last/page; p++ {
-		keys := b.cache.keys(l, pages[p], kvHead, min(page, last+1-p*page), buf)
-		each(p, func(query, _, s []float32, lo, hi int) { dots(s, query, keys[lo*dim:hi*dim], c.attention) })
-	}
+// gather copies the item's queries, times the scale of the scores, and begins their softmaxes.
+func (w *attentionWorker) gather(b *batch, it item, kvHead, group int) {
+	n := group * b.t.cfg.HeadDim
+	q := w.q.matrix(it.to-it.from, n)
+	w.softmax = w.softmax[:0]
 	for r := it.from; r < it.to; r++ {
-		at := b.rows[r].position
-		for g := range group {
-			softmax(scores.Row((r-it.from)*group + g)[c.firstKey(l, at)-start : at+1-start])
+		vec.Scale(q.Row(r-it.from), b.q.Row(r)[kvHead*n:(kvHead+1)*n], b.t.cfg.attention)
+		for range group {
+			w.softmax = append(w.softmax, vec.NewSoftmax())
 		}
 	}
-	for p := start / page; p <= last/page; p++ {
-		values := b.cache.values(l, pages[p], kvHead, min(page, last+1-p*page), buf)
-		each(p, func(_, head, s []float32, lo, hi int) { accumulate(head, s, values[lo*dim:hi*dim]) })
+}
+
+// mix adds the weighted values of a stretch, in ascending order for each query: the keys that several queries see for
+// these together, and what comes before and after for each alone. A value that a query doesn't see is not touched: it
+// may be another sequence's, and anything.
+func (w *attentionWorker) mix(scores, sums tensor.Matrix, v vec.Store) {
+	width, n := sums.Cols, sums.Rows
+	add := func(i, end, from, to int) {
+		vec.Mix(sums.Data[i*width:end*width], width, scores.Data[i*stretch:end*stretch], stretch, v, w.values, from, to)
+	}
+	for i, end := 0, 0; i < n; i = end {
+		if end = n; w.seen[i] != w.seen[n-1] {
+			end = min(i+tileQueries, n)
+		}
+		both := keys{w.seen[end-1].from, w.seen[i].to} // windows only move on
+		if both.from >= both.to {
+			for j := i; j < end; j++ {
+				add(j, j+1, w.seen[j].from, w.seen[j].to)
+			}
+			continue
+		}
+		for j := i; j < end; j++ {
+			add(j, j+1, w.seen[j].from, both.from)
+		}
+		add(i, end, both.from, both.to)
+		for j := i; j < end; j++ {
+			add(j, j+1, both.to, w.seen[j].to)
+		}
 	}
 }
 
@@ -144,77 +215,4 @@ func (c *Config) firstKey(l, position int) int {
 		return position - w + 1
 	}
 	return 0
-}
-
-// dots is s[t] = (q . keys[t]) * scale for consecutive keys: one accumulator each, eight keys at a time.
-func dots(s, q, keys []float32, scale float32) {
-	dim := len(q)
-	for ; len(s) >= 8; s, keys = s[8:], keys[8*dim:] {
-		k0, k1, k2, k3 := keys[:dim], keys[dim:2*dim], keys[2*dim:3*dim], keys[3*dim:4*dim]
-		k4, k5, k6, k7 := keys[4*dim:5*dim], keys[5*dim:6*dim], keys[6*dim:7*dim], keys[7*dim:8*dim]
-		k0, k1, k2, k3 = k0[:len(q)], k1[:len(q)], k2[:len(q)], k3[:len(q)]
-		k4, k5, k6, k7 = k4[:len(q)], k5[:len(q)], k6[:len(q)], k7[:len(q)]
-		var s0, s1, s2, s3, s4, s5, s6, s7 float32
-		for i, v := range q {
-			s0 += float32(v * k0[i])
-			s1 += float32(v * k1[i])
-			s2 += float32(v * k2[i])
-			s3 += float32(v * k3[i])
-			s4 += float32(v * k4[i])
-			s5 += float32(v * k5[i])
-			s6 += float32(v * k6[i])
-			s7 += float32(v * k7[i])
-		}
-		s[0], s[1], s[2], s[3] = s0*scale, s1*scale, s2*scale, s3*scale
-		s[4], s[5], s[6], s[7] = s4*scale, s5*scale, s6*scale, s7*scale
-	}
-	for t := range s {
-		k := keys[t*dim : (t+1)*dim]
-		var sum float32
-		for i, v := range q {
-			sum += float32(v * k[i])
-		}
-		s[t] = sum * scale
-	}
-}
-
-// softmax turns scores into weights in place.
-func softmax(s []float32) {
-	top := float32(math.Inf(-1))
-	for _, v := range s {
-		top = max(top, v)
-	}
-	var sum float32
-	for i, v := range s {
-		e := float32(scalar.Exp(float64(v - top)))
-		s[i] = e
-		sum += e
-	}
-	inv := 1 / sum
-	for i := range s {
-		s[i] *= inv
-	}
-}
-
-// accumulate is out += p[t] * values[t] for consecutive values, in ascending order, four at a time.
-func accumulate(out, p, values []float32) {
-	dim := len(out)
-	for ; len(p) >= 4; p, values = p[4:], values[4*dim:] {
-		p0, p1, p2, p3 := p[0], p[1], p[2], p[3]
-		v0, v1, v2, v3 := values[:dim], values[dim:2*dim], values[2*dim:3*dim], values[3*dim:4*dim]
-		v0, v1, v2, v3 = v0[:len(out)], v1[:len(out)], v2[:len(out)], v3[:len(out)]
-		for i, o := range out {
-			o += float32(p0 * v0[i])
-			o += float32(p1 * v1[i])
-			o += float32(p2 * v2[i])
-			o += float32(p3 * v3[i])
-			out[i] = o
-		}
-	}
-	for t, w := range p {
-		v := values[t*dim : (t+1)*dim]
-		for i := range out {
-			out[i] += float32(w * v[i])
-		}
-	}
 }

@@ -42,18 +42,51 @@ func (t *Trunk) Forward(ctx context.Context, cache *Cache, spans []Span, block m
 	if err := t.checkSpans(cache, spans); err != nil {
 		return nil, err
 	}
-	b := t.begin(cache, spans, tm)
-	for l := range t.layers {
+	if len(spans) == 0 {
+		return nil, nil
+	}
+	b := t.begin(cache, spans, block, tm)
+	defer b.end()
+	for b.l = range t.layers {
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("before layer %d: %w", l, err)
+			return nil, fmt.Errorf("before layer %d: %w", b.l, err)
 		}
-		b.attend(l)
-		if err := b.feed(ctx, l, block); err != nil {
+		if err := b.compute(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return b.finish(), nil
 }
+
+// compute is one layer.
+func (b *batch) compute(ctx context.Context) error {
+	b.layer = &b.t.layers[b.l]
+	b.attend()
+	b.add(b.layer.ffnNorm)
+	if err := b.feed(ctx); err != nil {
+		return err
+	}
+	var next []float32 // the last norm is of the rows alone that want logits
+	if b.l+1 < len(b.t.layers) {
+		next = b.t.layers[b.l+1].attnNorm
+	}
+	b.add(next)
+	return nil
+}
+
+// feed is a layer's FFN or its experts.
+func (b *batch) feed(ctx context.Context) error {
+	if b.layer.dense != nil {
+		b.layer.dense.Apply(b.y, b.h, b.team)
+		return nil
+	}
+	s := &b.t.scratch
+	in := moe.Input{Layer: b.l, X: b.h, Tokens: s.tokens, Positions: s.positions, Observe: b.observe}
+	return b.t.sparse(ctx, in, b.block, b.y, b.team)
+}
+
+// end lets go of what was only lent.
+func (b *batch) end() { *b = batch{} }
 
 func (t *Trunk) checkSpans(cache *Cache, spans []Span) error {
 	c := t.cfg
@@ -83,131 +116,4 @@ func (t *Trunk) checkSpans(cache *Cache, spans []Span) error {
 		}
 	}
 	return nil
-}
-
-// batch is one Forward under way: the rows of all spans one after another.
-type batch struct {
-	t       *Trunk
-	cache   *Cache
-	spans   []Span
-	team    team.Team
-	x       tensor.Matrix // residual stream
-	h       tensor.Matrix // normalised input of the current block
-	y       tensor.Matrix // output of the current block
-	rows    []rowOf
-	cos     tensor.Matrix
-	sin     tensor.Matrix
-	observe func(layer, row, k int, ids []int32, weights []float32)
-}
-
-// begin lays out the rows and looks up their embeddings and rotary angles.
-func (t *Trunk) begin(cache *Cache, spans []Span, tm team.Team) *batch {
-	c, s := t.cfg, &t.scratch
-	b := &batch{t: t, cache: cache, spans: spans, team: tm}
-	s.rows, s.tokens, s.positions = s.rows[:0], s.tokens[:0], s.positions[:0]
-	for i := range spans {
-		if spans[i].Route != nil {
-			b.observe = b.route
-		}
-		for j, id := range spans[i].Tokens {
-			s.rows = append(s.rows, rowOf{i, spans[i].Start + j})
-			s.tokens = append(s.tokens, id)
-			s.positions = append(s.positions, int32(spans[i].Start+j))
-		}
-	}
-	n := len(s.rows)
-	b.rows = s.rows
-	b.x, b.h, b.y = s.x.matrix(n, c.Hidden), s.h.matrix(n, c.Hidden), s.y.matrix(n, c.Hidden)
-	b.cos, b.sin = s.cos.matrix(n, c.HeadDim/2), s.sin.matrix(n, c.HeadDim/2)
-	for r := range n {
-		x := b.x.Row(r)
-		toFloats(x, t.embed, int(s.tokens[r])*c.Hidden)
-		if c.embedScale != 1 {
-			for i := range x {
-				x[i] *= c.embedScale
-			}
-		}
-		c.rope.tables(b.rows[r].position, b.cos.Row(r), b.sin.Row(r))
-	}
-	b.plan()
-	return b
-}
-
-// route passes a row's route on to its span.
-func (b *batch) route(layer, row, k int, ids []int32, weights []float32) {
-	at := b.rows[row]
-	if f := b.spans[at.span].Route; f != nil {
-		f(layer, at.position, ids, weights)
-	}
-}
-
-// normalise fills h with the norm of the residual stream.
-func (b *batch) normalise(w []float32) {
-	parallel(b.team, b.x.Rows, 2*b.x.Rows*b.x.Cols, func(_, r int) {
-		rmsNorm(b.h.Row(r), b.x.Row(r), w, b.t.cfg.eps)
-	})
-}
-
-// add adds the current block's output to the residual stream.
-func (b *batch) add() {
-	scale := b.t.cfg.residual
-	parallel(b.team, b.x.Rows, b.x.Rows*b.x.Cols, func(_, r int) {
-		x := b.x.Row(r)
-		y := b.y.Row(r)[:len(x)]
-		if scale != 1 {
-			addScaled(x, y, scale)
-			return
-		}
-		for i, v := range y {
-			x[i] += v
-		}
-	})
-}
-
-// feed is the second half of a layer: norm, FFN or experts, residual.
-func (b *batch) feed(ctx context.Context, l int, block moe.Block) error {
-	layer := &b.t.layers[l]
-	b.normalise(layer.ffnNorm)
-	if layer.dense != nil {
-		b.t.ffn(layer.dense, b.h, b.y, b.team)
-	} else {
-		s := &b.t.scratch
-		in := moe.Input{Layer: l, X: b.h, Tokens: s.tokens, Positions: s.positions, Observe: b.observe}
-		if err := b.t.sparse(ctx, l, in, block, b.y, b.team); err != nil {
-			return err
-		}
-	}
-	b.add()
-	return nil
-}
-
-// finish computes the logits that were asked for.
-func (b *batch) finish() []tensor.Matrix {
-	c, s := b.t.cfg, &b.t.scratch
-	s.logits = s.logits[:0]
-	n := 0
-	for i := range b.spans {
-		n += b.spans[i].wants()
-	}
-	last, logits := s.last.matrix(n, c.Hidden), s.headLogits.matrix(n, c.Vocab)
-	row, at := 0, 0
-	for i := range b.spans {
-		want := b.spans[i].wants()
-		row += len(b.spans[i].Tokens)
-		for j := range want {
-			rmsNorm(last.Row(at+j), b.x.Row(row-want+j), b.t.norm, c.eps)
-		}
-		s.logits = append(s.logits, logits.Slice(at, at+want))
-		at += want
-	}
-	if n == 0 {
-		return s.logits
-	}
-	b.t.head.Apply(logits, last, b.team)
-	if c.logits != 1 {
-		for i := range logits.Data {
-			logits.Data[i] /= c.logits
-		}
-	}
-	return s.logits
 }

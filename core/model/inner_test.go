@@ -2,61 +2,10 @@ package model
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
-	"math/big"
 	"slices"
 	"testing"
-
-	"github.com/pimoe/pimoe/backends/scalar"
-	"github.com/pimoe/pimoe/backends/team"
 )
-
-// TestHalves: every 16-bit pattern survives, and rounding is to the nearest with ties to even, by a search through
-// all neighbours.
-func TestHalves(t *testing.T) {
-	for name, c := range map[string]struct {
-		to      func([]uint16, []float32)
-		from    func([]float32, []uint16)
-		infinit uint16
-	}{"f16": {toF16, fromF16, 0x7c00}, "bf16": {toBF16, fromBF16, 0x7f80}} {
-		half := func(f float32) uint16 {
-			var h [1]uint16
-			c.to(h[:], []float32{f})
-			return h[0]
-		}
-		float := func(h uint16) float64 {
-			var f [1]float32
-			c.from(f[:], []uint16{h})
-			return float64(f[0])
-		}
-		for h := range 1 << 16 {
-			if f := float(uint16(h)); f == f && half(float32(f)) != uint16(h) {
-				t.Fatalf("%s: %04x became %04x", name, h, half(float32(f)))
-			}
-		}
-		for h := uint16(0); h < c.infinit-1; h++ {
-			lo, hi := float(h), float(h+1)
-			mid := float32((lo + hi) / 2) // exact: one bit more
-			even := h + h&1
-			if got := half(mid); got != even {
-				t.Fatalf("%s: the middle above %04x became %04x, want %04x", name, h, got, even)
-			}
-			if got := half(math.Nextafter32(mid, 0)); got != h {
-				t.Fatalf("%s: below the middle above %04x: %04x", name, h, got)
-			}
-			if got := half(-math.Nextafter32(mid, float32(math.Inf(1)))); got != 0x8000|(h+1) {
-				t.Fatalf("%s: beyond the middle below -%04x: %04x", name, h, got)
-			}
-		}
-		if got := half(math.MaxFloat32); got != c.infinit {
-			t.Errorf("%s: the largest float32 became %04x", name, got)
-		}
-		if got := float(half(float32(math.NaN()))); got == got {
-			t.Errorf("%s: NaN became %g", name, got)
-		}
-	}
-}
 
 // TestSincos: angles up to the largest position are as good as package math's with exact reduction.
 func TestSincos(t *testing.T) {
@@ -69,57 +18,6 @@ func TestSincos(t *testing.T) {
 				t.Fatalf("sincos(%g) = %.17g, %.17g, want %.17g, %.17g", a, s, c, ws, wc)
 			}
 		}
-	}
-}
-
-// TestAttentionDefinition: an item's result is the definition in its comment, to the bit, and near the same in
-// arithmetic of 200 bits for the sums.
-func TestAttentionDefinition(t *testing.T) {
-	const dim, keys = 24, 29
-	next := uint32(1)
-	random := func(n int) []float32 {
-		f := make([]float32, n)
-		for i := range f {
-			next = next*1664525 + 1013904223
-			f[i] = float32(int32(next)) / (1 << 30)
-		}
-		return f
-	}
-	q, k, v := random(dim), random(keys*dim), random(keys*dim)
-	s, naive := make([]float32, keys), make([]float32, keys)
-	dots(s, q, k, 0.3)
-	for j := range naive {
-		var sum float32
-		exact := new(big.Float).SetPrec(200)
-		for i := range q {
-			sum += float32(q[i] * k[j*dim+i])
-			exact.Add(exact, new(big.Float).SetPrec(200).Mul(big.NewFloat(float64(q[i])), big.NewFloat(float64(k[j*dim+i]))))
-		}
-		naive[j] = sum * 0.3
-		if e, _ := exact.Float64(); math.Abs(e*0.3-float64(naive[j])) > 1e-5 {
-			t.Fatalf("score %d: %g, exactly %g", j, naive[j], e*0.3)
-		}
-	}
-	if !slices.Equal(s, naive) {
-		t.Fatalf("scores %v, want %v", s, naive)
-	}
-	softmax(s)
-	top, sum := slices.Max(naive), float32(0)
-	for j := range naive {
-		naive[j] = float32(scalar.Exp(float64(naive[j] - top)))
-		sum += naive[j]
-	}
-	out, want := make([]float32, dim), make([]float32, dim)
-	for j := range naive {
-		naive[j] *= 1 / sum
-		for i := range want {
-			want[i] += float32(naive[j] * v[j*dim+i])
-		}
-	}
-	accumulate(out, s[:13], v)
-	accumulate(out, s[13:], v[13*dim:])
-	if !slices.Equal(out, want) {
-		t.Fatalf("out %v, want %v", out, want)
 	}
 }
 
@@ -233,26 +131,6 @@ func TestKeyLists(t *testing.T) {
 		note(k, "neutral")
 		if !json.Valid([]byte(v)) {
 			t.Errorf("%s: %s", k, v)
-		}
-	}
-}
-
-// TestParallel: every index once, whatever the threads, by no more workers than asked for.
-func TestParallel(t *testing.T) {
-	for _, threads := range []int{1, 2, 7} {
-		for _, n := range []int{0, 1, 5, 1000} {
-			counts := make([]int, n)
-			p := team.NewPool(threads, team.Options{})
-			defer p.Close()
-			parallel(p.Team(), n, 1<<30, func(w, i int) {
-				if w < 0 || w >= threads {
-					panic(fmt.Sprintf("worker %d of %d", w, threads))
-				}
-				counts[i]++
-			})
-			if slices.ContainsFunc(counts, func(c int) bool { return c != 1 }) {
-				t.Errorf("%d threads, %d: counts %v", threads, n, counts)
-			}
 		}
 	}
 }

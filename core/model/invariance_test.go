@@ -89,7 +89,7 @@ func invariance(t *testing.T, dir string, dtype tensor.DType) {
 	m := r.forward(model.Span{Pages: shared, Start: 32, Tokens: ids[32:], AllLogits: true})
 	sameBits(t, "reused pages", m[0], whole.Slice(32, len(ids)))
 
-	for _, o := range []rigOptions{{threads: 2, groups: 8}, {threads: 3, groups: 2, pageTokens: 5}, {threads: 2, groups: 1, pageTokens: 64}} {
+	for _, o := range []rigOptions{{threads: 2, groups: 8}, {threads: 3, groups: 2, pageTokens: 48}, {threads: 2, groups: 1, pageTokens: 64}} {
 		o.dtype = dtype
 		q := newRig(t, dir, o)
 		what := fmt.Sprintf("%d threads, %d groups, pages of %d, ", o.threads, o.groups, o.pageTokens)
@@ -236,7 +236,7 @@ func TestNewCacheRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range []model.CacheSpec{
-		{Pages: 0, PageTokens: 16, DType: tensor.F32}, {Pages: 4, PageTokens: 0, DType: tensor.F32},
+		{Pages: 0, PageTokens: 16, DType: tensor.F32}, {Pages: 4, PageTokens: 0, DType: tensor.F32}, {Pages: 4, PageTokens: 20, DType: tensor.F32},
 		{Pages: 4, PageTokens: 16, DType: tensor.I8}, {Pages: math.MaxInt, PageTokens: 4096, DType: tensor.F32},
 	} {
 		if _, err := cfg.NewCache(s); err == nil {

@@ -1,10 +1,6 @@
 package model
 
-import (
-	"math"
-
-	"github.com/pimoe/pimoe/backends/scalar"
-)
+import "math"
 
 // sincos has the same bits on every machine, unlike package math's, which compilers may fuse. It is sin and cos of x for 0 <= x < 2^25 to about 1e-15 absolute: x = n pi/2 + r with pi/2 in two parts, then Taylor.
 func sincos(x float64) (sin, cos float64) {
@@ -39,66 +35,4 @@ func sincos(x float64) (sin, cos float64) {
 		return -s, -q
 	}
 	return -q, s
-}
-
-// sigmoid is 1 / (1 + e^-x), rounded once.
-func sigmoid(x float32) float32 { return float32(1 / (1 + scalar.Exp(-float64(x)))) }
-
-// toBF16 and toF16 round to nearest, ties to even.
-func toBF16(dst []uint16, src []float32) {
-	src = src[:len(dst)]
-	for i, f := range src {
-		b := math.Float32bits(f)
-		if f != f {
-			dst[i] = uint16(b>>16) | 0x40
-			continue
-		}
-		dst[i] = uint16((b + 0x7fff + (b>>16)&1) >> 16)
-	}
-}
-
-func fromBF16(dst []float32, src []uint16) {
-	dst = dst[:len(src)]
-	for i, h := range src {
-		dst[i] = math.Float32frombits(uint32(h) << 16)
-	}
-}
-
-func toF16(dst []uint16, src []float32) {
-	src = src[:len(dst)]
-	for i, f := range src {
-		dst[i] = f16Bits(f)
-	}
-}
-
-func f16Bits(f float32) uint16 {
-	b := math.Float32bits(f)
-	sign := uint16(b>>16) & 0x8000
-	b &= 0x7fffffff
-	switch {
-	case b > 0x7f800000: // NaN
-		return sign | 0x7e00
-	case b >= 0x477ff000: // rounds past 65504
-		return sign | 0x7c00
-	case b < 0x38800000: // below 2^-14: a subnormal; adding 0.5 lets the adder round at bit 2^-24
-		return sign | uint16(math.Float32bits(math.Float32frombits(b)+0.5)-0x3f000000)
-	}
-	b += 0xfff + (b>>13)&1 // nearest, ties to even
-	return sign | uint16((b-0x38000000)>>13)
-}
-
-func fromF16(dst []float32, src []uint16) {
-	dst = dst[:len(src)]
-	for i, h := range src {
-		dst[i] = f16Float(h)
-	}
-}
-
-func f16Float(h uint16) float32 {
-	sign := uint32(h&0x8000) << 16
-	if h&0x7c00 == 0x7c00 {
-		return math.Float32frombits(sign | 0x7f800000 | uint32(h&0x3ff)<<13)
-	}
-	// The exponent's bias is put right by an exact multiplication, which normalises subnormals too.
-	return math.Float32frombits(sign | math.Float32bits(math.Float32frombits(uint32(h&0x7fff)<<13)*0x1p112))
 }

@@ -187,6 +187,10 @@ func checkView(t wanted, v tensor.View, fail func(class error, format string, ar
 		fail(sdk.ErrUnsupported, "tensor %s has dtype %s, want F32, F16 or BF16", t.name, v.DType)
 		return
 	}
+	checkShape(t, v, fail)
+}
+
+func checkShape(t wanted, v tensor.View, fail func(class error, format string, args ...any)) {
 	if !slices.Equal(v.Shape, t.shape) {
 		fail(sdk.ErrInvalid, "tensor %s has shape %v, want %v", t.name, v.Shape, t.shape)
 	}

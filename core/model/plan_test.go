@@ -233,8 +233,8 @@ func TestSlidingWindow(t *testing.T) {
 	const window = 9
 	cfg, ck := derived(t, "mixtral", object{"num_hidden_layers": 1, "sliding_window": window}, oneLayer)
 	full, fullCk := derived(t, "mixtral", object{"num_hidden_layers": 1}, oneLayer)
-	r := rigOf(t, cfg, ck, rigOptions{pageTokens: 4})
-	f := rigOf(t, full, fullCk, rigOptions{pageTokens: 4})
+	r := rigOf(t, cfg, ck, rigOptions{})
+	f := rigOf(t, full, fullCk, rigOptions{})
 	ids := make([]int32, 40)
 	for i := range ids {
 		ids[i] = int32(i*37%512 + 1)
@@ -270,7 +270,7 @@ func TestLoadRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan.Trunk = plan.Trunk[1:]
-	if _, err := model.Load(cfg, trunkFile(t, ck, plan), nil); !errors.Is(err, sdk.ErrInvalid) || !strings.Contains(err.Error(), "model.embed_tokens.weight") {
+	if _, err := model.Load(cfg, trunkFile(t, ck, plan), nil, ""); !errors.Is(err, sdk.ErrInvalid) || !strings.Contains(err.Error(), "model.embed_tokens.weight") {
 		t.Errorf("error %v", err)
 	}
 }

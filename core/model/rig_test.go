@@ -86,7 +86,7 @@ func rigOf(t testing.TB, cfg *model.Config, ck *weights.Checkpoint, o rigOptions
 	pool := team.NewPool(o.threads, team.Options{})
 	t.Cleanup(pool.Close)
 	r := &rig{t: t, cfg: cfg, team: pool.Team()}
-	if r.trunk, err = model.Load(cfg, trunkFile(t, ck, plan), o.backend); err != nil {
+	if r.trunk, err = model.Load(cfg, trunkFile(t, ck, plan), o.backend, ""); err != nil {
 		t.Fatal(err)
 	}
 	if r.cache, err = cfg.NewCache(model.CacheSpec{Pages: o.pages, PageTokens: o.pageTokens, DType: o.dtype}); err != nil {

@@ -154,15 +154,3 @@ func (r *rope) tables(position int, cos, sin []float32) {
 		cos[i], sin[i] = float32(c)*r.scale, float32(s)*r.scale
 	}
 }
-
-// rotate turns one head in place: halves are paired.
-func rotate(x, cos, sin []float32) {
-	n := len(cos)
-	lo, hi := x[:n], x[n:2*n]
-	sin = sin[:n]
-	for i, c := range cos {
-		a, b := lo[i], hi[i]
-		lo[i] = float32(a*c) - float32(b*sin[i])
-		hi[i] = float32(b*c) + float32(a*sin[i])
-	}
-}
