@@ -16,6 +16,18 @@ import (
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
+// kind is a numeric class on weights of a type.
+type kind struct {
+	class string
+	dtype tensor.DType
+}
+
+// classes are all that backends compute, the defaults first.
+var classes = []string{"f32", "bf16w-f32", "f16w-f32", backends.BF16Class, "int8g32"}
+
+// floats is whether a class computes in float32 throughout.
+func floats(class string) bool { return class == "f32" || class == "bf16w-f32" || class == "f16w-f32" }
+
 // Test runs the suite; make gives a fresh backend.
 func Test(t *testing.T, make func() backends.Backend) {
 	be := make()
@@ -24,27 +36,27 @@ func Test(t *testing.T, make func() backends.Backend) {
 	}
 	taken := 0
 	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
-		if _, err := be.Class(d, ""); err != nil {
-			continue
+		for _, class := range classes {
+			if got, err := be.Class(d, class); err != nil || got != class {
+				continue
+			}
+			taken++
+			k := kind{class, d}
+			t.Run(d.String()+" "+class, func(t *testing.T) {
+				for name, test := range map[string]func(*testing.T, backends.Backend, kind){
+					"oracles": testOracles, "bit patterns": testPatterns, "rows": testRows, "threads": testThreads, "guards": testGuards,
+					"alignment": testAlignment, "bias": testBias, "concurrent": testConcurrent, "refusals": testRefusals, "packed": testPacked,
+					"pages": testPages, "block": testBlock, "block refusals": testBlockRefusals, "misuse": testMisuse,
+				} {
+					t.Run(name, func(t *testing.T) { test(t, be, k) })
+				}
+			})
 		}
-		taken++
-		t.Run(d.String(), func(t *testing.T) {
-			t.Run("oracles", func(t *testing.T) { testOracles(t, be, d) })
-			t.Run("bit patterns", func(t *testing.T) { testPatterns(t, be, d) })
-			t.Run("rows", func(t *testing.T) { testRows(t, be, d) })
-			t.Run("threads", func(t *testing.T) { testThreads(t, be, d) })
-			t.Run("guards", func(t *testing.T) { testGuards(t, be, d) })
-			t.Run("alignment", func(t *testing.T) { testAlignment(t, be, d) })
-			t.Run("bias", func(t *testing.T) { testBias(t, be, d) })
-			t.Run("concurrent", func(t *testing.T) { testConcurrent(t, be, d) })
-			t.Run("refusals", func(t *testing.T) { testRefusals(t, be, d) })
-		})
 	}
 	if taken == 0 {
 		t.Error("the backend takes none of F32, BF16 and F16")
 	}
 	t.Run("other types", func(t *testing.T) { testOtherTypes(t, be) })
-	t.Run("misuse", func(t *testing.T) { testMisuse(t, be) })
 }
 
 // shape is one case: [rows, in] times [out, in].
@@ -63,15 +75,11 @@ func shapes() []shape {
 func (s shape) String() string { return fmt.Sprintf("%dx%dx%d", s.rows, s.out, s.in) }
 
 // linear makes a Linear or ends the test.
-func linear(t testing.TB, be backends.Backend, w, bias tensor.View) backends.Linear {
+func linear(t testing.TB, be backends.Backend, class string, w, bias tensor.View) backends.Linear {
 	t.Helper()
-	class, err := be.Class(w.DType, "")
-	if err != nil {
-		t.Fatalf("%s: Class(%v): %v", be.Name(), w.DType, err)
-	}
 	l, err := be.Linear(class, w, bias)
 	if err != nil {
-		t.Fatalf("%s: Linear(%v %v): %v", be.Name(), w.DType, w.Shape, err)
+		t.Fatalf("%s: Linear(%s, %v %v %q): %v", be.Name(), class, w.DType, w.Shape, w.Packing, err)
 	}
 	if l.Out() != w.Shape[0] || l.In() != w.Shape[1] {
 		t.Fatalf("%s: Linear of %v says it is [%d, %d]", be.Name(), w.Shape, l.Out(), l.In())

@@ -19,29 +19,28 @@ import (
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
-// promisesRef is whether the backend's class for a type is that of package ref.
-func promisesRef(t *testing.T, be backends.Backend, d tensor.DType) bool {
-	t.Helper()
-	class, err := be.Class(d, "")
-	if err != nil || class == "" {
-		t.Fatalf("%s: Class(%v) = %q, %v", be.Name(), d, class, err)
-	}
-	want, err := ref.New().Class(d, "")
-	return err == nil && class == want
+// promisesRef is whether the class is one that package ref defines.
+func promisesRef(k kind) bool {
+	_, err := ref.New().Class(k.dtype, k.class)
+	return err == nil
 }
 
 // testOracles compares with ref and with gonum.
-func testOracles(t *testing.T, be backends.Backend, d tensor.DType) {
-	exact := promisesRef(t, be, d)
+func testOracles(t *testing.T, be backends.Backend, k kind) {
+	exact := promisesRef(k)
 	for i, s := range shapes() {
 		r := random(i)
 		x := activations(&r, s.rows, s.in)
-		w, values := weights(&r, d, s.out, s.in)
-		y := apply(linear(t, be, w, tensor.View{}), x, 2)
+		w, values := weights(&r, k.dtype, s.out, s.in)
+		y := apply(linear(t, be, k.class, w, tensor.View{}), x, 2)
 		if exact {
-			sameBits(t, fmt.Sprintf("%v against ref", s), y, apply(linear(t, ref.New(), w, tensor.View{}), x, 1))
+			sameBits(t, fmt.Sprintf("%v against ref", s), y, apply(linear(t, ref.New(), k.class, w, tensor.View{}), x, 1))
 		}
-		withinRounding(t, s, y, x, values)
+		if floats(k.class) {
+			withinRounding(t, s, y, x, values)
+		} else {
+			withinClass(t, k, s, y, x, values)
+		}
 	}
 }
 
@@ -88,18 +87,47 @@ func product(s shape, x, w []float64) []float64 {
 	return y.Data
 }
 
+// withinClass grants each term the error of rounding both factors to as few bits as the class has, relative to the row's
+// largest activation and the largest weight, since a scale may be shared.
+func withinClass(t *testing.T, k kind, s shape, y, x tensor.Matrix, w []float64) {
+	t.Helper()
+	unit := map[string]float64{"bf16": 1.0 / 256, "int8g32": 1.0 / 127}[k.class]
+	if unit == 0 {
+		t.Fatalf("class %s has no bound here: add it", k.class)
+	}
+	x64, top := make([]float64, len(x.Data)), 0.0
+	for i, v := range x.Data {
+		x64[i] = float64(v)
+	}
+	for _, v := range w {
+		top = max(top, math.Abs(v))
+	}
+	want := product(s, x64, w)
+	for r := range s.rows {
+		most := 0.0
+		for _, v := range x.Row(r) {
+			most = max(most, math.Abs(float64(v)))
+		}
+		for o, got := range y.Row(r) {
+			if err := math.Abs(float64(got) - want[r*s.out+o]); !(err <= unit*most*top*float64(s.in)) {
+				t.Fatalf("%v: y[%d, %d] = %g, gonum in float64 has %g", s, r, o, got, want[r*s.out+o])
+			}
+		}
+	}
+}
+
 // testPatterns multiplies arbitrary bits, so that every way of converting them is seen.
-func testPatterns(t *testing.T, be backends.Backend, d tensor.DType) {
-	if !promisesRef(t, be, d) {
+func testPatterns(t *testing.T, be backends.Backend, k kind) {
+	if !promisesRef(k) {
 		return // other classes may round or refuse such weights as they say
 	}
 	r := random(77)
-	if d.Size() == 2 { // each of the 65,536 values once, by one row and by several
-		w := tensor.View{DType: d, Shape: []int{1 << 16, 1}}
+	if k.dtype.Size() == 2 { // each of the 65,536 values once, by one row and by several
+		w := tensor.View{DType: k.dtype, Shape: []int{1 << 16, 1}}
 		for h := range 1 << 16 {
 			w.Data = append(w.Data, byte(h), byte(h>>8))
 		}
-		l, oracle := linear(t, be, w, tensor.View{}), linear(t, ref.New(), w, tensor.View{})
+		l, oracle := linear(t, be, k.class, w, tensor.View{}), linear(t, ref.New(), k.class, w, tensor.View{})
 		for _, rows := range []int{1, 9} {
 			x := tensor.NewMatrix(rows, 1)
 			for i := range x.Data {
@@ -108,17 +136,20 @@ func testPatterns(t *testing.T, be backends.Backend, d tensor.DType) {
 			sameBits(t, "every pattern", apply(l, x, 1), apply(oracle, x, 1))
 		}
 	}
-	for range 40 {
-		w, x := patterns(&r, d, 13, 5), activations(&r, 4, 5)
-		sameBits(t, "random patterns", apply(linear(t, be, w, tensor.View{}), x, 1), apply(linear(t, ref.New(), w, tensor.View{}), x, 1))
+	for i := range 120 { // also with activations that make products tiny or huge
+		w, x := patterns(&r, k.dtype, 13, 5), activations(&r, 4, 5)
+		for j := range x.Data {
+			x.Data[j] *= []float32{1, 0x1p-100, 0x1p100, 0x1p-126}[i%4]
+		}
+		sameBits(t, "random patterns", apply(linear(t, be, k.class, w, tensor.View{}), x, 1), apply(linear(t, ref.New(), k.class, w, tensor.View{}), x, 1))
 	}
 }
 
 // testRows compares every row of batches with the row alone.
-func testRows(t *testing.T, be backends.Backend, d tensor.DType) {
+func testRows(t *testing.T, be backends.Backend, k kind) {
 	r := random(5)
-	w, _ := weights(&r, d, 107, 61)
-	l := linear(t, be, w, tensor.View{})
+	w, _ := weights(&r, k.dtype, 107, 61)
+	l := linear(t, be, k.class, w, tensor.View{})
 	x := activations(&r, 150, 61)
 	alone := tensor.NewMatrix(x.Rows, l.Out())
 	for i := range x.Rows {
@@ -131,11 +162,11 @@ func testRows(t *testing.T, be backends.Backend, d tensor.DType) {
 }
 
 // testThreads uses shapes large enough that a backend has reason to split them, in each direction.
-func testThreads(t *testing.T, be backends.Backend, d tensor.DType) {
+func testThreads(t *testing.T, be backends.Backend, k kind) {
 	for i, s := range []shape{{1, 1501, 700}, {2, 997, 512}, {64, 97, 301}, {501, 8, 256}, {5, 3, 2}} {
 		r := random(i)
-		w, _ := weights(&r, d, s.out, s.in)
-		l, x := linear(t, be, w, tensor.View{}), activations(&r, s.rows, s.in)
+		w, _ := weights(&r, k.dtype, s.out, s.in)
+		l, x := linear(t, be, k.class, w, tensor.View{}), activations(&r, s.rows, s.in)
 		want := apply(l, x, 1)
 		for _, threads := range []int{2, 3, 8, 1000} {
 			sameBits(t, fmt.Sprintf("%v on %d threads", s, threads), apply(l, x, threads), want)
@@ -144,13 +175,13 @@ func testThreads(t *testing.T, be backends.Backend, d tensor.DType) {
 }
 
 // testGuards gives matrices with gaps between rows and sentinels all around, and expects only y's own cells to change.
-func testGuards(t *testing.T, be backends.Backend, d tensor.DType) {
+func testGuards(t *testing.T, be backends.Backend, k kind) {
 	const pad, guard = 3, 16
 	for i, s := range shapes() {
 		r := random(i)
-		w, _ := weights(&r, d, s.out, s.in)
-		b, _ := weights(&r, d, s.out)
-		l, dense := linear(t, be, w, b), activations(&r, s.rows, s.in)
+		w, _ := weights(&r, k.dtype, s.out, s.in)
+		b, _ := weights(&r, k.dtype, s.out)
+		l, dense := linear(t, be, k.class, w, b), activations(&r, s.rows, s.in)
 		xs, ys := guarded(s.rows, s.in, pad, guard), guarded(s.rows, s.out, pad, guard)
 		x, y := inner(xs, s.rows, s.in, pad, guard), inner(ys, s.rows, s.out, pad, guard)
 		for row := range s.rows {
@@ -191,15 +222,15 @@ func inner(f []float32, rows, cols, pad, guard int) tensor.Matrix {
 }
 
 // testAlignment lets the bytes begin at every offset, as tensors in a file may.
-func testAlignment(t *testing.T, be backends.Backend, d tensor.DType) {
+func testAlignment(t *testing.T, be backends.Backend, k kind) {
 	r := random(9)
-	w, _ := weights(&r, d, 19, 23)
-	b, _ := weights(&r, d, 19)
+	w, _ := weights(&r, k.dtype, 19, 23)
+	b, _ := weights(&r, k.dtype, 19)
 	x := activations(&r, 4, 23)
-	want := apply(linear(t, be, w, b), x, 1)
+	want := apply(linear(t, be, k.class, w, b), x, 1)
 	for offset := range 9 {
 		mw, mb := moved(w, offset), moved(b, offset)
-		sameBits(t, fmt.Sprintf("bytes moved by %d", offset), apply(linear(t, be, mw, mb), x, 1), want)
+		sameBits(t, fmt.Sprintf("bytes moved by %d", offset), apply(linear(t, be, k.class, mw, mb), x, 1), want)
 	}
 }
 
@@ -211,12 +242,12 @@ func moved(v tensor.View, offset int) tensor.View {
 }
 
 // testBias checks that a bias of each type is added once, after the sum.
-func testBias(t *testing.T, be backends.Backend, d tensor.DType) {
+func testBias(t *testing.T, be backends.Backend, k kind) {
 	r := random(11)
 	for _, s := range []shape{{1, 1, 4}, {3, 50, 17}, {70, 101, 6}} {
-		w, _ := weights(&r, d, s.out, s.in)
+		w, _ := weights(&r, k.dtype, s.out, s.in)
 		x := activations(&r, s.rows, s.in)
-		plain := apply(linear(t, be, w, tensor.View{}), x, 1)
+		plain := apply(linear(t, be, k.class, w, tensor.View{}), x, 1)
 		for _, bd := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
 			b, values := weights(&r, bd, s.out)
 			want := tensor.NewMatrix(s.rows, s.out)
@@ -225,16 +256,16 @@ func testBias(t *testing.T, be backends.Backend, d tensor.DType) {
 					want.Row(row)[o] = v + float32(values[o])
 				}
 			}
-			sameBits(t, fmt.Sprintf("%v with bias %v", s, bd), apply(linear(t, be, w, b), x, 2), want)
+			sameBits(t, fmt.Sprintf("%v with bias %v", s, bd), apply(linear(t, be, k.class, w, b), x, 2), want)
 		}
 	}
 }
 
 // testConcurrent uses one Linear from several goroutines, each with several threads.
-func testConcurrent(t *testing.T, be backends.Backend, d tensor.DType) {
+func testConcurrent(t *testing.T, be backends.Backend, k kind) {
 	r := random(13)
-	w, _ := weights(&r, d, 257, 190)
-	l := linear(t, be, w, tensor.View{})
+	w, _ := weights(&r, k.dtype, 257, 190)
+	l := linear(t, be, k.class, w, tensor.View{})
 	var wg sync.WaitGroup
 	for g := range 6 {
 		x := activations(&r, 1+7*g, 190)
@@ -249,18 +280,14 @@ func testConcurrent(t *testing.T, be backends.Backend, d tensor.DType) {
 }
 
 // testRefusals offers views that don't fit together.
-func testRefusals(t *testing.T, be backends.Backend, d tensor.DType) {
+func testRefusals(t *testing.T, be backends.Backend, k kind) {
 	r := random(17)
-	w, _ := weights(&r, d, 4, 6)
-	b, _ := weights(&r, d, 4)
+	w, _ := weights(&r, k.dtype, 4, 6)
+	b, _ := weights(&r, k.dtype, 4)
 	change := func(v tensor.View, shape []int, data []byte) tensor.View {
 		return tensor.View{DType: v.DType, Shape: shape, Data: data}
 	}
-	long, _ := weights(&r, d, 5)
-	class, err := be.Class(d, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	long, _ := weights(&r, k.dtype, 5)
 	for name, c := range map[string][2]tensor.View{
 		"no shape":         {change(w, nil, w.Data), {}},
 		"one dimension":    {change(w, []int{24}, w.Data), {}},
@@ -268,15 +295,15 @@ func testRefusals(t *testing.T, be backends.Backend, d tensor.DType) {
 		"zero":             {change(w, []int{0, 6}, nil), {}},
 		"negative":         {change(w, []int{-4, -6}, w.Data), {}},
 		"no data":          {change(w, w.Shape, nil), {}},
-		"short":            {change(w, w.Shape, w.Data[:len(w.Data)-d.Size()]), {}},
+		"short":            {change(w, w.Shape, w.Data[:len(w.Data)-k.dtype.Size()]), {}},
 		"part of a value":  {change(w, w.Shape, w.Data[:len(w.Data)-1]), {}},
 		"long":             {change(w, []int{4, 5}, w.Data), {}},
 		"overflow":         {change(w, []int{1 << 62, 1 << 62}, w.Data), {}},
 		"long bias":        {w, long},
 		"bias 2D":          {w, change(b, []int{2, 2}, b.Data)},
-		"bias short":       {w, change(b, b.Shape, b.Data[:d.Size()])},
+		"bias short":       {w, change(b, b.Shape, b.Data[:k.dtype.Size()])},
 	} {
-		if _, err := be.Linear(class, c[0], c[1]); !errors.Is(err, sdk.ErrInvalid) {
+		if _, err := be.Linear(k.class, c[0], c[1]); !errors.Is(err, sdk.ErrInvalid) {
 			t.Errorf("%s: error %v, want sdk.ErrInvalid", name, err)
 		}
 	}
@@ -303,15 +330,10 @@ func testOtherTypes(t *testing.T, be backends.Backend) {
 }
 
 // testMisuse expects a panic for shapes that only a programming error can make.
-func testMisuse(t *testing.T, be backends.Backend) {
+func testMisuse(t *testing.T, be backends.Backend, k kind) {
 	r := random(19)
-	var l backends.Linear
-	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
-		if _, err := be.Class(d, ""); err == nil {
-			w, _ := weights(&r, d, 4, 6)
-			l = linear(t, be, w, tensor.View{})
-		}
-	}
+	w, _ := weights(&r, k.dtype, 4, 6)
+	l := linear(t, be, k.class, w, tensor.View{})
 	good := tensor.NewMatrix(2, 4)
 	short := tensor.NewMatrix(2, 6)
 	short.Data = short.Data[:11]
