@@ -43,6 +43,11 @@ const CapLoadDependent = "load-dependent"
 // package expert. The conformance suite then doesn't compare its answers with that block's; everything else still holds.
 const CapOwnFunction = "own-function"
 
+// CapPacking, followed by the name of a packing of package backends/pack, is the capability of an expert that takes weights
+// in that layout: tensor.View.Packing names it, and the bytes are laid out for the plugin's kernels, aligned to 64 bytes.
+// An expert without it is given row-major weights only.
+const CapPacking = "packing:"
+
 // Info is what a plugin says of itself. The host shows it and checks it; it trusts none of it for safety.
 type Info struct {
 	Name         string   // short name: the NAME of pimoe-router-NAME or pimoe-expert-NAME

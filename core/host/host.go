@@ -37,6 +37,7 @@ type Options struct {
 	RuntimeDir string
 	Transport  client.Transport
 	MaxRows    int // rows of one slot of shared memory; larger calls are split
+	Threads    int // cores that the experts may use at once; 0 = all
 	// StartTimeout bounds one start: handshake, load and known-answer test. 0 means 60 s.
 	StartTimeout time.Duration
 	SweepEvery   time.Duration // between two checks of the shards in use; 0 means 10 minutes
@@ -56,7 +57,8 @@ type GroupSpec struct {
 	Units     []expert.Unit
 	Backend   string            // short name, for show and metrics
 	Path      string            // executable of the plugin
-	Precision string            // numeric class asked for; "auto" = by the weights' dtype
+	Precision string            // numeric class asked for; "auto" = the backend's own
+	Packed    *weights.Variant  // the shards in the packing of that class, for plugins that take it; nil = as imported
 	Params    map[string]string // for the plugin alone
 	Replicas  int               // at least 1
 }
@@ -110,13 +112,13 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the host's certificates: %w", err), run.close())
 	}
-	fleet := &fleet{run: run, shards: &shardSet{model: o.Model}}
+	fleet := &fleet{run: run, shards: &shardSet{}}
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
 	h := &Host{close: fleet.close}
-	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards}
+	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads)}
 	var groups []*group
-	for _, spec := range o.Groups {
-		g, err := newGroup(spec, launch)
+	for n, spec := range o.Groups {
+		g, err := newGroup(n, spec, launch)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("expert group %s: %w", spec.Name, err), h.Close())
 		}

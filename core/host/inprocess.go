@@ -71,7 +71,10 @@ func newLocalGroup(ctx context.Context, spec GroupSpec, o Options, in InProcess)
 		Hidden: o.Experts.Hidden, Intermediate: o.Experts.Intermediate, Activation: o.Experts.Activation,
 		NumericClass: spec.Precision, Params: spec.Params,
 	}
-	if load.Units, err = g.open(ctx, o.Model, spec.Units); err == nil {
+	if spec.Packed != nil && !takes(e.Info(), spec.Packed) {
+		spec.Packed = nil
+	}
+	if load.Units, err = g.open(ctx, source(o.Model, spec.Packed), spec.Units); err == nil {
 		err = e.Load(ctx, load)
 	}
 	if err != nil {
@@ -81,14 +84,14 @@ func newLocalGroup(ctx context.Context, spec GroupSpec, o Options, in InProcess)
 }
 
 // open maps the shards that the units need.
-func (g *localGroup) open(ctx context.Context, m *weights.Model, units []expert.Unit) ([]expert.UnitWeights, error) {
+func (g *localGroup) open(ctx context.Context, from weights.Shards, units []expert.Unit) ([]expert.UnitWeights, error) {
 	files := map[int]*weights.File{}
 	var out []expert.UnitWeights
 	for _, u := range units {
 		f := files[u.Expert]
 		if f == nil {
 			var err error
-			if f, err = openShard(ctx, m, u.Expert); err != nil {
+			if f, err = openShard(ctx, from, u.Expert); err != nil {
 				return nil, fmt.Errorf("shard of expert %d: %w", u.Expert, err)
 			}
 			files[u.Expert] = f
@@ -108,17 +111,13 @@ func (g *localGroup) open(ctx context.Context, m *weights.Model, units []expert.
 }
 
 // openShard checks a shard against the manifest and maps it.
-func openShard(ctx context.Context, m *weights.Model, e int) (*weights.File, error) {
-	path := m.ExpertPath(e)
-	f, err := os.Open(path)
+func openShard(ctx context.Context, from weights.Shards, e int) (*weights.File, error) {
+	f, err := from.Open(ctx, weights.ExpertFile(e))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if err := m.Verify(ctx, weights.ExpertFile(e), f); err != nil {
-		return nil, err
-	}
-	return weights.OpenFile(f, path)
+	return weights.OpenFile(f, f.Name())
 }
 
 // Start computes the call when its answer is asked for, with all threads.

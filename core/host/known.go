@@ -6,8 +6,10 @@ import (
 	"math"
 	"sync"
 
+	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/ref"
 	"github.com/pimoe/pimoe/backends/team"
+	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -29,17 +31,18 @@ type knownAnswers struct {
 	shape  ExpertShape
 	input  []float32
 	shards *shardSet
+	from   weights.Shards // what the processes compute with
 	mu     sync.Mutex
 	class  string
 	bits   map[expert.Unit][]float32
 	turn   int // which unit the next probe asks
 }
 
-func newKnownAnswers(spec GroupSpec, shape ExpertShape, shards *shardSet) (*knownAnswers, error) {
+func newKnownAnswers(spec GroupSpec, shape ExpertShape, shards *shardSet, from weights.Shards) (*knownAnswers, error) {
 	if len(spec.Units) == 0 {
 		return nil, fmt.Errorf("no units: %w", sdk.ErrInvalid)
 	}
-	return &knownAnswers{spec: spec, shape: shape, input: knownInput(shape.Hidden), shards: shards, bits: map[expert.Unit][]float32{}}, nil
+	return &knownAnswers{spec: spec, shape: shape, input: knownInput(shape.Hidden), shards: shards, from: from, bits: map[expert.Unit][]float32{}}, nil
 }
 
 // knownInput is a fixed row that looks like normalised hidden states: uniform in [-1, 1] by splitmix64.
@@ -135,16 +138,22 @@ func (k *knownAnswers) compareWithOracle(ctx context.Context, e *client.Expert) 
 }
 
 func (k *knownAnswers) oracle(ctx context.Context, u expert.Unit) ([]float32, error) {
-	sh, err := k.shards.open(ctx, u.Expert)
+	sh, err := k.shards.open(ctx, k.from, u.Expert)
 	if err != nil {
 		return nil, err
 	}
 	var w [3]tensor.View
 	for i, name := range unitTensors(u) {
 		ext := sh.extents[name]
-		w[i] = tensor.View{DType: ext.DType, Shape: ext.Shape, Data: make([]byte, ext.Length)}
+		w[i] = tensor.View{Packing: ext.Packing, DType: ext.DType, Shape: ext.Shape, Data: make([]byte, ext.Length)}
 		if _, err := sh.file.ReadAt(w[i].Data, ext.Offset); err != nil {
 			return nil, fmt.Errorf("read %s of expert %d: %w", name, u.Expert, err)
+		}
+		if ext.Packing == "" {
+			continue
+		}
+		if w[i], err = pack.Unpack(w[i]); err != nil {
+			return nil, fmt.Errorf("%s of expert %d: %w", name, u.Expert, err)
 		}
 	}
 	be := ref.New()

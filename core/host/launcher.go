@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"os"
-	"slices"
 	"sync"
 
-	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -30,23 +26,47 @@ type launcher struct {
 	identity   *client.Identity
 	runtimeDir string
 	shards     *shardSet
+	plain      sync.Map // path of an executable that takes no packed weights: true
+	lanes      lanes
 }
 
-// expert starts a process, gives it its weights and asks a question with a known answer. On an error nothing is left.
-func (l *launcher) expert(ctx context.Context, name string, spec GroupSpec, answers *knownAnswers) (*incarnation, error) {
-	shards, load, err := l.shards.forUnits(ctx, spec.Units)
+// errRowMajor says that a plugin was started with packed weights and does not take them.
+var errRowMajor = errors.New("the plugin takes row-major weights only")
+
+// expert starts a process with lanes on its own cores, gives it its weights and asks a question with a known answer. On an
+// error nothing is left. Weights are inherited at the start, before a plugin can say which packings it takes: one that does
+// not take the group's is started again with row-major ones, and known from then on.
+func (l *launcher) expert(ctx context.Context, name string, spec GroupSpec, own []int, answers *knownAnswers) (*incarnation, error) {
+	if _, plain := l.plain.Load(spec.Path); plain {
+		spec.Packed = nil
+	}
+	inc, err := l.incarnate(ctx, name, spec, own, answers)
+	if errors.Is(err, errRowMajor) {
+		l.plain.Store(spec.Path, true)
+		spec.Packed = nil
+		return l.incarnate(ctx, name, spec, own, answers)
+	}
+	return inc, err
+}
+
+func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, own []int, answers *knownAnswers) (*incarnation, error) {
+	shards, load, err := l.shards.forUnits(ctx, source(l.options.Model, spec.Packed), spec.Units)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBadShard, err)
 	}
 	shape := l.options.Experts
-	proc, err := l.start(ctx, client.Command{
-		Path: spec.Path, Kind: sdk.KindExpert, Shards: shards,
-		Plane: client.ExpertPlane(l.options.MaxRows, shape.Hidden, slots),
-	}, name)
+	command := client.Command{
+		Path: spec.Path, Kind: sdk.KindExpert, Shards: shards, Plane: client.ExpertPlane(l.options.MaxRows, shape.Hidden, 0),
+	}
+	l.lanes.apply(&command, own)
+	proc, err := l.start(ctx, command, name)
 	if err != nil {
 		return nil, err
 	}
 	inc := &incarnation{proc: proc, expert: proc.Expert(), condemn: make(chan struct{})}
+	if spec.Packed != nil && !takes(inc.expert.Info(), spec.Packed) {
+		return nil, l.abandon(inc, errRowMajor)
+	}
 	load.Spec = expert.Spec{
 		Hidden: shape.Hidden, Intermediate: shape.Intermediate, Activation: shape.Activation,
 		NumericClass: spec.Precision, Params: spec.Params,
@@ -61,10 +81,6 @@ func (l *launcher) expert(ctx context.Context, name string, spec GroupSpec, answ
 	inc.probe = func(ctx context.Context) error { return answers.probe(ctx, inc.expert) }
 	return inc, nil
 }
-
-// slots is how many calls a process can have under way: the engine's one step at a time, a known-answer test, and room
-// for calls on raw hidden states.
-const slots = 4
 
 // start runs the executable up to a finished handshake.
 func (l *launcher) start(ctx context.Context, c client.Command, name string) (*client.Process, error) {
@@ -98,114 +114,4 @@ func (l *launcher) abandon(inc *incarnation, cause error) error {
 		return errors.Join(cause, err)
 	}
 	return cause
-}
-
-// shardSet opens the expert shards for the processes of a host: one descriptor for each start, checked against the
-// manifest. The host reads headers and digests; it never maps a shard.
-type shardSet struct {
-	model *weights.Model
-	mu    sync.Mutex // guards what follows
-	files map[int]*shard
-	old   []*os.File // found damaged, but perhaps being handed to a process just now
-}
-
-// shard is one expert's file with the places of its tensors.
-type shard struct {
-	file    *os.File
-	extents map[string]weights.Extent
-}
-
-// open returns the expert's shard, opened and checked. The file stays open for restarts until close.
-func (s *shardSet) open(ctx context.Context, e int) (*shard, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.files == nil {
-		s.files = map[int]*shard{}
-	}
-	sh := s.files[e]
-	if sh == nil {
-		path := s.model.ExpertPath(e)
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("open shard of expert %d: %w", e, err)
-		}
-		ext, err := weights.Scan(f, path)
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-		sh = &shard{file: f, extents: ext}
-		s.files[e] = sh
-	}
-	if err := s.model.Verify(ctx, weights.ExpertFile(e), sh.file); err != nil {
-		s.old = append(s.old, sh.file) // the next start opens what then lies at the path
-		delete(s.files, e)
-		return nil, fmt.Errorf("shard of expert %d: %w", e, err)
-	}
-	return sh, nil
-}
-
-// inUse lists the experts whose shards are open.
-func (s *shardSet) inUse() []int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.files))
-}
-
-// recheck hashes an open shard again.
-func (s *shardSet) recheck(ctx context.Context, e int) error {
-	s.mu.Lock()
-	sh := s.files[e]
-	s.mu.Unlock()
-	if sh == nil {
-		return nil
-	}
-	return s.model.Recheck(ctx, weights.ExpertFile(e), sh.file)
-}
-
-func (s *shardSet) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, sh := range s.files {
-		sh.file.Close()
-	}
-	for _, f := range s.old {
-		f.Close()
-	}
-	s.files, s.old = nil, nil
-}
-
-// unitTensors are the names of a unit's tensors in its shard, in the order gate, up, down.
-func unitTensors(u expert.Unit) [3]string {
-	p := fmt.Sprintf("layers.%d.", u.Layer)
-	return [3]string{p + "gate", p + "up", p + "down"}
-}
-
-// forUnits opens the shards that the units need and says where in them each tensor lies.
-func (s *shardSet) forUnits(ctx context.Context, units []expert.Unit) ([]*os.File, client.LoadSpec, error) {
-	var files []*os.File
-	var load client.LoadSpec
-	index := map[int]int{}
-	for _, u := range units {
-		sh, err := s.open(ctx, u.Expert)
-		if err != nil {
-			return nil, load, err
-		}
-		at, ok := index[u.Expert]
-		if !ok {
-			at = len(files)
-			index[u.Expert] = at
-			files = append(files, sh.file)
-		}
-		var place [3]client.ShardTensor
-		for i, name := range unitTensors(u) {
-			e, ok := sh.extents[name]
-			if !ok {
-				return nil, load, fmt.Errorf("shard of expert %d: tensor %s is missing: %w", u.Expert, name, sdk.ErrInvalid)
-			}
-			place[i] = client.ShardTensor{Shard: at, Offset: e.Offset, Length: e.Length, DType: e.DType, Shape: e.Shape}
-		}
-		load.Units = append(load.Units, client.ShardUnit{Unit: u, Gate: place[0], Up: place[1], Down: place[2]})
-	}
-	return files, load, nil
 }

@@ -17,14 +17,14 @@ const defaultSweep = 10 * time.Minute
 // longer what was imported are replaced; if it stays damaged, their group says so.
 func sweep(ctx context.Context, every time.Duration, shards *shardSet, groups []*group, log *slog.Logger) {
 	for sleep(ctx, every) {
-		for _, e := range shards.inUse() {
-			err := shards.recheck(ctx, e)
+		for _, sh := range shards.inUse() {
+			err := sh.recheck(ctx)
 			if err == nil || ctx.Err() != nil {
 				continue
 			}
-			log.Error("weight shard is damaged", "expert", e, "err", err)
+			log.Error("weight shard is damaged", "expert", sh.expert, "err", err)
 			for _, g := range groups {
-				if slices.ContainsFunc(g.spec.Units, func(u expert.Unit) bool { return u.Expert == e }) {
+				if slices.ContainsFunc(g.spec.Units, func(u expert.Unit) bool { return u.Expert == sh.expert }) {
 					g.condemn("computed with a damaged weight shard")
 				}
 			}

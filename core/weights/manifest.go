@@ -94,6 +94,16 @@ func (m *Model) Digest() string {
 	return digestPrefix + hex.EncodeToString(h.Sum(nil))
 }
 
+// Extents says where the tensors of one of the model's files lie, by its header alone.
+func (m *Model) Extents(file string) (map[string]Extent, error) {
+	f, err := openRegular(filepath.Join(m.Dir, file))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return Scan(f, f.Name())
+}
+
 // ReadTrunk reads the trunk into private memory and checks the digest of what it has read before it believes any of it.
 func (m *Model) ReadTrunk(ctx context.Context) (*File, error) {
 	want, ok := m.Manifest.Files[TrunkFile]

@@ -38,6 +38,8 @@ func lockFile(context.Context, string, bool) (func() error, error) {
 	return nil, fmt.Errorf("lock the store on %s: %w", runtime.GOOS, sdk.ErrUnsupported)
 }
 
+func populate([]byte) bool { return false }
+
 func exchange(string, string) error { return sdk.ErrUnsupported }
 
 func syncDir(string) error { return nil }

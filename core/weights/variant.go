@@ -50,12 +50,27 @@ func (r Recipe) digest() string {
 	return digestPrefix + hex.EncodeToString(sum[:])
 }
 
+// Packings are the packings that occur in it, sorted.
+func (r Recipe) Packings() []string {
+	var list []string
+	for _, tensors := range r.Files {
+		for _, p := range tensors {
+			if p.Packing != "" && !slices.Contains(list, p.Packing) {
+				list = append(list, p.Packing)
+			}
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
 // Variant is a packed variant of a stored model: files like the model's own, whose tensors lie as a backend's kernels want
 // them. A view into a mapping of one is ready for use.
 type Variant struct {
 	Name string
 	Shards
-	Bytes int64 // of all files
+	Packings []string // that occur in it, sorted
+	Bytes    int64    // of all files
 }
 
 // OpenTrunk maps the variant's trunk after its digest was checked. The mapping is read-only and shared with every other
@@ -136,7 +151,7 @@ func (m *Model) Variant(r Recipe) (*Variant, error) {
 	case !man.of(m, r):
 		return missing("it was made of other weights or by another recipe")
 	}
-	v := &Variant{Name: r.Name, Shards: Shards{
+	v := &Variant{Name: r.Name, Packings: r.Packings(), Shards: Shards{
 		Dir: dir, Files: man.Files, owner: "variant " + r.Name + " of model " + m.Name, book: verdicts{m.book()},
 		advice: "it changed after it was packed; remove the folder " + dir + " and it is packed again",
 	}}

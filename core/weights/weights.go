@@ -20,6 +20,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
@@ -34,6 +35,8 @@ type File struct {
 	data    []byte      // the whole file: a mapping or memory
 	src     io.ReaderAt // the same bytes for copying; after Open it is closed
 	release func() error
+	fetch   sync.WaitGroup // of Prefetch
+	closing atomic.Bool
 	once    sync.Once
 	err     error
 }
@@ -102,14 +105,19 @@ func Scan(f *os.File, name string) (map[string]Extent, error) {
 	return h.extents(), nil
 }
 
-// Tensor is a view into the file. It must not be written to or used after Close.
+// Tensor is a view into the file. It must not be written to or used after Close. The capacity of a packed one reaches to the
+// end of the file, so that tensors that lie one behind the other can be used as one.
 func (f *File) Tensor(name string) (tensor.View, bool) {
 	e, ok := f.extents[name]
 	if !ok {
 		return tensor.View{}, false
 	}
 	end := e.Offset + e.Length
-	return tensor.View{Packing: e.Packing, DType: e.DType, Shape: slices.Clone(e.Shape), Data: f.data[e.Offset:end:end]}, true
+	v := tensor.View{Packing: e.Packing, DType: e.DType, Shape: slices.Clone(e.Shape), Data: f.data[e.Offset:end]}
+	if v.Packing == "" {
+		v.Data = slices.Clip(v.Data)
+	}
+	return v, true
 }
 
 // Names are the tensors' names, sorted.
@@ -118,9 +126,30 @@ func (f *File) Names() []string { return slices.Clone(f.names) }
 // Metadata is the file's free text; nil if it has none. It is the caller's to keep, not to write to.
 func (f *File) Metadata() map[string]string { return f.meta }
 
+// Prefetch asks the system to have the whole file in memory and in the page tables, and returns at once: what is touched
+// before it is there waits for its own pages, as without Prefetch. Close ends it.
+func (f *File) Prefetch() {
+	data := f.data
+	f.fetch.Go(func() {
+		for from := 0; from < len(data) && !f.closing.Load(); from += fetchStep {
+			if !populate(data[from:min(from+fetchStep, len(data))]) {
+				return
+			}
+		}
+	})
+}
+
+// fetchStep is how much is asked for at a time, and so how long Close may wait: about ten milliseconds from memory. It is
+// a multiple of the page size.
+const fetchStep = 32 << 20
+
 // Close gives the mapping or memory back. It may be called again.
 func (f *File) Close() error {
-	f.once.Do(func() { f.data, f.err = nil, f.release() })
+	f.once.Do(func() {
+		f.closing.Store(true)
+		f.fetch.Wait()
+		f.data, f.err = nil, f.release()
+	})
 	return f.err
 }
 

@@ -93,9 +93,9 @@ func (e *Expert) Forward(ctx context.Context, call *expert.Call) error {
 	return e.forward(ctx, call)
 }
 
-// Start implements expert.Starter. The request has left the host when it returns, as far as there are free slots; the rest
-// of a call that is larger than a slot follows in Wait, as answers come. Without a slot, or without shared memory, a
-// goroutine makes the call. Nothing is allocated for a call in slots.
+// Start implements expert.Starter. The request lies in the process's memory when it returns, as far as there are free slots;
+// the rest of a call that is larger than a slot follows in Wait, as answers come. A process that sleeps is woken by Wake or
+// Wait. Without a slot, or without shared memory, a goroutine makes the call. Nothing is allocated for a call in slots.
 func (e *Expert) Start(ctx context.Context, call *expert.Call) expert.Pending {
 	if err := wire.CheckCall(call); err != nil {
 		return failed{fmt.Errorf("forward: %w", err)}
@@ -114,6 +114,15 @@ func (e *Expert) Start(ctx context.Context, call *expert.Call) expert.Pending {
 		return aside(p.Wait)
 	}
 	return p
+}
+
+// Wake wakes the process for the calls that Start has posted. Wait does it as well; a caller who begins calls in several
+// processes wakes them when the last has been posted, because a thread that is woken may take the caller's core: first
+// those threads that are bound to other cores, then, with all, the rest.
+func (e *Expert) Wake(all bool) {
+	if e.link.plane != nil {
+		e.link.plane.Wake(all)
+	}
 }
 
 // forward makes a call and waits for it.

@@ -15,7 +15,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/pimoe/pimoe/backends/cpu"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/engine"
@@ -65,6 +64,7 @@ type Instance struct {
 	Notes     []string // what an operator should know of the placement
 
 	trunk *weights.File // the memory that the engine's trunk lies in
+	watch *trunkWatch   // nil for a trunk in private memory
 	pool  *team.Pool    // the threads of the engine's steps
 }
 
@@ -82,13 +82,9 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer of %s: %w", stored.Name, err)
 	}
-	file, err := stored.ReadTrunk(ctx)
-	if err != nil {
-		return nil, err
-	}
 	i := &Instance{
 		ID: stored.Name, Created: stored.Manifest.Created, Digest: stored.Digest(), Config: o.Config,
-		Model: cfg, Tokenizer: tok, Metrics: metrics.New(), Log: o.Log, trunk: file,
+		Model: cfg, Tokenizer: tok, Metrics: metrics.New(), Log: o.Log,
 		pool: team.NewPool(Threads(o.Config), team.Options{}),
 	}
 	if o.Config.Server.Alias != "" {
@@ -102,11 +98,15 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 
 // start makes what runs: the trunk's layers, the processes and the engine. What it has made before an error is Close's.
 func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) error {
-	trunk, err := model.Load(i.Model, i.trunk, cpu.New())
+	p, err := newPacker(o.Config, stored, i.Model, o.Progress)
 	if err != nil {
 		return err
 	}
-	placement, err := i.startHost(ctx, stored, o)
+	trunk, err := i.loadTrunk(ctx, p, o)
+	if err != nil {
+		return err
+	}
+	placement, err := i.startHost(ctx, p, o)
 	if err != nil {
 		return err
 	}
@@ -121,8 +121,31 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	return err
 }
 
-// Ready is nil when a request would be answered now; else it names what is missing.
-func (i *Instance) Ready() error { return i.Host.Ready() }
+// loadTrunk prepares the trunk: mapped out of the packed variant of its class, or read where there is none.
+func (i *Instance) loadTrunk(ctx context.Context, p *packer, o Options) (*model.Trunk, error) {
+	be, packed, err := p.trunkOf(ctx, o.Config.Trunk)
+	if err != nil {
+		return nil, err
+	}
+	if packed == nil {
+		i.trunk, err = p.stored.ReadTrunk(ctx)
+	} else if i.trunk, err = packed.OpenTrunk(ctx); err == nil {
+		i.trunk.Prefetch()
+		i.watch, err = watchTrunk(packed, o.SweepEvery, o.Log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return model.Load(i.Model, i.trunk, be, o.Config.Trunk.Precision)
+}
+
+// Ready is nil when a request would be answered now; else it names what is missing or damaged.
+func (i *Instance) Ready() error {
+	if err := i.watch.damage(); err != nil {
+		return err
+	}
+	return i.Host.Ready()
+}
 
 // Close ends running requests and all processes, waits for them and frees the trunk. It works after a failed start.
 func (i *Instance) Close() error {
@@ -134,7 +157,13 @@ func (i *Instance) Close() error {
 		errs = append(errs, i.Host.Close())
 	}
 	i.pool.Close()
-	return errors.Join(append(errs, i.trunk.Close())...)
+	if i.watch != nil {
+		errs = append(errs, i.watch.close())
+	}
+	if i.trunk != nil {
+		errs = append(errs, i.trunk.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // OpenModel finds the configured model in the store and imports it first where needed: a folder, a name, or the
@@ -158,8 +187,8 @@ func OpenModel(ctx context.Context, c config.Config, progress func(done, total i
 }
 
 // startHost places the units, starts the processes and returns which group serves which unit.
-func (i *Instance) startHost(ctx context.Context, stored *weights.Model, opts Options) (moe.Placement, error) {
-	c := i.Config
+func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.Placement, error) {
+	c, stored := i.Config, p.stored
 	plans, notes, err := c.Experts.Groups(i.Model.SparseLayers(), i.Model.Experts)
 	if err != nil {
 		return nil, err
@@ -178,11 +207,16 @@ func (i *Instance) startHost(ctx context.Context, stored *weights.Model, opts Op
 		for _, u := range plan.Units {
 			placement[u.Layer][u.Expert] = g
 		}
+		packed, err := p.group(ctx, plan)
+		if err != nil {
+			return nil, err
+		}
 		o.Groups = append(o.Groups, host.GroupSpec{
-			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Replicas: plan.Replicas,
+			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed, Replicas: plan.Replicas,
 			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend),
 		})
 	}
+	i.Notes = append(i.Notes, p.notes...)
 	o.Router = host.RouterSpec{
 		Name: c.Router.Plugin, Path: pluginPath(c, "", "pimoe-router-", c.Router.Plugin),
 		Spec: router.Spec{

@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/pimoe/pimoe/backends"
@@ -51,7 +52,22 @@ func New(be backends.Backend, o Options) *Expert {
 	if o.Threads == 0 {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
-	return &Expert{backend: be, pool: team.NewPool(o.Threads, team.Options{}), info: sdk.Info{Name: o.Name, Kind: sdk.KindExpert, Version: o.Version}}
+	info := sdk.Info{Name: o.Name, Kind: sdk.KindExpert, Version: o.Version, Capabilities: packings(be)}
+	return &Expert{backend: be, pool: team.NewPool(o.Threads, team.Options{}), info: info}
+}
+
+// classes are all that a backend may compute in.
+var classes = []string{"f32", "bf16w-f32", "f16w-f32", "bf16", "int8g32"}
+
+// packings declares the layouts that the backend takes in place.
+func packings(be backends.Backend) []string {
+	var list []string
+	for _, class := range classes {
+		if p := be.Packing(class); p != "" && !slices.Contains(list, sdk.CapPacking+p) {
+			list = append(list, sdk.CapPacking+p)
+		}
+	}
+	return list
 }
 
 // Info has the numeric class once Load has succeeded.

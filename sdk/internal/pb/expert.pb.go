@@ -109,7 +109,7 @@ func (x *LoadRequest) GetUnits() []*UnitWeights {
 	return nil
 }
 
-// UnitWeights are one unit's matrices, row-major [out, in].
+// UnitWeights are one unit's matrices [out, in].
 type UnitWeights struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Layer         uint32                 `protobuf:"varint,1,opt,name=layer,proto3" json:"layer,omitempty"`
@@ -186,8 +186,10 @@ func (x *UnitWeights) GetDown() *ShardTensor {
 	return nil
 }
 
-// ShardTensor is a range of bytes of a shard, little-endian and row-major. length equals the product of shape times
-// the size of dtype, and offset + length lies within the shard; a plugin checks both, without overflow.
+// ShardTensor is a range of bytes of a shard, little-endian. offset + length lies within the shard; a plugin checks it,
+// without overflow. Without a packing the tensor is row-major and length equals the product of shape times the size of
+// dtype. With one, dtype and shape are still those of the matrix, and length is what the packing needs, which the plugin
+// checks, too; it is used only with plugins that declare the capability "packing:" and its name.
 type ShardTensor struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`   // index into the bootstrap document's "shards"
@@ -195,6 +197,7 @@ type ShardTensor struct {
 	Length        uint64                 `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"` // bytes
 	Dtype         string                 `protobuf:"bytes,4,opt,name=dtype,proto3" json:"dtype,omitempty"`    // as in safetensors: "F32", "F16", "BF16", ...
 	Shape         []uint64               `protobuf:"varint,5,rep,packed,name=shape,proto3" json:"shape,omitempty"`
+	Packing       string                 `protobuf:"bytes,6,opt,name=packing,proto3" json:"packing,omitempty"` // empty = row-major; else "n16", "n16k2", "g32n16": see backends/pack
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +265,13 @@ func (x *ShardTensor) GetShape() []uint64 {
 		return x.Shape
 	}
 	return nil
+}
+
+func (x *ShardTensor) GetPacking() string {
+	if x != nil {
+		return x.Packing
+	}
+	return ""
 }
 
 type LoadReply struct {
@@ -495,13 +505,14 @@ const file_expert_proto_rawDesc = "" +
 	"\x06expert\x18\x02 \x01(\rR\x06expert\x12)\n" +
 	"\x04gate\x18\x03 \x01(\v2\x15.pimoe.v1.ShardTensorR\x04gate\x12%\n" +
 	"\x02up\x18\x04 \x01(\v2\x15.pimoe.v1.ShardTensorR\x02up\x12)\n" +
-	"\x04down\x18\x05 \x01(\v2\x15.pimoe.v1.ShardTensorR\x04down\"\x7f\n" +
+	"\x04down\x18\x05 \x01(\v2\x15.pimoe.v1.ShardTensorR\x04down\"\x99\x01\n" +
 	"\vShardTensor\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x03 \x01(\x04R\x06length\x12\x14\n" +
 	"\x05dtype\x18\x04 \x01(\tR\x05dtype\x12\x14\n" +
-	"\x05shape\x18\x05 \x03(\x04R\x05shape\"4\n" +
+	"\x05shape\x18\x05 \x03(\x04R\x05shape\x12\x18\n" +
+	"\apacking\x18\x06 \x01(\tR\apacking\"4\n" +
 	"\tLoadReply\x12'\n" +
 	"\x04info\x18\x01 \x01(\v2\x13.pimoe.v1.InfoReplyR\x04info\"5\n" +
 	"\aSegment\x12\x16\n" +
