@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -23,8 +24,9 @@ func (i *idle) Forward(_ context.Context, spans []model.Span) ([]tensor.Matrix, 
 func (i *idle) Hidden(context.Context, int, tensor.Matrix, func(int, []int32, []float32)) (tensor.Matrix, error) {
 	return tensor.Matrix{}, nil
 }
-func (i *idle) Layers() []int { return nil }
-func (i *idle) Threads() int  { return 1 }
+func (i *idle) Layers() []int   { return nil }
+func (i *idle) Team() team.Team { return team.Team{} }
+func (i *idle) Close() error    { return nil }
 
 // BenchmarkLoop is the engine's own cost of a step, with so many streams in it.
 func BenchmarkLoop(b *testing.B) {

@@ -39,9 +39,8 @@ var ErrQueueFull = fmt.Errorf("engine queue is full: %w", sdk.ErrOverloaded)
 
 // The defaults of what Options leaves zero.
 const (
-	defaultPageTokens = 16  // small pages waste little at a sequence's end; smaller ones only add book-keeping
-	defaultChunk      = 128 // enough rows to keep the kernels busy, few enough that streams go on every fraction of a second
-	defaultBuffer     = 64  // tokens that a slow reader may lag behind
+	defaultPageTokens = 16 // small pages waste little at a sequence's end; smaller ones only add book-keeping
+	defaultBuffer     = 64 // tokens that a slow reader may lag behind
 	defaultTimeout    = 30 * time.Second
 )
 
@@ -61,7 +60,7 @@ type Options struct {
 	MemoryBytes int64
 	PrefixReuse bool // keep full pages and let later requests of the same tenant take them over
 
-	Chunk   int               // most prompt tokens in a step that also decodes; 0 = 128
+	Chunk   int               // most prompt tokens in a step that also decodes; 0 = as many as keep streams going, by the steps' times
 	Buffer  int               // tokens that a stream holds for a slow reader before it is parked; 0 = 64
 	Metrics *metrics.Registry // nil = counted but not shown
 	Log     *slog.Logger      // nil = none
@@ -72,7 +71,8 @@ type Options struct {
 type Engine struct {
 	setup
 	box      *inbox
-	finished chan struct{} // closed when both goroutines are gone
+	finished chan struct{} // closed when both goroutines are gone and the cache is free
+	freed    error         // of freeing it
 }
 
 // setup is what the loop works with: values and small interfaces, so that tests supply a model of their own.
@@ -130,7 +130,6 @@ func (s *setup) fill() {
 	orInt(&s.limits.MaxSequenceLength, 2048)
 	orInt(&s.limits.MaxConcurrentRequests, 100)
 	orInt(&s.limits.Threads, runtime.GOMAXPROCS(0))
-	orInt(&s.chunk, defaultChunk)
 	orInt(&s.buffer, defaultBuffer)
 	s.limits.MaxQueuedRequests = max(s.limits.MaxQueuedRequests, 0)
 	if s.limits.RequestTimeout <= 0 {
@@ -199,6 +198,7 @@ func start(s setup) *Engine {
 	go func() {
 		defer close(e.finished)
 		l.run()
+		e.freed = s.trunk.Close()
 	}()
 	return e
 }
@@ -223,8 +223,12 @@ func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
 	}
 	s := newSequence(r, e.most(r), now)
 	s.reuse = s.reuse && e.reuse
-	s.text = &text{decoder: e.decoder(), stops: stops{strings: r.Stop}}
 	s.stream = newStream(name, e.buffer, func() { e.box.touch(s) })
+	if t := (&text{decoder: e.decoder(), stops: stops{strings: r.Stop}}); len(r.Stop) > 0 {
+		s.text = t
+	} else {
+		s.stream.text = t
+	}
 	s.unwatch = context.AfterFunc(ctx, func() { s.stream.cancel(cancelled(name, context.Cause(ctx))) })
 	if err := e.box.submit(s, e.limits.MaxConcurrentRequests+e.limits.MaxQueuedRequests); err != nil {
 		s.unwatch()
@@ -322,7 +326,7 @@ func (e *Engine) Drain(ctx context.Context) error {
 func (e *Engine) Close() error {
 	e.box.close()
 	<-e.finished
-	return nil
+	return e.freed
 }
 
 var (

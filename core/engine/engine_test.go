@@ -487,11 +487,11 @@ func TestStepFails(t *testing.T) {
 func TestNaN(t *testing.T) {
 	s := newSequence(plain("", []int32{1, 2}, 1), 1, time.Now())
 	row := make([]float32, fakeVocab)
-	if d := s.draw(row); d.err != nil {
+	if d := s.draw(2, row); d.err != nil {
 		t.Fatal(d.err)
 	}
 	row[7] = float32(math.NaN())
-	if d := s.draw(row); !errors.Is(d.err, sdk.ErrInvalidOutput) {
+	if d := s.draw(2, row); !errors.Is(d.err, sdk.ErrInvalidOutput) {
 		t.Errorf("NaN: %v", d.err)
 	}
 }
@@ -631,7 +631,6 @@ func TestAdmission(t *testing.T) {
 func TestCancelUnread(t *testing.T) {
 	s := newStream("request", 4, func() {})
 	s.push(Token{Finish: FinishLength}, Usage{})
-	s.end(nil, Usage{})
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.Next(gone); !errors.Is(err, context.Canceled) {
@@ -646,11 +645,10 @@ func TestForcedCounts(t *testing.T) {
 	s := newSequence(r, 3, time.Now())
 	row := make([]float32, fakeVocab)
 	row[5] = 100
-	if d := s.draw(row); d.id != 5 {
+	if d := s.draw(2, row); d.id != 5 {
 		t.Fatalf("drew %d, want the forced 5", d.id)
 	}
-	s.tokens = append(s.tokens, 5)
-	if d := s.draw(row); d.id == 5 {
+	if d := s.draw(3, row); d.id == 5 {
 		t.Error("drew 5 again in spite of its penalty")
 	}
 }

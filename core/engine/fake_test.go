@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/core/sampler"
@@ -159,8 +160,9 @@ func (f *fake) Hidden(ctx context.Context, layer int, x tensor.Matrix, route fun
 	return y, nil
 }
 
-func (f *fake) Layers() []int { return []int{1, 3} }
-func (f *fake) Threads() int  { return 2 }
+func (f *fake) Layers() []int   { return []int{1, 3} }
+func (f *fake) Team() team.Team { return team.Team{} }
+func (f *fake) Close() error    { return nil }
 
 // fold takes a cell into the state of a row.
 func fold(state uint64, c cell) uint64 {

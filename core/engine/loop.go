@@ -27,14 +27,30 @@ type loop struct {
 	closed  bool
 	stepped bool // the last flight was a step: a job may go next
 
+	composer composer
+	pace     pace
+	patience patience
+	flown    flight     // what flight points to while a step is under way
+	outbox   []delivery // tokens that their readers get while the next step computes
+
 	tasks   chan task
 	results chan result
 	timer   *time.Timer
+	alarm   time.Time // when the timer rings; zero = never
 	stats   Stats
+}
+
+// delivery is a token on its way to its reader.
+type delivery struct {
+	s     *sequence
+	token Token
+	usage Usage
 }
 
 func newLoop(s setup, b *inbox) *loop {
 	l := &loop{setup: s, box: b, meters: newMeters(s.metrics, b), pool: newPool(s.pages, s.pageTokens)}
+	l.pace.fixed = s.chunk
+	l.composer.claims = map[claim]bool{}
 	l.tasks, l.results = make(chan task), make(chan result, 1)
 	return l
 }
@@ -47,6 +63,7 @@ func (l *loop) run() {
 		worker(l.trunk, l.tasks, l.results)
 	}()
 	l.timer = time.NewTimer(time.Hour)
+	l.timer.Stop()
 	defer l.timer.Stop()
 	for {
 		l.receive(l.box.take())
@@ -57,16 +74,18 @@ func (l *loop) run() {
 			}
 			l.launch()
 		}
-		l.publish()
+		l.deliver()
 		l.arm()
 		select {
 		case <-l.box.wake:
 		case <-l.timer.C:
+			l.alarm = time.Time{}
 		case r := <-l.results:
 			l.land(r)
 		}
 	}
-	l.publish()
+	l.deliver()
+	l.patience.drop()
 	close(l.tasks)
 	<-gone
 }
@@ -143,14 +162,18 @@ func (l *loop) arm() {
 			}
 		}
 	}
-	if next.IsZero() {
+	switch {
+	case next.Equal(l.alarm):
+	case next.IsZero():
 		l.timer.Stop()
-		return
+	default:
+		l.timer.Reset(max(next.Sub(l.now()), 0))
 	}
-	l.timer.Reset(max(next.Sub(l.now()), 0))
+	l.alarm = next
 }
 
-// end ends a sequence's stream; err nil is a regular end. What the sequence holds goes now, or when its step is over.
+// end ends a sequence; err nil is a regular end, which the reader sees behind the last token. What the sequence holds goes
+// now, or when its step is over.
 func (l *loop) end(s *sequence, err error) {
 	if s.over {
 		return
@@ -171,8 +194,10 @@ func (l *loop) end(s *sequence, err error) {
 	} else {
 		l.drop(s)
 	}
-	l.publish() // who sees the end sees the figures too
-	s.stream.end(err, s.usage)
+	if err != nil {
+		l.deliver() // what was computed before comes before
+		s.stream.end(err, s.usage)
+	}
 }
 
 // drop frees the place and the pages of an ended sequence.
@@ -197,34 +222,42 @@ func (l *loop) launch() {
 		l.launchStep(entries)
 		return
 	}
+	l.patience.drop()
 	l.launchJob()
 }
 
-// launchStep hands a step to the worker. Its deadline is the latest of its requests: it serves all of them.
+// launchStep hands a step to the worker. Its deadline is the latest of its requests: it serves all of them. One that
+// has no deadline still must not wait for ever: it waits at least half of the configured time, and at most all of it.
 func (l *loop) launchStep(entries []entry) {
 	now := l.now()
 	l.stats.Steps++
-	f := &flight{entries: entries, alive: len(entries)}
+	var from, to time.Time
 	rows := 0
 	for _, e := range entries {
 		rows += e.n
-		d := e.s.request.Deadline
-		if d.IsZero() { // no deadline of its own: the step still must not wait for ever
-			d = now.Add(l.limits.RequestTimeout)
+		early, late := e.s.request.Deadline, e.s.request.Deadline
+		if late.IsZero() {
+			early, late = now.Add(l.limits.RequestTimeout/2), now.Add(l.limits.RequestTimeout)
 		}
-		if d.After(f.deadline) {
-			f.deadline = d
-		}
+		from, to = latest(from, early), latest(to, late)
 		e.s.flying = true
 		l.schedule(e.s, now)
 	}
-	var ctx context.Context
-	ctx, f.cancel = context.WithTimeout(context.Background(), f.deadline.Sub(now))
-	l.flight, l.stepped = f, true
+	ctx, deadline := l.patience.get(from, to, now)
+	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, cancel: l.patience.cancel}
+	l.flight, l.stepped = &l.flown, true
 	l.meters.steps.Inc()
 	l.meters.sequences.Update(float64(len(entries)))
 	l.meters.tokenRows.Update(float64(rows))
 	l.tasks <- task{ctx: ctx, entries: entries}
+}
+
+// latest is the later of two times.
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // schedule notes the first step of a sequence.
@@ -267,17 +300,21 @@ func (l *loop) answer(j *job, err error) {
 func (l *loop) land(r result) {
 	f := l.flight
 	l.flight = nil
-	f.cancel()
 	if f.job != nil {
+		f.cancel()
 		if l.closed && f.job.err != nil {
 			f.job.err = errStopped
 		}
 		l.answer(f.job, nil)
 		return
 	}
+	if r.err != nil {
+		l.patience.drop() // what the step has left behind ends with its context
+	}
 	l.meters.step.Update(r.took.Seconds())
+	l.learn(f.entries, r.took)
 	now := l.now()
-	for i, e := range f.entries {
+	for _, e := range f.entries {
 		s := e.s
 		s.flying = false
 		switch {
@@ -286,30 +323,46 @@ func (l *loop) land(r result) {
 		case r.err != nil:
 			l.end(s, fmt.Errorf("%s: %w", s.stream.name, classify(r.err)))
 		default:
-			l.advance(s, e, r.drawn[i], now)
+			l.advance(s, e, now)
 		}
 	}
 }
 
+// learn tells the pace of a step with prompts.
+func (l *loop) learn(entries []entry, took time.Duration) {
+	rows := 0
+	for _, e := range entries {
+		rows += e.n
+	}
+	if rows > len(entries) && took > 0 {
+		l.pace.took(rows, took)
+	}
+}
+
 // advance takes in what a step computed for a sequence.
-func (l *loop) advance(s *sequence, e entry, d drawn, now time.Time) {
+func (l *loop) advance(s *sequence, e entry, now time.Time) {
 	s.computed += e.n
 	if s.watcher != nil {
 		s.watcher.advance(s.computed)
 	}
 	l.index(s)
-	if !e.ready {
+	if s.computed < len(s.request.Prompt) {
 		return
 	}
 	if s.last.IsZero() {
 		l.promptDone(s)
 	}
-	switch {
-	case d.err != nil:
-		l.end(s, fmt.Errorf("%s: %w", s.stream.name, d.err))
-	case s.most == 0:
+	if s.most == 0 {
 		l.emit(s, Token{Finish: FinishLength})
-	default:
+		return
+	}
+	for _, d := range s.drawn {
+		if d.err != nil {
+			l.end(s, fmt.Errorf("%s: %w", s.stream.name, d.err))
+		}
+		if s.over {
+			return
+		}
 		l.token(s, d, now)
 	}
 }
@@ -327,28 +380,22 @@ func (l *loop) token(s *sequence, d drawn, now time.Time) {
 	l.clock(s, now)
 	t := Token{ID: d.id, Logprob: d.logprob, Top: d.top}
 	if !s.request.IgnoreEOS && slices.Contains(l.eos, d.id) {
-		t.Text, _ = s.text.close()
 		t.Finish = FinishStop
-		l.emit(s, t)
-		return
-	}
-	s.tokens = append(s.tokens, d.id)
-	s.usage.CompletionTokens++
-	l.stats.CompletionTokens++
-	l.meters.completion.Inc()
-	t.HasToken = true
-	var stopped bool
-	t.Text, stopped = s.text.push(d.id)
-	switch {
-	case stopped:
-		t.Finish = FinishStop
-	case s.generated() >= s.most:
-		t.Finish = FinishLength
-		tail, stopped := s.text.close()
-		t.Text += tail
-		if stopped {
-			t.Finish = FinishStop
+	} else {
+		t.HasToken = true
+		if s.told() == len(s.tokens) { // it was not given
+			s.tokens = append(s.tokens, d.id)
 		}
+		s.said++
+		s.usage.CompletionTokens++
+		l.stats.CompletionTokens++
+		l.meters.completion.Inc()
+		if s.said >= s.most {
+			t.Finish = FinishLength
+		}
+	}
+	if s.text != nil {
+		s.text.fill(&t)
 	}
 	l.emit(s, t)
 }
@@ -364,13 +411,27 @@ func (l *loop) clock(s *sequence, now time.Time) {
 	s.last, s.parked = now, false
 }
 
-// emit sends a token to the reader and ends the sequence with the last one.
+// emit puts a token into the outbox and ends the sequence with the last one.
 func (l *loop) emit(s *sequence, t Token) {
-	s.stream.push(t, s.usage)
+	l.outbox = append(l.outbox, delivery{s, t, s.usage})
+	s.unsent++
 	if t.Finish != "" {
 		l.meters.finished[string(t.Finish)].Inc()
 		l.end(s, nil)
 	}
+}
+
+// deliver gives the outbox to the readers. The loop does this when the next step is under way, so that they wake up and
+// write beside it. Who sees an end sees the figures too.
+func (l *loop) deliver() {
+	l.publish()
+	for i := range l.outbox {
+		d := &l.outbox[i]
+		d.s.unsent--
+		d.s.stream.push(d.token, d.usage)
+		*d = delivery{}
+	}
+	l.outbox = l.outbox[:0]
 }
 
 // publish shows the figures to Stats.

@@ -44,10 +44,12 @@ type pageKey struct{ parent, hash uint64 }
 // newPool makes a pool of n free pages.
 func newPool(n, tokens int) *pool {
 	seed := maphash.MakeSeed() // a secret seed: nobody can craft prompts whose pages collide
-	p := &pool{tokens: tokens, pages: make([]page, n), index: map[pageKey]int32{}, oldest: -1, newest: -1}
+	p := &pool{tokens: tokens, pages: make([]page, n), free: make([]int32, n), index: make(map[pageKey]int32, n), oldest: -1, newest: -1}
 	p.hash = func(tenant string, tokens []int32) uint64 { return hashPage(seed, tenant, tokens) }
-	for i := n - 1; i >= 0; i-- {
-		p.free = append(p.free, int32(i))
+	content := make([]int32, n*tokens)
+	for i := range n {
+		p.free[n-1-i] = int32(i)
+		p.pages[i].content = content[i*tokens : i*tokens : (i+1)*tokens]
 	}
 	return p
 }

@@ -10,7 +10,7 @@ import "slices"
 // passed over.
 func (l *loop) admit() {
 	for {
-		i := slices.IndexFunc(l.queue, func(s *sequence) bool { return s.stream.room() })
+		i := slices.IndexFunc(l.queue, func(s *sequence) bool { return s.stream.room(s.unsent) })
 		if i < 0 {
 			return
 		}
@@ -26,6 +26,7 @@ func (l *loop) admit() {
 		l.queue = remove(l.queue, s)
 		l.running = insert(l.running, s)
 		s.running = true
+		s.pages = slices.Grow(s.pages, l.pool.need(cap(s.tokens)))
 		l.take(s)
 	}
 }
@@ -62,11 +63,10 @@ func (l *loop) prefix(s *sequence) (pages, idle int) {
 	return pages, idle
 }
 
-// next finds page i of a sequence in the prefix cache. The last pending token is always computed: its logits are
-// wanted.
+// next finds page i of a sequence in the prefix cache. The last known token is always computed: its logits are wanted.
 func (l *loop) next(s *sequence, i int, chain uint64) (int32, bool) {
 	from, to := i*l.pageTokens, (i+1)*l.pageTokens
-	if to >= len(s.tokens) {
+	if to >= s.told() {
 		return -1, false
 	}
 	return l.pool.lookup(chain, s.request.Tenant, s.tokens[from:to])
@@ -112,63 +112,76 @@ type claim struct {
 	chain, hash uint64
 }
 
+// composer is the memory of composing a step, kept from step to step.
+type composer struct {
+	ready      []*sequence
+	candidates []candidate
+	claims     map[claim]bool
+	planner    planner
+	entries    []entry
+}
+
 // runnable lists the running sequences that can take part in a step, oldest first. A sequence at the beginning of a
 // page that an older one is filling with the same tokens waits and takes the page over: so repeats of a prompt that
 // come at once cost one prompt.
 func (l *loop) runnable() []*sequence {
-	var list []*sequence
-	claims := map[claim]bool{}
+	c := &l.composer
+	c.ready = c.ready[:0]
+	clear(c.claims)
 	for _, s := range l.running {
-		if !s.stream.room() {
+		if !s.stream.room(s.unsent) {
 			s.parked = true
 			continue
 		}
 		l.take(s)
 		from, to := s.indexed*l.pageTokens, (s.indexed+1)*l.pageTokens
-		if s.reuse && !s.broken && s.pending() > 1 && to < len(s.tokens) {
-			c := claim{s.chain, l.pool.hash(s.request.Tenant, s.tokens[from:to])}
-			if claims[c] && s.computed == from {
+		if s.reuse && !s.broken && s.pending() > 1 && to < s.told() {
+			page := claim{s.chain, l.pool.hash(s.request.Tenant, s.tokens[from:to])}
+			if c.claims[page] && s.computed == from {
 				continue
 			}
-			claims[c] = true
+			c.claims[page] = true
 		}
-		list = append(list, s)
+		c.ready = append(c.ready, s)
 	}
-	return list
+	return c.ready
 }
 
-// compose chooses the next step and secures its pages, oldest sequence first.
+// compose chooses the next step and secures its pages, oldest sequence first. The result is valid until the next call.
 func (l *loop) compose() []entry {
 	ready := l.runnable()
 	if len(ready) == 0 {
 		return nil
 	}
-	candidates := make([]candidate, len(ready))
-	for i, s := range ready {
-		candidates[i] = candidate{pending: s.pending(), served: s.served}
-	}
-	var entries []entry
-	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.chunk}
-	for _, sh := range plan(candidates, b) {
-		if s := ready[sh.index]; s.running { // not preempted for an older one meanwhile
-			entries = l.enter(entries, s, sh.tokens)
+	c := &l.composer
+	c.candidates, c.entries = c.candidates[:0], c.entries[:0]
+	streams := 0
+	for _, s := range ready {
+		n := s.cut(s.pending(), l.buffer)
+		c.candidates = append(c.candidates, candidate{pending: n, served: s.served})
+		if n == 1 {
+			streams++
 		}
 	}
-	if len(entries) == 0 { // none of the chosen ones found pages; the oldest always does
-		entries = l.enter(entries, ready[0], min(ready[0].pending(), b.tokens, b.chunk))
+	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.pace.chunk(min(streams, l.limits.MaxBatchSize))}
+	for _, sh := range c.planner.plan(c.candidates, b) {
+		if s := ready[sh.index]; s.running { // not preempted for an older one meanwhile
+			l.enter(s, sh.tokens)
+		}
 	}
-	return entries
+	if len(c.entries) == 0 { // none of the chosen ones found pages; the oldest always does
+		l.enter(ready[0], min(c.candidates[0].pending, b.tokens, b.chunk))
+	}
+	return c.entries
 }
 
 // enter adds a sequence to a step with as many of n tokens as pages can be had for. One that finds none has had its
 // turn, so that it does not keep others from theirs.
-func (l *loop) enter(entries []entry, s *sequence, n int) []entry {
+func (l *loop) enter(s *sequence, n int) {
 	s.served = l.stats.Steps + 1
-	n = l.secure(s, n)
-	if n == 0 {
-		return entries
+	if n = l.secure(s, n); n > 0 {
+		l.composer.entries = append(l.composer.entries, entry{s: s, n: n, ready: n == s.pending()})
 	}
-	return append(entries, entry{s: s, n: n, ready: n == s.pending()})
 }
 
 // secure gives a sequence pages for its next n tokens and returns for how many it has them.
@@ -204,7 +217,7 @@ func (l *loop) reclaim(s *sequence) bool {
 // evictParked preempts the youngest sequence whose reader lags, if there is one.
 func (l *loop) evictParked() bool {
 	for _, v := range slices.Backward(l.running) {
-		if !v.stream.room() {
+		if !v.stream.room(v.unsent) {
 			v.parked = true
 			l.preempt(v)
 			return true

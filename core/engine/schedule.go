@@ -1,6 +1,9 @@
 package engine
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // candidate is a sequence that could take part in the next step, oldest request first.
 type candidate struct {
@@ -21,36 +24,40 @@ type share struct {
 	tokens int
 }
 
+// planner chooses steps. It keeps its memory: a result is valid until the next call.
+type planner struct {
+	decode, prompt []int
+	shares         []share
+}
+
 // plan chooses the next step: decoding rows first, then prompts. Where there are more candidates than places those
 // that have waited longest go first, so everybody's turn comes; one place is kept for prompts. The tokens that the
 // decoding rows leave are spread evenly over the prompts, and what a short one does not need goes to the others.
 // The result is in the order of the candidates.
-func plan(candidates []candidate, b bounds) []share {
-	var decode, prompt []int
+func (p *planner) plan(candidates []candidate, b bounds) []share {
+	p.decode, p.prompt, p.shares = p.decode[:0], p.prompt[:0], p.shares[:0]
 	for i, c := range candidates {
 		if c.pending == 1 {
-			decode = append(decode, i)
+			p.decode = append(p.decode, i)
 		} else {
-			prompt = append(prompt, i)
+			p.prompt = append(p.prompt, i)
 		}
 	}
 	places := min(b.sequences, b.tokens)
-	rows := min(len(decode), places)
-	if rows == places && len(prompt) > 0 && yields(candidates, decode, prompt, places) {
+	rows := min(len(p.decode), places)
+	if rows == places && len(p.prompt) > 0 && yields(candidates, p.decode, p.prompt, places) {
 		rows--
 	}
-	shares := make([]share, 0, places)
-	for _, i := range longestWaiting(candidates, decode, rows) {
-		shares = append(shares, share{i, 1})
+	for _, i := range longestWaiting(candidates, p.decode, rows) {
+		p.shares = append(p.shares, share{i, 1})
 	}
 	budget := b.tokens - rows
 	if rows > 0 && b.chunk > 0 {
 		budget = min(budget, b.chunk)
 	}
-	prompt = longestWaiting(candidates, prompt, min(places-rows, budget))
-	shares = append(shares, spread(candidates, prompt, budget)...)
-	slices.SortFunc(shares, func(a, b share) int { return a.index - b.index })
-	return shares
+	p.spread(candidates, longestWaiting(candidates, p.prompt, min(places-rows, budget)), budget)
+	slices.SortFunc(p.shares, func(a, b share) int { return a.index - b.index })
+	return p.shares
 }
 
 // yields decides whether decoding rows that would fill the step leave one place to a prompt. They do, except in a step
@@ -64,36 +71,34 @@ func yields(candidates []candidate, decode, prompt []int, places int) bool {
 	return candidates[p].served < candidates[d].served
 }
 
-// longestWaiting picks the n of the given candidates that were served least recently, the older request first among
-// equals. It keeps ids when all fit.
+// longestWaiting moves the n of the given candidates that were served least recently, the older request first among
+// equals, to the front of ids and returns them. It leaves ids as they are when all fit.
 func longestWaiting(candidates []candidate, ids []int, n int) []int {
 	if len(ids) <= n {
 		return ids
 	}
-	sorted := slices.Clone(ids)
-	slices.SortStableFunc(sorted, func(a, b int) int {
-		switch sa, sb := candidates[a].served, candidates[b].served; {
-		case sa < sb:
-			return -1
-		case sa > sb:
-			return 1
+	slices.SortFunc(ids, func(a, b int) int {
+		if c := cmp.Compare(candidates[a].served, candidates[b].served); c != 0 {
+			return c
 		}
-		return 0
+		return a - b
 	})
-	return sorted[:n]
+	return ids[:n]
 }
 
 // spread divides a budget of tokens evenly: in ascending order of need everybody takes an equal part of what is left.
-func spread(candidates []candidate, ids []int, budget int) []share {
-	byNeed := slices.Clone(ids)
-	slices.SortStableFunc(byNeed, func(a, b int) int { return candidates[a].pending - candidates[b].pending })
-	var shares []share
-	for k, i := range byNeed {
-		n := min(candidates[i].pending, budget/(len(byNeed)-k))
+func (p *planner) spread(candidates []candidate, ids []int, budget int) {
+	slices.SortFunc(ids, func(a, b int) int {
+		if c := candidates[a].pending - candidates[b].pending; c != 0 {
+			return c
+		}
+		return a - b
+	})
+	for k, i := range ids {
+		n := min(candidates[i].pending, budget/(len(ids)-k))
 		if n > 0 {
-			shares = append(shares, share{i, n})
+			p.shares = append(p.shares, share{i, n})
 			budget -= n
 		}
 	}
-	return shares
 }

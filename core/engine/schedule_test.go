@@ -14,7 +14,7 @@ func TestPlan(t *testing.T) {
 		bounds     bounds
 		want       []share
 	}{
-		{"nobody", nil, bounds{4, 16, 8}, []share{}},
+		{"nobody", nil, bounds{4, 16, 8}, nil},
 		{"a prompt alone takes the whole step", []candidate{{100, 0}}, bounds{4, 16, 8}, []share{{0, 16}}},
 		{"a prompt beside streams takes a chunk", []candidate{{1, 3}, {100, 3}}, bounds{4, 16, 8}, []share{{0, 1}, {1, 8}}},
 		{"streams count as tokens", []candidate{{1, 3}, {1, 3}, {100, 3}}, bounds{4, 6, 8}, []share{{0, 1}, {1, 1}, {2, 4}}},
@@ -30,7 +30,7 @@ func TestPlan(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got := plan(test.candidates, test.bounds)
+			got := new(planner).plan(test.candidates, test.bounds)
 			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(share{})); diff != "" {
 				t.Error(diff)
 			}
@@ -42,6 +42,7 @@ func TestPlan(t *testing.T) {
 // served within a bounded number of steps.
 func TestPlanProperties(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
+	p := &planner{}
 	for range 300 {
 		b := bounds{1 + r.IntN(6), 1 + r.IntN(20), 1 + r.IntN(20)}
 		cs := make([]candidate, 1+r.IntN(12))
@@ -49,7 +50,7 @@ func TestPlanProperties(t *testing.T) {
 			cs[i].pending = 1 + r.IntN(3)*r.IntN(30)
 		}
 		for step := uint64(1); step <= 100; step++ {
-			shares := plan(cs, b)
+			shares := p.plan(cs, b)
 			checkPlan(t, cs, b, shares)
 			for _, s := range shares {
 				cs[s.index].served = step
@@ -84,7 +85,8 @@ func BenchmarkPlan(b *testing.B) {
 		cs[i] = candidate{pending: 1, served: uint64(i * 7 % 13)}
 	}
 	cs[50].pending = 1000
+	p := &planner{}
 	for b.Loop() {
-		plan(cs, bounds{32, 512, 128})
+		p.plan(cs, bounds{32, 512, 128})
 	}
 }

@@ -8,17 +8,20 @@ import (
 	"github.com/pimoe/pimoe/core/sampler"
 )
 
-// sequence is one request as the loop sees it. Only the loop touches it, except that the worker reads tokens, pages
-// and watcher and uses the sampler while the sequence is in the step under way (flying).
+// sequence is one request as the loop sees it. Only the loop touches it, except that while the sequence is in the step
+// under way (flying) the worker reads tokens, pages and watcher and uses sampler and drawn.
 type sequence struct {
 	number  uint64 // order of submission: the age of a sequence, by which shortages are decided
 	request Request
 	stream  *stream
-	text    *text
+	text    *text // nil where the stream makes the text: there are no stop strings
 	sampler *sampler.Sampler
 	watcher *watcher // nil without Observe
 	unwatch func() bool
-	tokens  []int32 // prompt and continuation
+	tokens  []int32 // prompt and continuation, with the given tokens that the reader has not got yet
+	said    int     // tokens of the continuation that the reader has got
+	drawn   []drawn // what the step under way has chosen
+	unsent  int     // tokens that were said and not yet given to the stream
 	most    int     // most new tokens
 	reuse   bool    // reads and feeds the prefix cache
 
@@ -47,7 +50,7 @@ type sequence struct {
 func newSequence(r Request, most int, now time.Time) *sequence {
 	s := &sequence{
 		request: r, most: most, submitted: now, reuse: !r.NoReuse && r.Observe == nil,
-		tokens:  append(make([]int32, 0, len(r.Prompt)+min(most, 256)), r.Prompt...),
+		tokens:  append(append(make([]int32, 0, len(r.Prompt)+min(most, 4096)), r.Prompt...), r.Forced[:min(most, len(r.Forced))]...),
 		sampler: sampler.New(r.Sampling, r.Prompt),
 		usage:   Usage{PromptTokens: len(r.Prompt)},
 	}
@@ -60,20 +63,23 @@ func newSequence(r Request, most int, now time.Time) *sequence {
 // pending is how many tokens have no keys and values yet; at least 1 while the sequence lives.
 func (s *sequence) pending() int { return len(s.tokens) - s.computed }
 
-// generated is how many tokens the continuation has.
-func (s *sequence) generated() int { return len(s.tokens) - len(s.request.Prompt) }
+// told is how many tokens the reader has or has given: prompt and what was said.
+func (s *sequence) told() int { return len(s.request.Prompt) + s.said }
 
-// forced is the next token if it is given.
-func (s *sequence) forced() (int32, bool) {
-	if n := s.generated(); n < len(s.request.Forced) {
-		return s.request.Forced[n], true
+// cut is how many of its next n tokens a sequence may compute in one step. Given tokens are said as soon as they are
+// computed, and a stream has room for a buffer of them. Where their log-probabilities are wanted too the step ends with
+// the prompt, whose logits nobody needs.
+func (s *sequence) cut(n, buffer int) int {
+	judge := s.told() - 1 // the position whose logits judge the next token
+	if s.request.Logprobs >= 0 && s.computed < judge {
+		n = min(n, judge+1-s.computed)
 	}
-	return 0, false
+	return min(n, max(judge-s.computed, 0)+buffer)
 }
 
 // forget drops all that is in the cache; the pages are the caller's to release.
 func (s *sequence) forget() {
-	s.pages, s.computed, s.indexed, s.chain, s.broken = nil, 0, 0, 0, false
+	s.pages, s.computed, s.indexed, s.chain, s.broken = s.pages[:0], 0, 0, 0, false
 }
 
 // byAge orders sequences for binary search.

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/pimoe/pimoe/backends/team"
@@ -22,8 +21,10 @@ type forwarder interface {
 	Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(row int, ids []int32, weights []float32)) (tensor.Matrix, error)
 	// Layers are the layers that have experts, ascending.
 	Layers() []int
-	// Threads is how many threads a step may use.
-	Threads() int
+	// Team is the threads of a step.
+	Team() team.Team
+	// Close frees the cache. No call is under way or follows.
+	Close() error
 }
 
 // entry is one sequence's part of a step.
@@ -36,13 +37,23 @@ type entry struct {
 // sample reports whether the step chooses a token for the entry.
 func (e entry) sample() bool { return e.ready && e.s.most > 0 }
 
-// flight is a step under way.
+// judged is how many of the entry's last positions have logits that judge a token which the reader has not got yet: none
+// while a prompt is read, one in a decode step, several where tokens are given.
+func (e entry) judged() int {
+	end := e.s.computed + e.n
+	if !e.sample() { // what follows the last token of all is not asked for
+		end = min(end, len(e.s.tokens)-1)
+	}
+	return max(end-max(e.s.told()-1, e.s.computed), 0)
+}
+
+// flight is a step or a job under way.
 type flight struct {
 	entries  []entry
-	cancel   context.CancelFunc
 	deadline time.Time // the latest of its requests
 	alive    int       // sequences whose streams have not ended
 	job      *job      // instead of entries
+	cancel   context.CancelFunc
 }
 
 // task is what the worker does next: a step or a job.
@@ -52,14 +63,13 @@ type task struct {
 	job     *job
 }
 
-// result is what came out.
+// result is what came out; the chosen tokens are with the sequences.
 type result struct {
-	err   error   // of all entries
-	drawn []drawn // one for each entry
-	took  time.Duration
+	err  error // of all entries
+	took time.Duration
 }
 
-// drawn is the token chosen for an entry.
+// drawn is a token chosen for a sequence.
 type drawn struct {
 	id      int32
 	logprob float32
@@ -69,41 +79,54 @@ type drawn struct {
 
 // worker runs tasks one after the other until tasks is closed. results must have room for one.
 func worker(f forwarder, tasks <-chan task, results chan<- result) {
+	s := step{model: f}
 	for t := range tasks {
 		began := time.Now()
 		var r result
 		if t.job != nil {
 			t.job.run(t.ctx, f)
 		} else {
-			r = compute(t.ctx, f, t.entries)
+			r.err = s.compute(t.ctx, t.entries)
 		}
 		r.took = time.Since(began)
 		results <- r
 	}
 }
 
-// compute runs one step: the model, then the observers, then the samplers.
-func compute(ctx context.Context, f forwarder, entries []entry) result {
-	spans := make([]model.Span, len(entries))
-	for i, e := range entries {
-		spans[i] = e.span()
-	}
-	rows, err := f.Forward(ctx, spans)
-	if err == nil && len(rows) != len(spans) {
-		err = fmt.Errorf("the model answered %d of %d sequences: %w", len(rows), len(spans), sdk.ErrInvalidOutput)
-	}
-	if err != nil {
-		return result{err: err}
-	}
-	r := result{drawn: make([]drawn, len(entries))}
-	each(len(entries), f.Threads(), func(i int) { r.drawn[i] = entries[i].finish(spans[i], rows[i]) })
-	return r
+// step is the worker's memory of the step that it computes.
+type step struct {
+	model   forwarder
+	entries []entry
+	spans   []model.Span
+	rows    []tensor.Matrix
 }
+
+// compute runs one step: the model, then the observers and the samplers.
+func (s *step) compute(ctx context.Context, entries []entry) (err error) {
+	s.entries, s.spans = entries, s.spans[:0]
+	for _, e := range entries {
+		s.spans = append(s.spans, e.span())
+	}
+	if s.rows, err = s.model.Forward(ctx, s.spans); err != nil {
+		return err
+	}
+	if len(s.rows) != len(s.spans) {
+		return fmt.Errorf("the model answered %d of %d sequences: %w", len(s.rows), len(s.spans), sdk.ErrInvalidOutput)
+	}
+	s.model.Team().Do(len(entries), s)
+	return nil
+}
+
+// Run implements team.Task: it finishes one entry.
+func (s *step) Run(_, i int) { s.entries[i].finish(&s.spans[i], s.rows[i]) }
 
 // span says what the model computes for the entry.
 func (e entry) span() model.Span {
 	s := e.s
 	sp := model.Span{Pages: s.pages, Start: s.computed, Tokens: s.tokens[s.computed : s.computed+e.n], Logits: e.sample()}
+	if n := e.judged(); s.request.Logprobs >= 0 {
+		sp.Logits, sp.AllLogits = n > 0, n > 1
+	}
 	if s.watcher != nil {
 		if s.watcher.observer.Logits != nil {
 			sp.Logits, sp.AllLogits = true, true
@@ -115,60 +138,51 @@ func (e entry) span() model.Span {
 	return sp
 }
 
-// finish shows the logits to the observer and chooses the next token.
-func (e entry) finish(sp model.Span, rows tensor.Matrix) drawn {
-	if sp.AllLogits {
-		e.s.watcher.logits(sp.Start, rows.Rows, rows.Row)
-	}
-	if !e.sample() {
-		return drawn{}
-	}
-	want := 1
-	if sp.AllLogits {
+// finish shows the logits to the observer and chooses the next tokens.
+func (e entry) finish(sp *model.Span, rows tensor.Matrix) {
+	s := e.s
+	s.drawn = s.drawn[:0]
+	want := 0
+	switch {
+	case sp.AllLogits:
 		want = e.n
+	case sp.Logits:
+		want = 1
 	}
 	if rows.Rows != want {
-		return drawn{err: fmt.Errorf("the model gave %d rows of logits, want %d: %w", rows.Rows, want, sdk.ErrInvalidOutput)}
+		s.drawn = append(s.drawn, drawn{err: fmt.Errorf("the model gave %d rows of logits, want %d: %w", rows.Rows, want, sdk.ErrInvalidOutput)})
+		return
 	}
-	return e.s.draw(rows.Row(rows.Rows - 1))
+	if s.watcher != nil && sp.AllLogits {
+		s.watcher.logits(sp.Start, rows.Rows, rows.Row)
+	}
+	end := s.computed + e.n
+	for p := end - e.judged(); p < end; p++ {
+		var logits []float32 // of position p; nil = not asked for
+		if row := rows.Rows - (end - p); row >= 0 {
+			logits = rows.Row(row)
+		}
+		s.drawn = append(s.drawn, s.draw(p+1, logits))
+	}
 }
 
-// draw chooses the next token of a sequence.
-func (s *sequence) draw(logits []float32) drawn {
-	id, given := s.forced()
-	if given {
-		s.sampler.Push(id)
-	} else if id = s.sampler.Next(logits); id == sampler.None {
-		return drawn{err: fmt.Errorf("the logits of position %d are not finite: %w", len(s.tokens)-1, sdk.ErrInvalidOutput)}
+// draw chooses the token of a position, unless it is given, from the logits of the position before it.
+func (s *sequence) draw(position int, logits []float32) drawn {
+	var d drawn
+	if position < len(s.tokens) {
+		d.id = s.tokens[position]
+		s.sampler.Push(d.id)
+	} else if d.id = s.sampler.Next(logits); d.id == sampler.None {
+		return drawn{err: fmt.Errorf("the logits of position %d are not finite: %w", position-1, sdk.ErrInvalidOutput)}
 	}
-	d := drawn{id: id}
 	if n := s.request.Logprobs; n >= 0 {
-		d.logprob = sampler.Logprob(logits, id)
-		for _, t := range sampler.TopLogprobs(logits, n) {
+		var top []sampler.TopLogprob
+		d.logprob, top = s.sampler.Logprobs(logits, d.id, n)
+		for _, t := range top {
 			d.top = append(d.top, TopLogprob(t))
 		}
 	}
 	return d
-}
-
-// each calls f for 0..n-1 on at most threads goroutines and waits for all.
-func each(n, threads int, f func(int)) {
-	threads = min(threads, n)
-	if threads <= 1 {
-		for i := range n {
-			f(i)
-		}
-		return
-	}
-	var wg sync.WaitGroup
-	for t := range threads {
-		wg.Go(func() {
-			for i := t; i < n; i += threads {
-				f(i)
-			}
-		})
-	}
-	wg.Wait()
 }
 
 // trunk is a model.Trunk with what each call needs.
@@ -188,8 +202,11 @@ func (t *trunk) Forward(ctx context.Context, spans []model.Span) ([]tensor.Matri
 // Layers implements forwarder.
 func (t *trunk) Layers() []int { return t.sparse }
 
-// Threads implements forwarder.
-func (t *trunk) Threads() int { return t.team.Threads() }
+// Team implements forwarder.
+func (t *trunk) Team() team.Team { return t.team }
+
+// Close implements forwarder.
+func (t *trunk) Close() error { return t.cache.Close() }
 
 // Hidden implements forwarder.
 func (t *trunk) Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(int, []int32, []float32)) (tensor.Matrix, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/pimoe/pimoe/sdk"
@@ -16,9 +17,11 @@ type stream struct {
 	name  string        // for errors
 	touch func()        // tells the loop that the request was cancelled or that a parked one has room again
 	ready chan struct{} // capacity 1: something to read
+	text  *text         // turns ids into text for the reader; nil = the loop has done it
 
 	mu      sync.Mutex // guards all below
-	buffer  []Token
+	buffer  []Token    // from the read-th on
+	read    int
 	limit   int // tokens in the buffer at which the sequence is parked
 	waiting bool
 	err     error // why the stream ended; nil while it runs
@@ -27,7 +30,7 @@ type stream struct {
 
 // newStream makes a stream that holds at most limit tokens.
 func newStream(name string, limit int, touch func()) *stream {
-	return &stream{name: name, limit: limit, touch: touch, ready: make(chan struct{}, 1)}
+	return &stream{name: name, limit: limit, touch: touch, ready: make(chan struct{}, 1), buffer: make([]Token, 0, min(limit, defaultBuffer))}
 }
 
 // Next implements Stream.
@@ -37,6 +40,9 @@ func (s *stream) Next(ctx context.Context) (Token, error) {
 			s.cancel(cancelled(s.name, context.Cause(ctx)))
 		}
 		t, ok, err := s.pop()
+		if ok && s.text != nil {
+			s.text.fill(&t)
+		}
 		if ok || err != nil {
 			return t, err
 		}
@@ -51,14 +57,16 @@ func (s *stream) Next(ctx context.Context) (Token, error) {
 // ended still gives the tokens that were there before.
 func (s *stream) pop() (t Token, ok bool, err error) {
 	s.mu.Lock()
-	if len(s.buffer) == 0 {
+	if s.read == len(s.buffer) {
 		defer s.mu.Unlock()
 		return Token{}, false, s.err
 	}
-	t = s.buffer[0]
-	s.buffer[0] = Token{}
-	s.buffer = s.buffer[1:]
-	resume := s.waiting && len(s.buffer) <= s.limit/2 // half: to park and wake for each token would cost more than it gives
+	t = s.buffer[s.read]
+	s.buffer[s.read] = Token{}
+	if s.read++; s.read == len(s.buffer) {
+		s.buffer, s.read = s.buffer[:0], 0
+	}
+	resume := s.waiting && len(s.buffer)-s.read <= s.limit/2 // half: to park and wake for each token would cost more than it gives
 	if resume {
 		s.waiting = false
 	}
@@ -87,10 +95,10 @@ var errClosed = fmt.Errorf("stream closed: %w", context.Canceled)
 func (s *stream) cancel(err error) {
 	s.mu.Lock()
 	running := s.err == nil
-	if running || len(s.buffer) > 0 {
+	if running || len(s.buffer) > s.read {
 		s.err = err
 	}
-	s.buffer = nil
+	s.buffer, s.read = nil, 0
 	s.mu.Unlock()
 	if running {
 		s.signal()
@@ -98,11 +106,8 @@ func (s *stream) cancel(err error) {
 	}
 }
 
-// end ends the stream from the loop's side; nil means a regular end. An end that came before counts.
+// end ends the stream from the loop's side before its last token. An end that came before counts.
 func (s *stream) end(err error, usage Usage) {
-	if err == nil {
-		err = io.EOF
-	}
 	s.mu.Lock()
 	if s.err == nil {
 		s.err = err
@@ -112,23 +117,30 @@ func (s *stream) end(err error, usage Usage) {
 	s.signal()
 }
 
-// push adds a token. The loop has asked room before.
+// push adds a token, which ends the stream if it is the last one. The loop has asked for room before.
 func (s *stream) push(t Token, usage Usage) {
 	s.mu.Lock()
 	if s.err == nil {
+		if len(s.buffer) == cap(s.buffer) && s.read > 0 {
+			s.buffer = slices.Delete(s.buffer, 0, s.read)
+			s.read = 0
+		}
 		s.buffer = append(s.buffer, t)
+		if t.Finish != "" {
+			s.err = io.EOF
+		}
 	}
 	s.usage = usage
 	s.mu.Unlock()
 	s.signal()
 }
 
-// room reports whether a token may be computed for this stream. After a no the stream touches the loop when the
-// reader has caught up.
-func (s *stream) room() bool {
+// room reports whether a token may be computed for this stream, beside some that are on their way to it. After a no the
+// stream touches the loop when the reader has caught up.
+func (s *stream) room(unsent int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.buffer) >= s.limit {
+	if len(s.buffer)-s.read+unsent >= s.limit {
 		s.waiting = true
 	}
 	return !s.waiting

@@ -17,6 +17,23 @@ type text struct {
 // push adds a token and returns what can be shown now, and whether a stop string is complete.
 func (t *text) push(id int32) (string, bool) { return t.stops.push(t.decoder.Push(id)) }
 
+// fill gives a token of the loop its text, with what is still held back if it is the last one, and ends it at a stop
+// string.
+func (t *text) fill(tok *Token) {
+	stopped := false
+	if tok.HasToken {
+		tok.Text, stopped = t.push(tok.ID)
+	}
+	if tok.Finish != "" && !stopped {
+		var tail string
+		tail, stopped = t.close()
+		tok.Text += tail
+	}
+	if stopped {
+		tok.Finish = FinishStop
+	}
+}
+
 // close returns what was held back, and whether even that completed a stop string.
 func (t *text) close() (string, bool) {
 	out, stopped := t.stops.push(t.decoder.Flush())

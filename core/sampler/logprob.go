@@ -70,3 +70,8 @@ func TopLogprobs(logits []float32, n int) []TopLogprob {
 	}
 	return top
 }
+
+// Logprobs is Logprob of an id and TopLogprobs in one go.
+func (s *Sampler) Logprobs(logits []float32, id int32, n int) (float32, []TopLogprob) {
+	return Logprob(logits, id), TopLogprobs(logits, n)
+}
