@@ -3,19 +3,24 @@ package cpu
 import (
 	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
 	"github.com/pimoe/pimoe/backends/team"
+	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
 // batch is rows of activations as kernels take them: cut into tiles of nearly the same number of rows, each [in][rows].
 type batch struct {
 	rows, in, tiles int
+	rounded         bool // for class bf16: values are rounded to it, and in is even, with zeros beside an odd last input
 	data            []float32
 	own             []float32 // memory for data
 }
 
-// shape makes b one of so many rows in tiles of at most most rows, with room for its values.
-func (b *batch) shape(rows, in, most int) {
-	b.rows, b.in, b.tiles = rows, in, ceil(rows, most)
+// shape makes b one of so many rows of in values, for a kernel, with room for its values.
+func (b *batch) shape(rows, in int, m *matrix) {
+	if b.rounded = m.rounded; b.rounded {
+		in += in % 2
+	}
+	b.rows, b.in, b.tiles = rows, in, ceil(rows, m.kernel.MaxRows())
 	if cap(b.own) < rows*in {
 		b.own = make([]float32, rows*in)
 	}
@@ -33,6 +38,28 @@ func (b *batch) input(tile, i int) *float32 {
 	return &b.data[from*b.in+i*(to-from)]
 }
 
+// put fills n inputs of a tile, from input i on, with x, whose rows are stride apart. The last ones of a tile bring the
+// zeros beside an odd one along.
+func (b *batch) put(tile, i, n int, x []float32, stride int) {
+	from, to := b.span(tile)
+	rows := to - from
+	dst := b.data[from*b.in+i*rows : to*b.in]
+	kernel.Gather(dst, x, rows, n, stride)
+	if !b.rounded {
+		return
+	}
+	if i+n == b.in-1 {
+		clear(dst[n*rows:])
+	}
+	var half [256]uint16
+	for v := dst[:n*rows]; len(v) > 0; {
+		k := min(len(v), len(half))
+		vec.ToBF16(half[:k], v[:k])
+		vec.FromBF16(v[:k], half[:k])
+		v = v[k:]
+	}
+}
+
 // gather is the task that fills a batch with x, tile by tile.
 type gather struct {
 	batch
@@ -42,12 +69,13 @@ type gather struct {
 // gatherShare is the number of values that pay for a second thread: 20 us of copying.
 const gatherShare = 40_000
 
-func (g *gather) fill(x tensor.Matrix, most int, t team.Team) {
-	if x.Rows == 1 { // a row is its own tile
-		g.rows, g.in, g.tiles, g.data = 1, x.Cols, 1, x.Row(0)
+// fill makes the batch for a matrix. It is valid as long as x is.
+func (g *gather) fill(x tensor.Matrix, m *matrix, t team.Team) {
+	if x.Rows == 1 && !m.rounded { // a row is its own tile
+		g.batch = batch{rows: 1, in: x.Cols, tiles: 1, data: x.Row(0), own: g.own}
 		return
 	}
-	g.shape(x.Rows, x.Cols, most)
+	g.shape(x.Rows, x.Cols, m)
 	g.x = x
 	t.Limit(1+x.Rows*x.Cols/gatherShare).Do(g.tiles, g)
 	g.x = tensor.Matrix{}
@@ -55,8 +83,8 @@ func (g *gather) fill(x tensor.Matrix, most int, t team.Team) {
 
 // Run fills a tile.
 func (g *gather) Run(_, tile int) {
-	from, to := g.span(tile)
-	kernel.Gather(g.data[from*g.in:], g.x.Data[from*g.x.Stride:], to-from, g.in, g.x.Stride)
+	from, _ := g.span(tile)
+	g.put(tile, 0, g.x.Cols, g.x.Data[from*g.x.Stride:], g.x.Stride)
 }
 
 // plan cuts the outputs of all rows into pieces of group panels and run tiles.

@@ -23,8 +23,7 @@ func (f *ffn) Intermediate() int { return f.gate.out }
 func (f *ffn) Apply(y, x tensor.Matrix, t team.Team) {
 	backends.CheckFFN(f, y, x)
 	b := blocks.Get().(*block)
-	most := f.gate.kernel.MaxRows()
-	rows := chunkRows(max(f.gate.in, f.gate.out), most)
+	rows := chunkRows(max(f.gate.in, f.gate.out), f.gate.kernel.MaxRows())
 	for r := 0; r < x.Rows; r += rows {
 		end := min(r+rows, x.Rows)
 		b.do(f, y.Slice(r, end), x.Slice(r, end), t)
@@ -51,10 +50,9 @@ type pair struct{ gate, up tail }
 var blocks = sync.Pool{New: func() any { return new(block) }}
 
 func (b *block) do(f *ffn, y, x tensor.Matrix, t team.Team) {
-	most := f.gate.kernel.MaxRows()
 	both := crew(t, x.Rows, 2*f.gate.out*f.gate.in, 2*len(f.gate.data))
-	b.from.fill(x, most, both)
-	b.inner.shape(x.Rows, f.gate.out, most)
+	b.from.fill(x, &f.gate, both)
+	b.inner.shape(x.Rows, f.gate.out, &f.gate)
 	b.f, b.plan = f, newPlan(f.gate.panels(), b.inner.tiles, both.Threads(), 2)
 	for len(b.workers) < both.Threads() {
 		b.workers = append(b.workers, pair{})
@@ -83,9 +81,8 @@ func (b *block) Run(worker, piece int) {
 	f.activate(gate, gate, up)
 	in := min(n, f.gate.out-panel*kernel.Outputs) // without what the matrices haven't
 	for t := tile; t < tileEnd; t++ {
-		r, rEnd := b.inner.span(t)
-		dst := b.inner.data[r*b.inner.in+panel*kernel.Outputs*(rEnd-r):]
-		kernel.Gather(dst, gate[(r-from)*n:], rEnd-r, in, n)
+		r, _ := b.inner.span(t)
+		b.inner.put(t, panel*kernel.Outputs, in, gate[(r-from)*n:], n)
 	}
 }
 

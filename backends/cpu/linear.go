@@ -26,7 +26,7 @@ func (l *linear) Apply(y, x tensor.Matrix, t team.Team) {
 	for r := 0; r < x.Rows; r += most {
 		end := min(r+most, x.Rows)
 		t := crew(t, end-r, l.out*l.in, len(l.data))
-		p.from.fill(x.Slice(r, end), l.kernel.MaxRows(), t)
+		p.from.fill(x.Slice(r, end), &l.matrix, t)
 		p.do(l, &p.from.batch, y.Slice(r, end), t)
 	}
 	p.from.data = nil // may be the caller's row

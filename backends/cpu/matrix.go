@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"unsafe"
 
+	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/sdk"
@@ -15,7 +16,8 @@ type matrix struct {
 	out, in int
 	kernel  kernel.Kernel
 	data    []byte
-	panel   int // bytes of one
+	panel   int  // bytes of one
+	rounded bool // activations are rounded to bfloat16
 }
 
 // matrix packs checked weights, or keeps packed ones that are aligned.
@@ -40,7 +42,7 @@ func (b *Backend) matrix(class string, w tensor.View) (matrix, error) {
 		return matrix{}, fmt.Errorf("%w: weights packed as %s, class %s takes %s", sdk.ErrUnsupported, w.Packing, class, packing)
 	}
 	f := formats[class]
-	m := matrix{out: w.Shape[0], in: w.Shape[1], kernel: kernel.At(b.level, f), data: w.Data}
+	m := matrix{out: w.Shape[0], in: w.Shape[1], kernel: kernel.At(b.level, f), data: w.Data, rounded: class == backends.BF16Class}
 	m.panel = f.Bytes(m.in)
 	return m, nil
 }

@@ -17,12 +17,32 @@ func generic(f Format, t *Tile) {
 			if t.Carry == 0 {
 				*y = [Outputs]float32{}
 			}
+			if f == Blocks {
+				genericBlocks(y, w, x[r:], t.In, t.Rows)
+				continue
+			}
 			for i := range t.In {
 				xi := x[i*t.Rows+r]
 				for o := range y {
 					y[o] = fma.F32(weight(f, w, i, o), xi, y[o])
 				}
 			}
+		}
+	}
+}
+
+// genericBlocks adds a row's products to y; its input i is x[i*stride].
+func genericBlocks(y *[Outputs]float32, w unsafe.Pointer, x []float32, in, stride int) {
+	for from := 0; from < in; from += 32 {
+		var even, odd [Outputs]float32
+		for i := from; i < min(from+32, in); i += 2 {
+			for o := range y {
+				even[o] = fma.Flushed(weight(BF16, w, i, o), x[i*stride], even[o])
+				odd[o] = fma.Flushed(weight(BF16, w, i+1, o), x[(i+1)*stride], odd[o])
+			}
+		}
+		for o := range y {
+			y[o] = fma.Flushed(1, y[o], fma.Flushed(1, even[o], odd[o]))
 		}
 	}
 }

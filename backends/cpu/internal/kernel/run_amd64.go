@@ -16,6 +16,9 @@ func f16AVX512(t *Tile)
 func bf16AVX512(t *Tile)
 
 //go:noescape
+func blocksAVX512(t *Tile)
+
+//go:noescape
 func f32AVX2(t *Tile)
 
 //go:noescape
@@ -24,30 +27,47 @@ func f16AVX2(t *Tile)
 //go:noescape
 func bf16AVX2(t *Tile)
 
+//go:noescape
+func blocksAVX2(t *Tile)
+
 func run(l isa.Level, f Format, t *Tile) {
-	switch {
-	case l >= isa.AVX512 && f == F32:
-		f32AVX512(t)
-	case l >= isa.AVX512 && f == F16:
-		f16AVX512(t)
-	case l >= isa.AVX512:
-		bf16AVX512(t)
-	case l == isa.AVX2 && f == F32:
-		f32AVX2(t)
-	case l == isa.AVX2 && f == F16:
-		f16AVX2(t)
-	case l == isa.AVX2:
-		bf16AVX2(t)
+	switch l {
+	case isa.AVX512:
+		switch f {
+		case F32:
+			f32AVX512(t)
+		case F16:
+			f16AVX512(t)
+		case BF16:
+			bf16AVX512(t)
+		case Blocks:
+			blocksAVX512(t)
+		}
+	case isa.AVX2:
+		switch f {
+		case F32:
+			f32AVX2(t)
+		case F16:
+			f16AVX2(t)
+		case BF16:
+			bf16AVX2(t)
+		case Blocks:
+			blocksAVX2(t)
+		}
 	default:
 		generic(f, t)
 	}
 }
 
 // panelsOf is, for 1, 2, ... rows, how many panels a tile has at most.
-func panelsOf(l isa.Level) []int {
+func panelsOf(l isa.Level, f Format) []int {
 	switch {
-	case l >= isa.AVX512:
+	case l == isa.AVX512 && f == Blocks:
+		return avx512Blocks
+	case l == isa.AVX512:
 		return avx512Panels
+	case l == isa.AVX2 && f == Blocks:
+		return avx2Blocks
 	case l == isa.AVX2:
 		return avx2Panels
 	}

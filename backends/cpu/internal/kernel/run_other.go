@@ -6,4 +6,4 @@ import "github.com/pimoe/pimoe/backends/internal/isa"
 
 func run(_ isa.Level, f Format, t *Tile) { generic(f, t) }
 
-func panelsOf(isa.Level) []int { return genericPanels }
+func panelsOf(isa.Level, Format) []int { return genericPanels }

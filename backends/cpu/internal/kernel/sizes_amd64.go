@@ -4,5 +4,7 @@ package kernel
 
 var (
 	avx512Panels = []int{4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 2, 2}
+	avx512Blocks = []int{4, 4, 4, 3, 2, 2}
 	avx2Panels   = []int{4, 3, 2, 1, 1, 1}
+	avx2Blocks   = []int{3, 1, 1}
 )

@@ -14,12 +14,13 @@ type Format uint8
 
 // The formats.
 const (
-	F32  Format = iota // n16: [in][16] float32
-	F16                // n16: [in][16] binary16
-	BF16               // n16k2: [in/2][16][2] bfloat16
+	F32    Format = iota // n16: [in][16] float32
+	F16                  // n16: [in][16] binary16
+	BF16                 // n16k2: [in/2][16][2] bfloat16
+	Blocks               // the same, computed as backends.BF16Class says, of activations that are rounded
 )
 
-// Bytes is the size of a panel's first inputs; for BF16 of an even number of them or of all.
+// Bytes is the size of a panel's first inputs; for BF16 and Blocks of an even number of them or of all.
 func (f Format) Bytes(inputs int) int {
 	switch f {
 	case F32:
@@ -49,11 +50,13 @@ type Panel struct {
 //			}
 //		}
 //	}
+//
+// For Blocks the inner loop is two sums for each 32 inputs, as ref has it.
 type Tile struct {
 	Panels *Panel   // Count of them
 	Count  int      // at least 1
 	Rows   int      // at least 1, at most MaxRows of the kernel
-	In     int      // at least 1; even for BF16 unless the matrix ends here
+	In     int      // at least 1; for BF16 even unless the matrix ends here, for Blocks even, and a multiple of 32 until it ends
 	W      int      // bytes from the start of every panel to the first of these inputs
 	X      *float32 // [In][Rows]
 	Y      int      // bytes from every panel's Y to the tile's first row
@@ -74,10 +77,10 @@ func At(level isa.Level, f Format) Kernel { return Kernel{min(level, isa.AVX512)
 func (k Kernel) Bytes(inputs int) int { return k.format.Bytes(inputs) }
 
 // MaxRows is the largest number of rows of a tile.
-func (k Kernel) MaxRows() int { return len(panelsOf(k.level)) }
+func (k Kernel) MaxRows() int { return len(panelsOf(k.level, k.format)) }
 
 // Panels is how many panels the kernel has under way at once for a number of rows.
-func (k Kernel) Panels(rows int) int { return panelsOf(k.level)[rows-1] }
+func (k Kernel) Panels(rows int) int { return panelsOf(k.level, k.format)[rows-1] }
 
 // Run computes a tile of any number of panels.
 func (k Kernel) Run(t Tile) {

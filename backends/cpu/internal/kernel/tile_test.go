@@ -11,7 +11,7 @@ import (
 	"github.com/pimoe/pimoe/backends/internal/isa"
 )
 
-var formats = map[string]kernel.Format{"f32": kernel.F32, "f16": kernel.F16, "bf16": kernel.BF16}
+var formats = map[string]kernel.Format{"f32": kernel.F32, "f16": kernel.F16, "bf16": kernel.BF16, "blocks": kernel.Blocks}
 
 // job is one tile with memory of its own; y has poison around each panel's rows.
 type job struct {
@@ -22,21 +22,32 @@ type job struct {
 
 const guard = 16
 
-// random makes a job of any bits as weights: every exponent, subnormal numbers, infinities and NaNs.
-func random(r *rand.Rand, f kernel.Format, panels, rows, in, carry int) *job {
+// random makes a job. Its weights are of any bits: every exponent, subnormal numbers, infinities and NaNs; or small, with
+// activations so small that sums are tiny.
+func random(r *rand.Rand, f kernel.Format, panels, rows, in, carry int, tiny bool) *job {
 	width := panels*kernel.Outputs + guard
 	j := &job{panels: make([]kernel.Panel, panels), y: make([]float32, guard+rows*width)}
 	x := make([]float32, in*rows)
 	for i := range x {
 		x[i] = r.Float32()*4 - 2
+		if f == kernel.Blocks {
+			x[i] = math.Float32frombits(math.Float32bits(x[i]) & 0xffff0000)
+		}
+		if tiny {
+			x[i] *= 0x1p-122
+		}
 	}
 	for i := range j.y {
-		j.y[i] = r.Float32()
+		if j.y[i] = r.Float32(); tiny {
+			j.y[i] *= 0x1p-125
+		}
 	}
 	for p := range j.panels {
 		w := make([]uint32, f.Bytes(in)/4+guard)
 		for i := range w {
-			w[i] = r.Uint32()
+			if w[i] = r.Uint32(); tiny {
+				w[i] &= 0xbfffbfff // below 2
+			}
 		}
 		j.panels[p] = kernel.Panel{W: unsafe.Pointer(&w[0]), Y: &j.y[guard+p*kernel.Outputs]}
 	}
@@ -60,8 +71,11 @@ func TestTwins(t *testing.T) {
 		for _, l := range isa.Available() {
 			for rows := 1; rows <= kernel.At(l, f).MaxRows(); rows++ {
 				for panels := 1; panels <= 5; panels++ {
-					for _, in := range []int{1, 2, 3, 4, 5, 7, 8, 31} {
-						j := random(r, f, panels, rows, in, (rows+in)%2)
+					for _, in := range []int{1, 2, 3, 4, 5, 7, 8, 31, 34, 100} {
+						if f == kernel.Blocks {
+							in += in % 2
+						}
+						j := random(r, f, panels, rows, in, (rows+in)%2, panels%2 == 0)
 						got, want := j.run(l, f), j.run(isa.Generic, f)
 						for i, w := range want {
 							if math.Float32bits(got[i]) != math.Float32bits(w) && (got[i] == got[i] || w == w) {
@@ -131,7 +145,7 @@ func BenchmarkTile(b *testing.B) {
 	}
 	memory = memory[-uintptr(unsafe.Pointer(&memory[0]))&63:]
 	const in = 512
-	for _, name := range []string{"f32", "bf16", "f16"} {
+	for _, name := range []string{"f32", "bf16", "f16", "blocks"} {
 		f := formats[name]
 		for _, l := range isa.Available() {
 			if l == isa.Generic || l > isa.AVX512 {
