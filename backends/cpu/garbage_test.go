@@ -5,22 +5,42 @@
 package cpu_test
 
 import (
+	"fmt"
 	"testing"
 
+	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/internal/isa"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
-// TestNoGarbage: a product on one thread allocates nothing, once a panel is there.
+// TestNoGarbage: products and blocks allocate nothing once their memory is there, alone and in a team.
 func TestNoGarbage(t *testing.T) {
-	for _, rows := range []int{1, 40} {
-		l, err := linearOf(weights(tensor.BF16, 100, 64), tensor.View{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		x, y := tensor.NewMatrix(rows, 64), tensor.NewMatrix(rows, 100)
-		if n := testing.AllocsPerRun(50, func() { l.Apply(y, x, team.Team{}) }); n >= 1 {
-			t.Errorf("%d rows: %g allocations a product", rows, n)
+	pool := team.NewPool(2, team.Options{})
+	defer pool.Close()
+	for _, level := range isa.Available() {
+		for _, class := range []string{"bf16w-f32", "bf16"} {
+			be := cpu.At(level)
+			w := weights(tensor.BF16, 100, 64)
+			l, err := be.Linear(class, w, tensor.View{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := be.FFN(class, "silu", w, w, weights(tensor.BF16, 64, 100))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, rows := range []int{1, 40} {
+				x, y, z := tensor.NewMatrix(rows, 64), tensor.NewMatrix(rows, 100), tensor.NewMatrix(rows, 64)
+				for name, run := range map[string]func(t team.Team){"Linear": func(t team.Team) { l.Apply(y, x, t) }, "FFN": func(t team.Team) { f.Apply(z, x, t) }} {
+					for _, tm := range []team.Team{{}, pool.Team()} {
+						what := fmt.Sprintf("%v %s %s, %d rows, %d threads", level, class, name, rows, tm.Threads())
+						if n := testing.AllocsPerRun(20, func() { run(tm) }); n >= 1 {
+							t.Errorf("%s: %g allocations", what, n)
+						}
+					}
+				}
+			}
 		}
 	}
 }
