@@ -112,6 +112,13 @@ func (g *group) Start(ctx context.Context, call *expert.Call) expert.Pending {
 	return p
 }
 
+// Wake implements moe.Sleeper.
+func (p *groupCall) Wake(all bool) {
+	if p.pending != nil {
+		p.inc.expert.Wake(all)
+	}
+}
+
 // Cores implements moe.Bound.
 func (g *group) Cores() []int { return g.cores }
 
@@ -339,7 +346,7 @@ func publicCause(err error) string {
 }
 
 var (
-	_ member         = (*group)(nil)
-	_ moe.Bound      = (*group)(nil)
-	_ expert.Pending = (*groupCall)(nil)
+	_ member      = (*group)(nil)
+	_ moe.Bound   = (*group)(nil)
+	_ moe.Sleeper = (*groupCall)(nil)
 )

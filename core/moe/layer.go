@@ -228,6 +228,13 @@ func (l *Layer) send(ctx context.Context, in Input, w *work) {
 	for i := range w.calls {
 		w.pending = append(w.pending, l.groups[w.plan.calls[i].group].Start(ctx, &w.calls[i]))
 	}
+	for _, all := range [...]bool{false, true} {
+		for _, p := range w.pending {
+			if s, ok := p.(Sleeper); ok {
+				s.Wake(all)
+			}
+		}
+	}
 }
 
 // dispatch gathers the rows and makes the calls.

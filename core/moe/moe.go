@@ -47,6 +47,14 @@ type Bound interface {
 	Cores() []int
 }
 
+// Sleeper is a Pending whose process may be asleep after Start: Wake wakes it without waiting. All calls of a layer are sent
+// before anybody is woken, because a thread that is woken may take the host's core; for the same reason the first Wake leaves
+// out threads of that core, and a second one, with all, wakes the rest. Wait does it too.
+type Sleeper interface {
+	expert.Pending
+	Wake(all bool)
+}
+
 // Group is a set of units that is called as one: an expert group's process, with whatever retries its owner makes.
 type Group interface {
 	// Start sends a call; the Pending's Wait fills call.Y.

@@ -90,7 +90,7 @@ func (p *Process) start(ctx context.Context, c Command) error {
 		return fmt.Errorf("start plugin %s: %w", c.Path, err)
 	}
 	if c.Transport == TransportSHM && plane.Supported {
-		if p.plane, err = plane.NewHost(plane.Spec(c.Plane)); err != nil {
+		if p.plane, err = plane.NewHost(plane.Spec(c.Plane), c.Cores); err != nil {
 			return fmt.Errorf("start plugin %s: %w", c.Path, err)
 		}
 	}

@@ -39,6 +39,15 @@ func futexWake(word *atomic.Uint32) {
 // yield gives the core to another thread that is ready to run on it.
 func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
+// core is the one that the caller runs on just now.
+func core() int {
+	var cpu uint32
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
+		return -1
+	}
+	return int(cpu)
+}
+
 // watch loads the word until it is not old, at most so many times, with a pause of the processor between two loads. It
 // returns the last value. The loads have acquire semantics.
 //

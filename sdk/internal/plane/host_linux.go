@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"os"
 	"runtime"
 	"sync"
@@ -23,10 +24,12 @@ const Supported = true
 // Host is the host's end of one process's plane. It is safe for concurrent use.
 type Host struct {
 	layout  Layout
+	cores   []int  // of the lanes; empty = unbound
 	req     []byte // writable
 	res     []byte // read-only; hostile
 	files   [2]*os.File
 	aborted atomic.Bool
+	asleep  atomic.Uint32 // lanes to be woken, a bit each
 	freed   chan struct{} // holds something after a slot came back; whoever takes it and finds more passes it on
 	once    sync.Once     // of Close
 
@@ -43,13 +46,14 @@ type Host struct {
 // AnyLane is for a call that may run wherever there is room.
 const AnyLane = -1
 
-// NewHost makes both regions and seals them: nobody can resize them, and nobody but this mapping can write requests.
-func NewHost(spec Spec) (*Host, error) {
+// NewHost makes both regions and seals them: nobody can resize them, and nobody but this mapping can write requests. cores are
+// those that the plugin will bind its lanes to, if any.
+func NewHost(spec Spec, cores []int) (*Host, error) {
 	l, err := spec.Layout()
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{layout: l, gens: make([]uint64, l.Slots), free: make([][]int, l.Lanes), freed: make(chan struct{}, 1)}
+	h := &Host{layout: l, cores: cores, gens: make([]uint64, l.Slots), free: make([][]int, l.Lanes), freed: make(chan struct{}, 1)}
 	if err := h.open(); err != nil {
 		h.Close()
 		return nil, err
@@ -177,8 +181,8 @@ type Ticket struct {
 	gen  uint64
 }
 
-// TryPost writes a request into a free slot, of the lane if that has one, and wakes the plugin. It reports false when no
-// slot is free.
+// TryPost writes a request into a free slot, of the lane if that has one. It reports false when no slot is free. A lane that
+// sleeps is not woken yet: Wake or Wait does it.
 func (h *Host) TryPost(lane int, head Head, fill func(payload []byte)) (Ticket, bool, error) {
 	if h.aborted.Load() || !h.users.TryRLock() {
 		return Ticket{}, false, ErrClosed
@@ -277,13 +281,34 @@ func (h *Host) post(i int, head Head, fill func(payload []byte)) Ticket {
 	putHead(b, head, gen)
 	fill(h.req[off+headerSize : off+headerSize+h.layout.InCap : off+headerSize+h.layout.InCap])
 	word(b, slotPost).Store(uint32(gen)) // releases the writes above
-	at := h.layout.lane(i) * line
-	bell := word(h.req, reqBell+at)
-	bell.Add(1)
-	if word(h.res, resSleeping+at).Load() != 0 {
-		futexWake(bell)
+	lane := h.layout.lane(i)
+	word(h.req, reqBell+lane*line).Add(1)
+	if word(h.res, resSleeping+lane*line).Load() != 0 {
+		h.asleep.Or(1 << lane)
 	}
 	return Ticket{host: h, slot: i, gen: gen}
+}
+
+// Wake wakes the lanes that slept when a call was posted to them. It is apart from posting because a thread that is woken on
+// the caller's core may run at once: a caller with several calls posts all of them first, then wakes the lanes that are
+// bound to other cores, and then, with all, those of his own. Wait does it as well.
+func (h *Host) Wake(all bool) {
+	if h.asleep.Load() == 0 || !h.users.TryRLock() {
+		return
+	}
+	defer h.users.RUnlock()
+	here := -1
+	if !all {
+		here = core()
+	}
+	for lanes := h.asleep.Swap(0); lanes != 0; lanes &= lanes - 1 {
+		lane := bits.TrailingZeros32(lanes)
+		if here >= 0 && lane < len(h.cores) && h.cores[lane] == here {
+			h.asleep.Or(1 << lane)
+			continue
+		}
+		futexWake(word(h.req, reqBell+lane*line))
+	}
 }
 
 func putHead(b []byte, h Head, gen uint64) {
@@ -305,6 +330,7 @@ func putHead(b []byte, h Head, gen uint64) {
 // generation, so that a late answer can't meet another call.
 func (t Ticket) Wait(ctx context.Context, limit time.Duration, take func(r Reply, payload []byte) error) error {
 	h := t.host
+	h.Wake(true)
 	if !h.users.TryRLock() {
 		return ErrClosed
 	}
@@ -333,6 +359,8 @@ const (
 	hostPolls = 20 * time.Millisecond
 	// checkEvery is after how many rounds of looking the clock and the context are looked at.
 	checkEvery = 16
+	// goschedEvery is the same for the runtime's scheduler. It starts a thread that looks for work, so it is seldom.
+	goschedEvery = 128
 )
 
 // arrive waits for the plugin to close the generation.
@@ -363,7 +391,7 @@ func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 			}
 		}
 		if polls && took < hostPolls {
-			if n%4 == 3 {
+			if n%goschedEvery == goschedEvery-1 {
 				runtime.Gosched() // other goroutines have no other chance where there are few processors
 			}
 			yield()

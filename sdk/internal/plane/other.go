@@ -32,7 +32,7 @@ type Plugin struct{}
 const AnyLane = -1
 
 // NewHost refuses.
-func NewHost(Spec) (*Host, error) { return nil, errNone }
+func NewHost(Spec, []int) (*Host, error) { return nil, errNone }
 
 // Files has none.
 func (*Host) Files() (requests, results *os.File) { return nil, nil }
@@ -51,6 +51,9 @@ func (*Host) Beat() (uint64, bool) { return 0, false }
 
 // Pinned has no lanes.
 func (*Host) Pinned() int { return 0 }
+
+// Wake has nobody to wake.
+func (*Host) Wake(bool) {}
 
 // Abort has nobody to wake.
 func (*Host) Abort() {}

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // pair makes both ends in one process, as two mappings of the same memory.
 func pair(t testing.TB, spec Spec, h Handler) (*Host, *Plugin) {
 	t.Helper()
-	host, err := NewHost(spec)
+	host, err := NewHost(spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestContextOfACall(t *testing.T) {
 
 // A plugin maps nothing that could shrink under it or be written by others.
 func TestAttachRefuses(t *testing.T) {
-	host, err := NewHost(Spec{Slots: 1, MaxRows: 4, InBytesPerRow: 8, OutBytesPerRow: 8})
+	host, err := NewHost(Spec{Slots: 1, MaxRows: 4, InBytesPerRow: 8, OutBytesPerRow: 8}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func TestAttachRefuses(t *testing.T) {
 	}
 	for _, bad := range []Spec{{Slots: 65, InBytesPerRow: 1, OutBytesPerRow: 1}, {Slots: -1, InBytesPerRow: 1, OutBytesPerRow: 1},
 		{MaxRows: 1 << 21, InBytesPerRow: 1, OutBytesPerRow: 1}, {InBytesPerRow: 0, OutBytesPerRow: 1}, {InBytesPerRow: 1, OutBytesPerRow: 1 << 29}} {
-		if _, err := NewHost(bad); !errors.Is(err, sdk.ErrInvalid) {
+		if _, err := NewHost(bad, nil); !errors.Is(err, sdk.ErrInvalid) {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -201,10 +202,14 @@ const (
 	// lanePolls is how long a lane looks for the next call: as long as the host's own work between two layers takes.
 	// The looks give the core away, so that they cost the host little.
 	lanePolls = 200 * time.Microsecond
-	// laneDozes is how long it sleeps in the kernel without the runtime's knowledge after that, dozeEach at a time:
-	// waking from it is quicker, but a garbage collection waits for it.
-	laneDozes = time.Millisecond
-	dozeEach  = 250 * time.Microsecond
+	// laneLooks is how often it looks between two yields: as many lanes as there are processes may look on one core, and the
+	// host's turn comes after theirs.
+	laneLooks = 4
+	// laneDozes is how long it sleeps in the kernel without the runtime's knowledge after that, dozeEach at a time: from
+	// one token to the next. Waking from it is quicker, and the runtime's own watcher stays asleep as well; but a garbage
+	// collection waits for it, and the watcher disturbs what seems to run for more than 10 ms.
+	laneDozes = 20 * time.Millisecond
+	dozeEach  = 5 * time.Millisecond
 	// laneSleeps is only so that no wait is without an end.
 	laneSleeps = 5 * time.Second
 )
@@ -216,10 +221,10 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32) {
 	sleeping := word(p.res, resSleeping+n*line)
 	for p.polls && idle < lanePolls {
 		for range 8 {
-			if await(bell, rung) != rung || p.stop.Load() {
+			yield() // first: after an answer the host has something to do, perhaps on this core
+			if watch((*uint32)(unsafe.Pointer(bell)), rung, laneLooks) != rung || p.stop.Load() {
 				return
 			}
-			yield()
 		}
 		idle = time.Since(start)
 	}
