@@ -29,7 +29,7 @@ func normal(x float32) float32 {
 // Melquiond, Emulation of a FMA and correctly rounded sums, IEEE Transactions on Computers 57(4), 2008). The product of
 // two float32 is exact in float64.
 func odd(x, y, z float32) float64 {
-	p, c := float64(x)*float64(y), float64(z)
+	p, c := float64(float64(x)*float64(y)), float64(z)
 	s := p + c
 	// The error of the sum, exactly (Knuth's two-sum). The conversions keep the compiler from fusing.
 	b := float64(s - p)
