@@ -20,6 +20,7 @@ type Sampler struct {
 
 	logits []float32   // scratch: logits after penalties and bias
 	kept   []candidate // scratch
+	sums   []float64   // scratch
 }
 
 // candidate is a token that is still in the race; p is its probability times a common factor.
@@ -116,15 +117,14 @@ func (s *Sampler) choose(logits []float32) int32 {
 	if best == None || s.params.Temperature <= 0 || s.params.TopK == 1 {
 		return best
 	}
-	top := logits[best]
-	inverse := 1 / float64(s.params.Temperature)
-	kept := s.filter(logits, top, inverse)
-	total := 0.0
-	for i := range kept {
-		total += kept[i].p
+	w := weigher{top: float64(logits[best]), inverse: 1 / float64(s.params.Temperature)}
+	kept, total, all := s.filter(logits, w)
+	point := s.uniform()
+	if all {
+		return s.drawAll(logits, w, point, best)
 	}
 	// Walk the cumulated weights to the drawn point; rounding may leave the point behind the last one.
-	point := s.uniform() * total
+	point *= total
 	for i := range kept {
 		if point -= kept[i].p; point < 0 {
 			return kept[i].id
@@ -138,37 +138,78 @@ func (s *Sampler) choose(logits []float32) int32 {
 	return best
 }
 
-// filter keeps the tokens that top-k, top-p and min-p leave, with their weights.
-func (s *Sampler) filter(logits []float32, top float32, inverse float64) []candidate {
+// weigher turns logits into weights, of which the best one's is 1.
+type weigher struct{ top, inverse float64 }
+
+func (w weigher) exponent(logit float32) float64 { return (float64(logit) - w.top) * w.inverse }
+
+func (w weigher) weight(logit float32) float64 { return math.Exp(w.exponent(logit)) }
+
+// filter keeps the tokens that top-k, top-p and min-p leave, with their weights and the sum of these; all = no token is
+// left out, and kept is not filled.
+func (s *Sampler) filter(logits []float32, w weigher) (kept []candidate, total float64, all bool) {
 	k, topP, minP := s.params.TopK, float64(s.params.TopP), float64(s.params.MinP)
-	weigh := func(l float32) float64 { return math.Exp((float64(l) - float64(top)) * inverse) }
-	total := math.NaN() // weight of all tokens; only top-p without top-k needs it
+	cuts := topP > 0 && topP < 1
 	switch {
 	case k > 0 && k < len(logits):
 		s.largest(logits, k)
-	case topP > 0 && topP < 1:
-		total = 0
-		for _, l := range logits {
-			total += weigh(l)
+		for i := range s.kept {
+			s.kept[i].p = w.weight(s.kept[i].logit)
 		}
-		s.nucleus(logits, top, inverse, topP*total)
+		if cuts {
+			s.cut(topP * sum(s.kept))
+		}
+	case cuts:
+		s.nucleus(logits, w, topP)
+	case minP > 0:
+		s.above(logits, w, math.Log(minP)-1e-9)
 	default:
-		s.kept = s.kept[:0]
-		for id, l := range logits {
-			s.kept = append(s.kept, candidate{id: int32(id), logit: l})
-		}
+		return nil, 0, true
 	}
-	for i := range s.kept {
-		s.kept[i].p = weigh(s.kept[i].logit)
-	}
-	if topP > 0 && topP < 1 {
-		s.cut(topP, total)
-	}
-	if minP > 0 {
-		// The best weight is 1.
+	if minP > 0 { // the best weight is 1
 		s.kept = slices.DeleteFunc(s.kept, func(c candidate) bool { return c.p < minP })
 	}
-	return s.kept
+	return s.kept, sum(s.kept), false
+}
+
+func sum(kept []candidate) float64 {
+	total := 0.0
+	for i := range kept {
+		total += kept[i].p
+	}
+	return total
+}
+
+// drawBlock is how many weights are summed before the sum is noted: enough that the notes are few, few enough that the
+// second look is short.
+const drawBlock = 256
+
+// drawAll draws from the whole vocabulary: it notes the sums of blocks and then looks at the block of the point again.
+func (s *Sampler) drawAll(logits []float32, w weigher, point float64, best int32) int32 {
+	s.sums = s.sums[:0]
+	total := 0.0
+	for block := range slices.Chunk(logits, drawBlock) {
+		sum := 0.0
+		for _, l := range block {
+			sum += w.weight(l)
+		}
+		s.sums = append(s.sums, sum)
+		total += sum
+	}
+	point *= total
+	for b, sum := range s.sums {
+		if point >= sum {
+			point -= sum
+			continue
+		}
+		from := b * drawBlock
+		for i, l := range logits[from:min(from+drawBlock, len(logits))] {
+			if point -= w.weight(l); point < 0 {
+				return int32(from + i)
+			}
+		}
+	}
+	return best // rounding has left the point behind the last one
 }
 
 // better orders candidates by falling logit, the lower id first among equals.
@@ -185,15 +226,16 @@ func better(a, b candidate) int {
 // largest keeps the k best in order, in a heap whose root is the worst of them.
 func (s *Sampler) largest(logits []float32, k int) {
 	h := s.kept[:0]
-	for id, l := range logits {
-		c := candidate{id: int32(id), logit: l}
-		if len(h) < k {
-			h = append(h, c)
-			up(h)
-		} else if better(c, h[0]) < 0 {
-			h[0] = c
-			down(h)
+	for id, l := range logits[:k] {
+		h = append(h, candidate{id: int32(id), logit: l})
+		up(h)
+	}
+	for at := k; ; at++ {
+		if at += below(logits[at:], h[0].logit); at == len(logits) { // among equals the first stays
+			break
 		}
+		h[0] = candidate{id: int32(at), logit: logits[at]}
+		down(h)
 	}
 	slices.SortFunc(h, better)
 	s.kept = h
@@ -227,39 +269,94 @@ func down(h []candidate) {
 	}
 }
 
-// nucleus keeps, in order, at least the best tokens whose weights reach enough. It sorts only those that are near the
-// best, and more of them if these are not enough: a vocabulary has many tokens and few probable ones.
-func (s *Sampler) nucleus(logits []float32, top float32, inverse, enough float64) {
-	for reach := 8.0; ; reach *= 4 {
-		all := reach > 1000
-		s.kept = s.kept[:0]
-		sum := 0.0
-		for id, l := range logits {
-			d := (float64(l) - float64(top)) * inverse
-			if all || d >= -reach {
-				s.kept = append(s.kept, candidate{id: int32(id), logit: l})
-				sum += math.Exp(d)
-			}
+// near is how far below the best, as an exponent, a token is looked at for the nucleus at first: a vocabulary has many
+// tokens and few probable ones.
+const near = 8.0
+
+// nucleus keeps the shortest run of the best tokens whose weights reach topP of all.
+func (s *Sampler) nucleus(logits []float32, w weigher, topP float64) {
+	s.kept = s.kept[:0]
+	total, reached := 0.0, 0.0
+	for id, l := range logits {
+		d := w.exponent(l)
+		p := math.Exp(d)
+		total += p
+		if d >= -near {
+			s.kept = append(s.kept, candidate{int32(id), l, p})
+			reached += p
 		}
-		if all || sum > enough*(1+1e-9) {
-			slices.SortFunc(s.kept, better)
-			return
+	}
+	if reached <= topP*total*(1+1e-9) {
+		s.above(logits, w, math.Inf(-1))
+	}
+	s.heaviest(topP * total)
+}
+
+// above keeps the tokens whose weights are e^least or more, in the order of their ids.
+func (s *Sampler) above(logits []float32, w weigher, least float64) {
+	s.kept = s.kept[:0]
+	for id, l := range logits {
+		if d := w.exponent(l); d >= least {
+			s.kept = append(s.kept, candidate{int32(id), l, math.Exp(d)})
 		}
 	}
 }
 
-// cut keeps the shortest run of the best whose weights reach topP of the total, which is that of the kept ones if it
-// is not given.
-func (s *Sampler) cut(topP, total float64) {
-	if math.IsNaN(total) {
-		total = 0
-		for i := range s.kept {
-			total += s.kept[i].p
+// heaviest cuts the kept ones to the shortest run of the best whose weights reach enough, by quickselect: only what lies
+// around the boundary is ordered (Hoare 1961).
+func (s *Sampler) heaviest(enough float64) {
+	const few = 24 // so many are sorted
+	lo, hi := 0, len(s.kept)
+	for hi-lo > few {
+		m := lo + partition(s.kept[lo:hi])
+		if upper := sum(s.kept[lo:m]); upper >= enough {
+			hi = m
+		} else {
+			enough -= upper
+			lo = m
 		}
 	}
+	slices.SortFunc(s.kept[lo:hi], better)
+	for ; lo < hi && enough > 0; lo++ {
+		enough -= s.kept[lo].p
+	}
+	s.kept = s.kept[:max(lo, 1)]
+}
+
+// partition moves the better ones of at least three candidates to the front and returns how many they are: some, but not
+// all.
+func partition(h []candidate) int {
+	a, b, c := h[0], h[len(h)/2], h[len(h)-1]
+	if better(b, a) < 0 {
+		a, b = b, a
+	}
+	if better(c, b) < 0 {
+		if b = c; better(c, a) < 0 {
+			b = a
+		}
+	}
+	i, j := 0, len(h)-1 // b is the median of three: neither the best nor the worst
+	for {
+		for better(h[i], b) < 0 {
+			i++
+		}
+		for better(h[j], b) > 0 {
+			j--
+		}
+		if i >= j {
+			return i
+		}
+		h[i], h[j] = h[j], h[i]
+		i++
+		j--
+	}
+}
+
+// cut keeps the shortest run of the best, which are in order, whose weights reach enough.
+func (s *Sampler) cut(enough float64) {
 	sum := 0.0
 	for i := range s.kept {
-		if sum += s.kept[i].p; sum >= topP*total {
+		if sum += s.kept[i].p; sum >= enough {
 			s.kept = s.kept[:i+1]
 			return
 		}
