@@ -237,7 +237,9 @@ func (v *validator) classes(c Config) {
 	}
 	e := c.Experts
 	pair("experts.precision", e.Backend, e.Precision, "")
-	pair("trunk.precision", c.Trunk.Backend, c.Trunk.Precision, "")
+	if slices.Contains(enums["trunk.precision"], c.Trunk.Precision) { // else table has said so
+		pair("trunk.precision", c.Trunk.Backend, c.Trunk.Precision, "")
+	}
 	for i, o := range e.Overrides {
 		if o.Plugin != "" {
 			continue

@@ -201,7 +201,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 	o := host.Options{
 		Model:   stored,
 		Experts: host.ExpertShape{Hidden: i.Model.Hidden, Intermediate: i.Model.Intermediate, Activation: i.Model.Activation},
-		MaxRows: maxRows, Metrics: i.Metrics, Log: i.Log, StartTimeout: startTimeout(stored.Manifest), SweepEvery: opts.SweepEvery,
+		MaxRows: maxRows, Threads: Threads(c), Metrics: i.Metrics, Log: i.Log, StartTimeout: startTimeout(stored.Manifest), SweepEvery: opts.SweepEvery,
 	}
 	for g, plan := range plans {
 		for _, u := range plan.Units {
@@ -225,7 +225,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 		},
 	}
 	if c.Experts.Isolation == "inproc" {
-		i.Host, err = inProcess(ctx, o, c, opts.Builtin)
+		i.Host, err = inProcess(ctx, o, opts.Builtin, i.pool.Team())
 		return placement, err
 	}
 	o.Transport = transport(c.Experts.Transport)
@@ -249,12 +249,12 @@ func startTimeout(m weights.Manifest) time.Duration {
 // enough that 64 processes stay within a few hundred megabytes. Larger calls are split.
 const maxRows = 256
 
-func inProcess(ctx context.Context, o host.Options, c config.Config, b Builtin) (*host.Host, error) {
+func inProcess(ctx context.Context, o host.Options, b Builtin, t team.Team) (*host.Host, error) {
 	r, err := b.Router(o.Router.Name)
 	if err != nil {
 		return nil, err
 	}
-	return host.StartInProcess(ctx, o, host.InProcess{Expert: b.Expert, Router: r, Threads: Threads(c)})
+	return host.StartInProcess(ctx, o, host.InProcess{Expert: b.Expert, Router: r, Team: t})
 }
 
 // standIn is the host's own copy of the model rule; only the model router has one.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/int8"
 	"github.com/pimoe/pimoe/backends/ref"
 	"github.com/pimoe/pimoe/plugins/experts/ffn"
 	modelrouter "github.com/pimoe/pimoe/plugins/routers/model"
@@ -38,8 +39,10 @@ func backendNamed(name string) (backends.Backend, error) {
 	switch name {
 	case "cpu":
 		return cpu.New(), nil
+	case "int8":
+		return int8.New(), nil
 	case "ref":
 		return ref.New(), nil
 	}
-	return nil, fmt.Errorf("backend %q is no part of this program (cpu and ref are); use --isolation process: %w", name, sdk.ErrUnsupported)
+	return nil, fmt.Errorf("backend %q is no part of this program (cpu, int8 and ref are); use --isolation process: %w", name, sdk.ErrUnsupported)
 }

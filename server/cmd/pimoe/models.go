@@ -10,6 +10,7 @@ import (
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
+	"github.com/pimoe/pimoe/server/instance"
 )
 
 // storedModel is the JSON form of one model of the store.
@@ -42,7 +43,7 @@ func (a *app) printModels(list []storedModel) error {
 }
 
 func (a *app) models() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "models", Short: "List the models in the store", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := a.load(c, quiet)
@@ -64,6 +65,8 @@ func (a *app) models() *cobra.Command {
 			return broken
 		},
 	}
+	c.AddCommand(a.quantize())
+	return c
 }
 
 func (a *app) importCommand() *cobra.Command {
@@ -72,8 +75,9 @@ func (a *app) importCommand() *cobra.Command {
 		Use:   "import [flags] FOLDER",
 		Short: "Split a model folder into the store",
 		Long: `Split a model folder in Hugging Face's layout into the store: the trunk and one shard for each
-expert, with sha256 digests. It is done once; a second run finds it done, and one that was cut
-short goes on where it stopped. "pimoe serve FOLDER" imports by itself.`,
+expert, with sha256 digests, and packed for the configured backends. It is done once; a second run
+finds it done, and one that was cut short goes on where it stopped. "pimoe serve FOLDER" imports by
+itself.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := a.load(c, quiet)
@@ -93,6 +97,9 @@ short goes on where it stopped. "pimoe serve FOLDER" imports by itself.`,
 			}
 			bar := progress.New(a.err, a.errTTY, "import "+name)
 			m, err := store.Import(c.Context(), name, args[0], shape.Plan, bar.Bytes)
+			if err == nil {
+				_, err = instance.Pack(c.Context(), cfg, m, bar.Bytes)
+			}
 			bar.Done()
 			if err != nil {
 				return fmt.Errorf("import %s: %w", args[0], err)
