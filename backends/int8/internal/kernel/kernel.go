@@ -40,7 +40,7 @@ type Tile struct {
 // Next says that a tile of so many panels is followed by one whose weights begin at bytes after W. It is a hint: kernels
 // prefetch that far ahead.
 func (t *Tile) Next(panels int, bytes uintptr) {
-	const ahead = 8 // blocks, in all panels together
+	const ahead = 16 // blocks, in all panels together
 	t.Ahead, t.Jump = bytes, 0
 	if far := ahead / panels; t.Blocks > far {
 		t.Ahead = uintptr(far * pack.BlockBytes)

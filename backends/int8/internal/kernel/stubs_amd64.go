@@ -9,25 +9,16 @@ func vnni1x1(t *Tile)
 func vnni1x2(t *Tile)
 
 //go:noescape
-func vnni1x4(t *Tile)
-
-//go:noescape
 func vnni2x1(t *Tile)
 
 //go:noescape
 func vnni2x2(t *Tile)
 
 //go:noescape
-func vnni2x4(t *Tile)
-
-//go:noescape
 func vnni3x1(t *Tile)
 
 //go:noescape
 func vnni3x2(t *Tile)
-
-//go:noescape
-func vnni3x4(t *Tile)
 
 //go:noescape
 func vnni4x1(t *Tile)
@@ -55,9 +46,6 @@ func vnni8x1(t *Tile)
 
 //go:noescape
 func avx2x1x1(t *Tile)
-
-//go:noescape
-func avx2x1x2(t *Tile)
 
 //go:noescape
 func avx2x2x1(t *Tile)
