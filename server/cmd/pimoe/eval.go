@@ -6,8 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +33,8 @@ type evalFlags struct {
 	greedy            int
 	ctx               int
 	full              bool
+	textsFile         string
+	against           []string
 }
 
 func (a *app) eval() *cobra.Command {
@@ -45,11 +51,18 @@ I being the sequence and L the layer.
 
 With --text-file the output is {"tokens","nll_mean","perplexity"} by llama-perplexity's rule: the
 whole text is tokenised once and cut into windows of --ctx tokens, the second half of each is
-scored. --full scores every token of one window instead. tokens counts the scored ones.`,
+scored. --full scores every token of one window instead. tokens counts the scored ones.
+
+With --texts-file every token of every text is scored, each text by itself. --against KEY=VALUE
+(repeatable) does it once more with these settings and adds that outcome and the difference of the
+perplexities in percent: how a numeric class compares with another.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if err := f.check(c); err != nil {
 				return err
+			}
+			if f.textsFile != "" {
+				return a.evalTexts(c, f)
 			}
 			sequences, err := a.readSequences(f.idsFile)
 			if err != nil {
@@ -77,15 +90,27 @@ scored. --full scores every token of one window instead. tokens counts the score
 	c.Flags().StringVar(&f.textFile, "text-file", "", "text `file` for the perplexity")
 	c.Flags().IntVar(&f.ctx, "ctx", 512, "window in `tokens` (with --text-file)")
 	c.Flags().BoolVar(&f.full, "full", false, "score every token of one window (with --text-file)")
+	c.Flags().StringVar(&f.textsFile, "texts-file", "", "JSON `file` with a list of texts, or with lists by name under documents")
+	c.Flags().StringArrayVar(&f.against, "against", nil, "`setting` of a second run to compare with (with --texts-file); repeatable")
 	modelFlags(c)
 	return c
 }
 
 func (f evalFlags) check(c *cobra.Command) error {
 	var wrong string
+	given := 0
+	for _, file := range []string{f.idsFile, f.textFile, f.textsFile} {
+		if file != "" {
+			given++
+		}
+	}
 	switch set := c.Flags().Changed; {
-	case (f.idsFile == "") == (f.textFile == ""):
-		wrong = "want either --ids-file or --text-file"
+	case given != 1:
+		wrong = "want either --ids-file or --text-file or --texts-file"
+	case f.textsFile != "" && (f.logits != "" || f.routes || set("greedy") || f.full || set("ctx")):
+		wrong = "--texts-file goes with --against alone"
+	case f.textsFile == "" && len(f.against) > 0:
+		wrong = "--against goes with --texts-file"
 	case f.textFile != "" && (f.logits != "" || f.routes || set("greedy")):
 		wrong = "--logits, --routes and --greedy go with --ids-file"
 	case f.idsFile != "" && (f.full || set("ctx")):
@@ -194,6 +219,97 @@ func (a *app) evalText(ctx context.Context, inst *instance.Instance, f evalFlags
 	}
 	return table.Write(a.out, []string{"TOKENS", "NLL_MEAN", "PERPLEXITY"},
 		[][]string{{strconv.Itoa(t.Tokens), fmt.Sprintf("%.6f", t.NLLMean), fmt.Sprintf("%.4f", t.Perplexity)}})
+}
+
+// comparison is the JSON form of texts that two configurations have scored.
+type comparison struct {
+	evaluate.Text
+	Against    *evaluate.Text `json:"against,omitempty"`
+	Difference *float64       `json:"difference_percent,omitempty"` // of the perplexity, relative to the other's
+}
+
+// evalTexts scores texts with the configuration and, if one is given, with another.
+func (a *app) evalTexts(c *cobra.Command, f evalFlags) error {
+	b, err := a.readInput(f.textsFile)
+	if err != nil {
+		return err
+	}
+	texts, err := readTexts(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.textsFile, err)
+	}
+	var out comparison
+	if out.Text, err = a.scoreTexts(c, texts); err != nil {
+		return err
+	}
+	if len(f.against) > 0 {
+		other := *a
+		other.sets = slices.Concat(a.sets, f.against)
+		t, err := other.scoreTexts(c, texts)
+		if err != nil {
+			return fmt.Errorf("against %v: %w", f.against, err)
+		}
+		d := 100 * (out.Perplexity/t.Perplexity - 1)
+		out.Against, out.Difference = &t, &d
+	}
+	if a.output == "json" {
+		return table.JSON(a.out, out)
+	}
+	rows := [][]string{{"this", strconv.Itoa(out.Tokens), fmt.Sprintf("%.6f", out.NLLMean), fmt.Sprintf("%.4f", out.Perplexity), "-"}}
+	if out.Against != nil {
+		rows[0][4] = fmt.Sprintf("%+.3f%%", *out.Difference)
+		rows = append(rows, []string{strings.Join(f.against, " "), strconv.Itoa(out.Against.Tokens), fmt.Sprintf("%.6f", out.Against.NLLMean), fmt.Sprintf("%.4f", out.Against.Perplexity), "-"})
+	}
+	return table.Write(a.out, []string{"SETTINGS", "TOKENS", "NLL_MEAN", "PERPLEXITY", "DIFFERENCE"}, rows)
+}
+
+// readTexts takes a list of texts, or lists of them by name, whose order is that of the names.
+func readTexts(b []byte) ([]string, error) {
+	var texts []string
+	if json.Unmarshal(b, &texts) == nil {
+		return texts, nil
+	}
+	var file struct {
+		Documents map[string][]string `json:"documents"`
+	}
+	if err := json.Unmarshal(b, &file); err != nil || len(file.Documents) == 0 {
+		return nil, fmt.Errorf("want a JSON list of texts, or such lists by name under \"documents\": %w", sdk.ErrInvalid)
+	}
+	for _, name := range slices.Sorted(maps.Keys(file.Documents)) {
+		texts = append(texts, file.Documents[name]...)
+	}
+	return texts, nil
+}
+
+// scoreTexts scores every token of every text but its first.
+func (a *app) scoreTexts(c *cobra.Command, texts []string) (sum evaluate.Text, err error) {
+	cfg, err := a.load(c, quiet)
+	if err != nil {
+		return sum, err
+	}
+	inst, err := a.open(c.Context(), evalConfig(cfg), true)
+	if err != nil {
+		return sum, err
+	}
+	defer closeInto(&err, inst.Close)
+	bar := progress.New(a.err, a.errTTY, "eval")
+	defer bar.Done()
+	nll := 0.
+	for i, text := range texts {
+		t, err := evaluate.Full(c.Context(), inst.Engine, inst.Tokenizer.Encode(text, true))
+		if err != nil {
+			return sum, fmt.Errorf("text %d: %w", i, err)
+		}
+		nll += t.NLLMean * float64(t.Tokens)
+		sum.Tokens += t.Tokens
+		bar.Steps(i+1, len(texts))
+	}
+	if sum.Tokens == 0 {
+		return sum, fmt.Errorf("no text: %w", sdk.ErrInvalid)
+	}
+	sum.NLLMean = nll / float64(sum.Tokens)
+	sum.Perplexity = math.Exp(sum.NLLMean)
+	return sum, nil
 }
 
 // addedBOS is the token that the tokenizer puts before every text, if it does.

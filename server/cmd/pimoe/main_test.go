@@ -119,7 +119,7 @@ func write(t testing.TB, name string, v any) string {
 func TestContract(t *testing.T) {
 	commands := map[string]string{
 		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw output isolation", "chat": "model isolation",
-		"eval": "model ids-file logits routes greedy text-file ctx full output isolation", "tokenize": "model texts-file special chat-file template-file output",
+		"eval": "model ids-file logits routes greedy text-file ctx full texts-file against output isolation", "tokenize": "model texts-file special chat-file template-file output",
 		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "import": "", "models": "", "plugins list": "", "plugins test": "",
 		"experts": "admin", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
 	}
@@ -310,6 +310,28 @@ func TestEvalHeldOut(t *testing.T) {
 	}
 	if r := pimoe(t, "eval", "--isolation", "inproc", "--text-file", file, "--ctx", "512", "-o", "json"); r.code != exitUsage || !strings.Contains(r.err, "--full") {
 		t.Errorf("a text of less than two windows: %+v", r)
+	}
+}
+
+// TestEvalAgainst: a class compared with itself differs by nothing, whatever backend computes it.
+func TestEvalAgainst(t *testing.T) {
+	var held struct{ Documents map[string][]string }
+	coretest.ReadJSON(t, filepath.Join(coretest.PimoeTiny(t), "heldout.json"), &held)
+	got := decode[comparison](t, pimoe(t, "eval", "--isolation", "inproc", "--texts-file", write(t, "texts.json", held.Documents["chat"][:4]), "--against", "experts.backend=ref", "-o", "json"))
+	if got.Tokens == 0 || got.Against == nil || got.Against.Tokens != got.Tokens || *got.Difference != 0 || got.Against.Perplexity != got.Perplexity {
+		t.Errorf("%+v", got)
+	}
+	named := decode[comparison](t, pimoe(t, "eval", "--isolation", "inproc", "--texts-file", write(t, "texts.json", map[string]any{"documents": map[string][]string{"a": held.Documents["chat"][:4]}}), "-o", "json"))
+	if named.Text != got.Text || named.Against != nil {
+		t.Errorf("%+v, want %+v", named, got)
+	}
+	for _, text := range []string{"[]", "{}", "[1]", "3"} {
+		if r := pimoe(t, "eval", "--isolation", "inproc", "--texts-file", write(t, "texts.json", []byte(text))); r.code != exitUsage {
+			t.Errorf("%s: %+v", text, r)
+		}
+	}
+	if r := pimoe(t, "eval", "--text-file", "x", "--against", "a=b"); r.code != exitUsage || !strings.Contains(r.err, "--against goes with") {
+		t.Errorf("%+v", r)
 	}
 }
 

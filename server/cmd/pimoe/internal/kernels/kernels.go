@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,14 +67,22 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 		}
 	}
 	var out []Result
+	best := bounds{}
 	for i, j := range jobs {
-		results, err := j.measure(ctx, o)
+		results, err := j.measure(ctx, o, best)
 		if err != nil {
 			return nil, fmt.Errorf("backend %s, class %s: %w", j.backend.Name(), j.class, err)
 		}
 		out = append(out, results...)
 		if o.Progress != nil {
 			o.Progress(i+1, len(jobs))
+		}
+	}
+	for i := range out {
+		r := &out[i]
+		r.Best = best[bound{r.Limit, r.Threads}]
+		if r.Share = r.GBS / r.Best; r.Limit != "read" {
+			r.Share = r.GFLOPS / r.Best
 		}
 	}
 	return out, nil
@@ -87,41 +96,62 @@ type job struct {
 }
 
 // measure makes an expert's weights as often as Memory holds them, in a mapped file, and times both kernels.
-func (j job) measure(ctx context.Context, o Options) ([]Result, error) {
+func (j job) measure(ctx context.Context, o Options, best bounds) ([]Result, error) {
 	experts, file, free, err := j.prepare(o)
 	if err != nil {
 		return nil, err
 	}
 	defer free()
 	var out []Result
-	for _, threads := range []int{1, o.Threads} {
-		if threads == 1 && len(out) > 0 {
-			break
-		}
+	for _, threads := range slices.Compact([]int{1, o.Threads}) {
 		pool := team.NewPool(threads, team.Options{})
-		read := best(func() float64 { return limits.Read(file, threads) })
-		peak, name := limits.FMA(limits.Best(), threads, o.Time), "fma"
-		if j.class == "int8g32" && limits.VNNI(threads, time.Millisecond) > 0 {
-			peak, name = limits.VNNI(threads, o.Time), "vnni"
-		}
 		for _, rows := range []int{1, 8, o.Many} {
+			limit := "read"
+			if rows >= o.Many {
+				limit = j.arithmetic()
+			}
 			for _, k := range []kernel{{"linear", 1}, {"ffn", 3}} {
-				if err := ctx.Err(); err != nil {
-					pool.Close()
-					return nil, err
-				}
+				best.measure(limit, threads, file, o.Time) // between the kernels, because the machine's speed changes
 				r := k.time(experts, rows, o, pool.Team())
-				r.Backend, r.Class, r.Threads = j.backend.Name(), j.class, threads
-				r.Limit, r.Best, r.Share = "read", read, r.GBS/read
-				if rows >= o.Many {
-					r.Limit, r.Best, r.Share = name, peak, r.GFLOPS/peak
-				}
+				r.Backend, r.Class, r.Threads, r.Limit = j.backend.Name(), j.class, threads, limit
 				out = append(out, r)
 			}
 		}
 		pool.Close()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
+}
+
+// arithmetic is the limit of many rows.
+func (j job) arithmetic() string {
+	if j.class == "int8g32" && limits.VNNI(1, time.Millisecond) > 0 {
+		return "vnni"
+	}
+	return "fma"
+}
+
+// bounds are the best that the machine gave of each limit and number of threads: a limit is what is possible.
+type bounds map[bound]float64
+
+type bound struct {
+	limit   string
+	threads int
+}
+
+func (b bounds) measure(limit string, threads int, file []byte, d time.Duration) {
+	rate := 0.
+	switch limit {
+	case "read":
+		rate = limits.Read(file, threads)
+	case "vnni":
+		rate = limits.VNNI(threads, d)
+	default:
+		rate = limits.FMA(limits.Best(), threads, d)
+	}
+	b[bound{limit, threads}] = max(b[bound{limit, threads}], rate)
 }
 
 // experts are as many copies of one expert as a mapped file holds; bytes are those of one matrix.
