@@ -49,15 +49,21 @@ check: ## the quick half of test: format, vet and tests without race detector
 fmt: ## format all Go files
 	gofmt -w $$(git ls-files -co --exclude-standard -- '*.go')
 
-# Prompts of 128 tokens and answers of 64: a few minutes in all. BENCH= measures with the command's own, longer defaults.
-BENCH ?= --prompt 128 --gen 64
-
 .PHONY: bench
-bench: build ## throughput, latency and isolation tax of the embedded model and of a random 512-wide shape
-	@echo "pimoe-tiny:"
-	@./$(BIN)/pimoe bench --isolation both $(BENCH)
-	@echo "random model, hidden 512, 8 layers, 8 experts (small):"
-	@./$(BIN)/pimoe bench --shape small --isolation both $(BENCH)
+bench: build ## measure everything on a quiet machine and write docs/benchmarks.md (see scripts/bench.sh)
+	@scripts/bench.sh
+
+# SHAPE and BENCH choose what is measured: make bench-serve SHAPE=olmoe-4l BENCH="--backend int8 --trunk-backend int8 --rounds 1"
+SHAPE ?= small
+BENCH ?= --backend int8 --trunk-backend int8
+
+.PHONY: bench-serve
+bench-serve: build ## 32 streaming clients over HTTP
+	@./$(BIN)/pimoe bench http --shape $(SHAPE) $(BENCH)
+
+.PHONY: bench-kernels
+bench-kernels: build ## every kernel beside the machine's limits
+	@./$(BIN)/pimoe bench kernels --backend cpu,int8
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME each (10s)
@@ -109,4 +115,4 @@ clean: ## remove what the targets have built
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
