@@ -32,6 +32,21 @@ func FloatClass(dtype tensor.DType, asked string) (string, error) {
 // is added as usual.
 const BF16Class = "bf16"
 
+// BF16DotClass is the numeric class of products of bfloat16 as AVX512_BF16 computes them (VDPBF16PS), for weights stored so:
+// activations are rounded as in BF16Class. Each output has one accumulator, which starts at +0; inputs ascend in pairs, with
+// a zero beside an odd last one; of a pair the odd input comes first; each is one fused multiply-add. Subnormal numbers that
+// come in and tiny results are zeros of their sign. The bias comes last, and is added as usual.
+const BF16DotClass = "bf16dot"
+
+// HalfClass is FloatClass for backends that also compute in BF16Class and BF16DotClass if they are asked for and the weights
+// are BF16.
+func HalfClass(dtype tensor.DType, asked string) (string, error) {
+	if dtype == tensor.BF16 && (asked == BF16Class || asked == BF16DotClass) {
+		return asked, nil
+	}
+	return FloatClass(dtype, asked)
+}
+
 // CheckLinear is what Backend.Linear verifies before it reads a byte: w is [out, in] and bias, unless it has no data,
 // is [out]; row-major views are of a type that FloatClass knows; all have exactly as many bytes as their shape and
 // packing need.

@@ -9,22 +9,34 @@ import (
 
 // batch is rows of activations as kernels take them: cut into tiles of nearly the same number of rows, each [in][rows].
 type batch struct {
-	rows, in, tiles int
-	rounded         bool // for class bf16: values are rounded to it, and in is even, with zeros beside an odd last input
+	rows, in, tiles int           // in is even, with a zero beside an odd last input, where values are rounded to bfloat16
+	format          kernel.Format // of the weights that are multiplied
 	data            []float32
 	own             []float32 // memory for data
 }
 
-// shape makes b one of so many rows of in values, for a kernel, with room for its values.
+// shape makes b one of so many rows of in values, for a matrix, with room for its values.
 func (b *batch) shape(rows, in int, m *matrix) {
-	if b.rounded = m.rounded; b.rounded {
+	if b.format = m.format; b.rounded() {
 		in += in % 2
 	}
 	b.rows, b.in, b.tiles = rows, in, ceil(rows, m.kernel.MaxRows())
-	if cap(b.own) < rows*in {
-		b.own = make([]float32, rows*in)
+	n := rows * b.words(in)
+	if cap(b.own) < n {
+		b.own = make([]float32, n)
 	}
-	b.data = b.own[:rows*in]
+	b.data = b.own[:n]
+}
+
+// rounded is whether values are rounded to bfloat16.
+func (b *batch) rounded() bool { return b.format == kernel.Blocks || b.format == kernel.Dots }
+
+// words is how many elements of data so many inputs of a row take.
+func (b *batch) words(inputs int) int {
+	if b.format == kernel.Dots {
+		return inputs / 2
+	}
+	return inputs
 }
 
 // span is the rows of a tile.
@@ -35,28 +47,51 @@ func (b *batch) span(tile int) (from, to int) {
 // input is where a tile's values of input i are.
 func (b *batch) input(tile, i int) *float32 {
 	from, to := b.span(tile)
-	return &b.data[from*b.in+i*(to-from)]
+	return &b.data[from*b.words(b.in)+b.words(i)*(to-from)]
 }
 
-// put fills n inputs of a tile, from input i on, with x, whose rows are stride apart. The last ones of a tile bring the
-// zeros beside an odd one along.
+// put fills n inputs of a tile, from input i on, an even number, with x, whose rows are stride apart. The last ones of a
+// tile bring the zero beside an odd one along.
 func (b *batch) put(tile, i, n int, x []float32, stride int) {
 	from, to := b.span(tile)
-	rows := to - from
-	dst := b.data[from*b.in+i*rows : to*b.in]
-	kernel.Gather(dst, x, rows, n, stride)
-	if !b.rounded {
+	rows, words := to-from, b.words(b.in)
+	dst := b.data[from*words+b.words(i)*rows : to*words]
+	if b.format == kernel.Dots {
+		for r := range rows {
+			putPairs(dst[r:], x[r*stride:][:n], rows)
+		}
 		return
 	}
-	if i+n == b.in-1 {
-		clear(dst[n*rows:])
+	kernel.Gather(dst, x, rows, n, stride)
+	if b.format == kernel.Blocks {
+		round(dst[:n*rows])
+		if i+n == b.in-1 {
+			clear(dst[n*rows:])
+		}
 	}
-	var half [256]uint16
-	for v := dst[:n*rows]; len(v) > 0; {
-		k := min(len(v), len(half))
-		vec.ToBF16(half[:k], v[:k])
-		vec.FromBF16(v[:k], half[:k])
-		v = v[k:]
+}
+
+// roundSize is how many values are rounded at a time, in memory on the stack.
+const roundSize = 256
+
+// round rounds values to bfloat16.
+func round(v []float32) {
+	var half [roundSize]uint16
+	for len(v) > 0 {
+		n := min(len(v), roundSize)
+		vec.ToBF16(half[:n], v[:n])
+		vec.FromBF16(v[:n], half[:n])
+		v = v[n:]
+	}
+}
+
+// putPairs puts the values of one of so many rows, rounded, where their tile has them.
+func putPairs(dst, x []float32, rows int) {
+	var half [roundSize]uint16
+	for i := 0; i < len(x); i += roundSize {
+		n := min(len(x)-i, roundSize)
+		vec.ToBF16(half[:n], x[i:i+n])
+		kernel.GatherPairs(dst[i/2*rows:], half[:n], rows)
 	}
 }
 
@@ -71,11 +106,11 @@ const gatherShare = 40_000
 
 // fill makes the batch for a matrix. It is valid as long as x is.
 func (g *gather) fill(x tensor.Matrix, m *matrix, t team.Team) {
-	if x.Rows == 1 && !m.rounded { // a row is its own tile
-		g.batch = batch{rows: 1, in: x.Cols, tiles: 1, data: x.Row(0), own: g.own}
+	g.shape(x.Rows, x.Cols, m)
+	if x.Rows == 1 && !g.rounded() { // a row is its own tile
+		g.data = x.Row(0)
 		return
 	}
-	g.shape(x.Rows, x.Cols, m)
 	g.x = x
 	t.Limit(1+x.Rows*x.Cols/gatherShare).Do(g.tiles, g)
 	g.x = tensor.Matrix{}

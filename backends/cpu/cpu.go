@@ -28,22 +28,20 @@ func At(level isa.Level) *Backend { return &Backend{level} }
 // Name is "cpu".
 func (*Backend) Name() string { return "cpu" }
 
-// Class is that of backends.FloatClass, or bf16 for BF16.
+// Class is that of backends.FloatClass, or bf16 or bf16dot for BF16.
 func (*Backend) Class(dtype tensor.DType, asked string) (string, error) {
-	if dtype == tensor.BF16 && asked == backends.BF16Class {
-		return asked, nil
-	}
-	return backends.FloatClass(dtype, asked)
+	return backends.HalfClass(dtype, asked)
 }
 
-var formats = map[string]kernel.Format{"f32": kernel.F32, "bf16w-f32": kernel.BF16, "f16w-f32": kernel.F16, backends.BF16Class: kernel.Blocks}
+var formats = map[string]kernel.Format{"f32": kernel.F32, "bf16w-f32": kernel.BF16, "f16w-f32": kernel.F16, backends.BF16Class: kernel.Blocks,
+	backends.BF16DotClass: kernel.Dots}
 
 // Packing is panels of 16 outputs.
 func (*Backend) Packing(class string) string {
 	switch class {
 	case "f32", "f16w-f32":
 		return pack.N16
-	case "bf16w-f32", backends.BF16Class:
+	case "bf16w-f32", backends.BF16Class, backends.BF16DotClass:
 		return pack.N16K2
 	}
 	return ""

@@ -19,7 +19,7 @@ func TestNoGarbage(t *testing.T) {
 	pool := team.NewPool(2, team.Options{})
 	defer pool.Close()
 	for _, level := range isa.Available() {
-		for _, class := range []string{"bf16w-f32", "bf16"} {
+		for _, class := range []string{"bf16w-f32", "bf16", "bf16dot"} {
 			be := cpu.At(level)
 			w := weights(tensor.BF16, 100, 64)
 			l, err := be.Linear(class, w, tensor.View{})

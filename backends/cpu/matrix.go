@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"unsafe"
 
-	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/sdk"
@@ -14,10 +13,10 @@ import (
 // matrix is packed weights, [out, in].
 type matrix struct {
 	out, in int
+	format  kernel.Format
 	kernel  kernel.Kernel
 	data    []byte
-	panel   int  // bytes of one
-	rounded bool // activations are rounded to bfloat16
+	panel   int // bytes of one
 }
 
 // matrix packs checked weights, or keeps packed ones that are aligned.
@@ -42,7 +41,7 @@ func (b *Backend) matrix(class string, w tensor.View) (matrix, error) {
 		return matrix{}, fmt.Errorf("%w: weights packed as %s, class %s takes %s", sdk.ErrUnsupported, w.Packing, class, packing)
 	}
 	f := formats[class]
-	m := matrix{out: w.Shape[0], in: w.Shape[1], kernel: kernel.At(b.level, f), data: w.Data, rounded: class == backends.BF16Class}
+	m := matrix{out: w.Shape[0], in: w.Shape[1], format: f, kernel: kernel.At(b.level, f), data: w.Data}
 	m.panel = f.Bytes(m.in)
 	return m, nil
 }

@@ -1,6 +1,6 @@
 // Package ref is the oracle among the backends: the definition of the numeric classes as nested loops on one thread.
 // Tests hold every other backend to it, and pimoe-expert-ref serves it, so that an answer can be checked at the speed of
-// a proof. The classes are those of backends.FloatClass and, for whoever asks for it, bf16.
+// a proof. The classes are those of backends.FloatClass and, for whoever asks for it, bf16 and bf16dot.
 //
 // It refuses to be fast: whoever wants to optimise something here wants package cpu.
 package ref
@@ -25,12 +25,9 @@ func New() *Backend { return &Backend{} }
 // Name is "ref".
 func (*Backend) Name() string { return "ref" }
 
-// Class is that of backends.FloatClass, or bf16 for BF16.
+// Class is that of backends.FloatClass, or bf16 or bf16dot for BF16.
 func (*Backend) Class(dtype tensor.DType, asked string) (string, error) {
-	if dtype == tensor.BF16 && asked == backends.BF16Class {
-		return asked, nil
-	}
-	return backends.FloatClass(dtype, asked)
+	return backends.HalfClass(dtype, asked)
 }
 
 // Packing is none: the loops walk rows.
@@ -49,8 +46,11 @@ func (b *Backend) Linear(class string, w, bias tensor.View) (backends.Linear, er
 		return nil, err
 	}
 	l := &linear{out: w.Shape[0], in: w.Shape[1], w: floats(w), dot: dot}
-	if class == backends.BF16Class {
+	switch class {
+	case backends.BF16Class:
 		l.dot = dotBF16
+	case backends.BF16DotClass:
+		l.dot = dotPairs
 	}
 	if len(bias.Data) > 0 {
 		l.bias = floats(bias)
@@ -107,6 +107,20 @@ func dotBF16(w, x []float32) float32 {
 			part[1] = fma.Flushed(0, 0, part[1]) // beside an odd last input there is a zero
 		}
 		sum = fma.Flushed(1, sum, fma.Flushed(1, part[0], part[1]))
+	}
+	return sum
+}
+
+// dotPairs is the sum of backends.BF16DotClass.
+func dotPairs(w, x []float32) float32 {
+	var sum float32
+	for i := 0; i < len(w); i += 2 {
+		if i+1 < len(w) {
+			sum = fma.Flushed(w[i+1], rounded(x[i+1]), sum)
+		} else {
+			sum = fma.Flushed(0, 0, sum)
+		}
+		sum = fma.Flushed(w[i], rounded(x[i]), sum)
 	}
 	return sum
 }

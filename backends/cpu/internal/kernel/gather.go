@@ -1,5 +1,7 @@
 package kernel
 
+import "math"
+
 // Gather puts rows of x side by side, as tiles take them; x[r*stride+i] is input i of row r:
 //
 //	for i := range in {
@@ -28,5 +30,22 @@ func Gather(dst, x []float32, rows, in, stride int) {
 			dst[at] = v
 			at += rows
 		}
+	}
+}
+
+// GatherPairs puts rows of bfloat16 side by side in pairs, as tiles of Dots take them; x[2j] is the lower half of word j of a
+// row, and an odd last one has a zero beside it:
+//
+//	for j := range (len(x)+1)/2 {
+//		dst[j*rows] = x[2j] | x[2j+1]<<16
+//	}
+func GatherPairs(dst []float32, x []uint16, rows int) {
+	at := 0
+	for ; len(x) >= 2; x = x[2:] {
+		dst[at] = math.Float32frombits(uint32(x[0]) | uint32(x[1])<<16)
+		at += rows
+	}
+	if len(x) == 1 {
+		dst[at] = math.Float32frombits(uint32(x[0]))
 	}
 }

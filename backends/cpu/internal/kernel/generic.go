@@ -9,7 +9,7 @@ import (
 
 // generic is Tile's loop in pure Go: the oracle of the assembly, and what other processors run.
 func generic(f Format, t *Tile) {
-	x := unsafe.Slice(t.X, t.In*t.Rows)
+	x := unsafe.Slice(t.X, words(f, t.In)*t.Rows)
 	for _, panel := range unsafe.Slice(t.Panels, t.Count) {
 		w := unsafe.Add(panel.W, t.W)
 		for r := range t.Rows {
@@ -17,14 +17,17 @@ func generic(f Format, t *Tile) {
 			if t.Carry == 0 {
 				*y = [Outputs]float32{}
 			}
-			if f == Blocks {
+			switch f {
+			case Blocks:
 				genericBlocks(y, w, x[r:], t.In, t.Rows)
-				continue
-			}
-			for i := range t.In {
-				xi := x[i*t.Rows+r]
-				for o := range y {
-					y[o] = fma.F32(weight(f, w, i, o), xi, y[o])
+			case Dots:
+				genericDots(y, w, x[r:], t.In, t.Rows)
+			default:
+				for i := range t.In {
+					xi := x[i*t.Rows+r]
+					for o := range y {
+						y[o] = fma.F32(weight(f, w, i, o), xi, y[o])
+					}
 				}
 			}
 		}
@@ -45,6 +48,25 @@ func genericBlocks(y *[Outputs]float32, w unsafe.Pointer, x []float32, in, strid
 			y[o] = fma.Flushed(1, y[o], fma.Flushed(1, even[o], odd[o]))
 		}
 	}
+}
+
+// genericDots is the same for pairs: inputs 2j and 2j+1 are the lower and the upper half of x[j*stride].
+func genericDots(y *[Outputs]float32, w unsafe.Pointer, x []float32, in, stride int) {
+	for i := 0; i < in; i += 2 {
+		pair := math.Float32bits(x[i/2*stride])
+		even, odd := math.Float32frombits(pair<<16), math.Float32frombits(pair&0xffff0000)
+		for o := range y {
+			y[o] = fma.Flushed(weight(BF16, w, i, o), even, fma.Flushed(weight(BF16, w, i+1, o), odd, y[o]))
+		}
+	}
+}
+
+// words is how many of a row's numbers, or pairs of them, are so many inputs.
+func words(f Format, inputs int) int {
+	if f == Dots {
+		return inputs / 2
+	}
+	return inputs
 }
 
 // weight is the weight of input i for output o of a panel.

@@ -1,6 +1,10 @@
 package kernel
 
-import "github.com/pimoe/pimoe/backends/internal/isa"
+import (
+	"golang.org/x/sys/cpu"
+
+	"github.com/pimoe/pimoe/backends/internal/isa"
+)
 
 //go:generate sh -c "cd _asm && go run ."
 
@@ -19,6 +23,9 @@ func bf16AVX512(t *Tile)
 func blocksAVX512(t *Tile)
 
 //go:noescape
+func dotsAVX512(t *Tile)
+
+//go:noescape
 func f32AVX2(t *Tile)
 
 //go:noescape
@@ -29,6 +36,17 @@ func bf16AVX2(t *Tile)
 
 //go:noescape
 func blocksAVX2(t *Tile)
+
+//go:noescape
+func dotsAVX2(t *Tile)
+
+// lower is the level that has code for the format: VDPBF16PS is an extension of its own.
+func lower(l isa.Level, f Format) isa.Level {
+	if f == Dots && l == isa.AVX512 && !cpu.X86.HasAVX512BF16 {
+		return isa.AVX2
+	}
+	return l
+}
 
 func run(l isa.Level, f Format, t *Tile) {
 	switch l {
@@ -42,6 +60,8 @@ func run(l isa.Level, f Format, t *Tile) {
 			bf16AVX512(t)
 		case Blocks:
 			blocksAVX512(t)
+		case Dots:
+			dotsAVX512(t)
 		}
 	case isa.AVX2:
 		switch f {
@@ -53,6 +73,8 @@ func run(l isa.Level, f Format, t *Tile) {
 			bf16AVX2(t)
 		case Blocks:
 			blocksAVX2(t)
+		case Dots:
+			dotsAVX2(t)
 		}
 	default:
 		generic(f, t)

@@ -7,3 +7,5 @@ import "github.com/pimoe/pimoe/backends/internal/isa"
 func run(_ isa.Level, f Format, t *Tile) { generic(f, t) }
 
 func panelsOf(isa.Level, Format) []int { return genericPanels }
+
+func lower(l isa.Level, _ Format) isa.Level { return l }

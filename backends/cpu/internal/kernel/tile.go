@@ -18,9 +18,10 @@ const (
 	F16                  // n16: [in][16] binary16
 	BF16                 // n16k2: [in/2][16][2] bfloat16
 	Blocks               // the same, computed as backends.BF16Class says, of activations that are rounded
+	Dots                 // the same, computed as backends.BF16DotClass says, of activations in pairs of bfloat16
 )
 
-// Bytes is the size of a panel's first inputs; for BF16 and Blocks of an even number of them or of all.
+// Bytes is the size of a panel's first inputs; for the last three of an even number of them or of all.
 func (f Format) Bytes(inputs int) int {
 	switch f {
 	case F32:
@@ -51,14 +52,15 @@ type Panel struct {
 //		}
 //	}
 //
-// For Blocks the inner loop is two sums for each 32 inputs, as ref has it.
+// For Blocks the inner loop is two sums for each 32 inputs, for Dots an odd input comes before the even one beside it, as
+// package ref has them.
 type Tile struct {
 	Panels *Panel   // Count of them
 	Count  int      // at least 1
 	Rows   int      // at least 1, at most MaxRows of the kernel
-	In     int      // at least 1; for BF16 even unless the matrix ends here, for Blocks even, and a multiple of 32 until it ends
+	In     int      // at least 1; even for Blocks and Dots; until the matrix ends, even for BF16 and a multiple of 32 for Blocks
 	W      int      // bytes from the start of every panel to the first of these inputs
-	X      *float32 // [In][Rows]
+	X      *float32 // [In][Rows]; for Dots the bits of [In/2][Rows][2]uint16
 	Y      int      // bytes from every panel's Y to the tile's first row
 	Stride int      // bytes between two rows of y
 	Carry  int      // 0: sums start at zero, 1: at what is in y
@@ -71,7 +73,7 @@ type Kernel struct {
 }
 
 // At is the kernel of a level; the ones above AVX-512 add nothing for float32.
-func At(level isa.Level, f Format) Kernel { return Kernel{min(level, isa.AVX512), f} }
+func At(level isa.Level, f Format) Kernel { return Kernel{lower(min(level, isa.AVX512), f), f} }
 
 // Bytes is that of the kernel's format.
 func (k Kernel) Bytes(inputs int) int { return k.format.Bytes(inputs) }

@@ -11,7 +11,7 @@ import (
 	"github.com/pimoe/pimoe/backends/internal/isa"
 )
 
-var formats = map[string]kernel.Format{"f32": kernel.F32, "f16": kernel.F16, "bf16": kernel.BF16, "blocks": kernel.Blocks}
+var formats = map[string]kernel.Format{"f32": kernel.F32, "f16": kernel.F16, "bf16": kernel.BF16, "blocks": kernel.Blocks, "dots": kernel.Dots}
 
 // job is one tile with memory of its own; y has poison around each panel's rows.
 type job struct {
@@ -35,6 +35,10 @@ func random(r *rand.Rand, f kernel.Format, panels, rows, in, carry int, tiny boo
 		}
 		if tiny {
 			x[i] *= 0x1p-122
+		}
+		if f == kernel.Dots { // two of them, one rounded down
+			bits := math.Float32bits(x[i])
+			x[i] = math.Float32frombits(bits&0xffff0000 | bits>>16 ^ 0x8005)
 		}
 	}
 	for i := range j.y {
@@ -72,7 +76,7 @@ func TestTwins(t *testing.T) {
 			for rows := 1; rows <= kernel.At(l, f).MaxRows(); rows++ {
 				for panels := 1; panels <= 5; panels++ {
 					for _, in := range []int{1, 2, 3, 4, 5, 7, 8, 31, 34, 100} {
-						if f == kernel.Blocks {
+						if f == kernel.Blocks || f == kernel.Dots {
 							in += in % 2
 						}
 						j := random(r, f, panels, rows, in, (rows+in)%2, panels%2 == 0)
@@ -145,7 +149,7 @@ func BenchmarkTile(b *testing.B) {
 	}
 	memory = memory[-uintptr(unsafe.Pointer(&memory[0]))&63:]
 	const in = 512
-	for _, name := range []string{"f32", "bf16", "f16", "blocks"} {
+	for _, name := range []string{"f32", "bf16", "f16", "blocks", "dots"} {
 		f := formats[name]
 		for _, l := range isa.Available() {
 			if l == isa.Generic || l > isa.AVX512 {

@@ -53,9 +53,14 @@ type storage struct {
 	group  int  // inputs that share a line of 16 outputs
 	line   int  // bytes of that line
 	blocks bool // the arithmetic of class bf16: two sums for a block of 32 inputs
+	dots   bool // the arithmetic of class bf16dot; x is pairs of bfloat16
 }
 
-var formats = []storage{{"f32", 1, 64, false}, {"f16", 1, 32, false}, {"bf16", 2, 64, false}, {"blocks", 2, 64, true}}
+var formats = []storage{{"f32", 1, 64, false, false}, {"f16", 1, 32, false, false}, {"bf16", 2, 64, false, false},
+	{"blocks", 2, 64, true, false}, {"dots", 2, 64, false, true}}
+
+// flushes is whether the arithmetic needs DAZ and FTZ to be set: VDPBF16PS does not look at them.
+func (f storage) flushes(l isa) bool { return f.blocks || f.dots && l.vecs == 2 }
 
 var out bytes.Buffer
 
@@ -114,7 +119,7 @@ func sizes() {
 func function(l isa, f storage) {
 	p("// func %s%s(t *Tile)", f.name, l.name)
 	frame := 0
-	if f.blocks {
+	if f.flushes(l) {
 		frame = 8
 	}
 	p("TEXT ·%s%s(SB), NOSPLIT, $%d-8", f.name, l.name, frame)
@@ -122,7 +127,7 @@ func function(l isa, f storage) {
 	if l.vecs == 1 && f.group == 2 {
 		p("\tMOVL $0xffff0000, R13\n\tVPBROADCASTD R13, Z31")
 	}
-	if f.blocks { // subnormal numbers are zeros: DAZ and FTZ
+	if f.flushes(l) { // subnormal numbers are zeros: DAZ and FTZ
 		p("\tSTMXCSR saved-8(SP)\n\tMOVL saved-8(SP), R13\n\tORL $0x8040, R13\n\tMOVL R13, flushing-4(SP)\n\tLDMXCSR flushing-4(SP)")
 	}
 	p("\tMOVQ Tile_Rows(AX), R13\n\tMOVQ Tile_Count(AX), R15")
@@ -130,7 +135,7 @@ func function(l isa, f storage) {
 	for r := range most {
 		p("\tCMPQ R13, $%d\n\tJEQ rows%d", r+1, r+1)
 	}
-	end(f)
+	end(l, f)
 	for r, n := range most {
 		p("\nrows%d:", r+1)
 		sizes := counts(n)
@@ -149,8 +154,8 @@ func function(l isa, f storage) {
 }
 
 // end leaves the function.
-func end(f storage) {
-	if f.blocks {
+func end(l isa, f storage) {
+	if f.flushes(l) {
 		p("\tLDMXCSR saved-8(SP)")
 	}
 	p("\tVZEROUPPER\n\tRET")
@@ -201,7 +206,7 @@ func blocks(l isa, f storage, n, rows int) {
 		p("\tVADDPS %s, %s, %s\n\tVADDPS %d(R15), %s, %s\n\tVMOVUPS %s, %d(R15)", odd(panel, row, vec), e, e, vec*l.width, e, e, e, vec*l.width)
 	})
 	p("\tSUBQ $32, CX\n\tJG block%s", id)
-	end(f)
+	end(l, f)
 }
 
 func reverse(s []int) (r []int) {
@@ -238,9 +243,21 @@ func tile(l isa, f storage, n, rows int) {
 				p("\tPREFETCHT0 %d(%s)(BX*1)", ahead+u*f.line, pointers[i])
 			}
 		}
-		for half := range f.group {
-			input(l, f, n, rows, u, half, acc, accs)
+		switch {
+		case f.dots && l.vecs == 1:
+			dot(f, n, rows, u, acc, accs)
+		case f.dots: // the odd input first
+			input(l, f, n, rows, u, 1, acc, accs)
+			input(l, f, n, rows, u, 0, acc, accs)
+		default:
+			for half := range f.group {
+				input(l, f, n, rows, u, half, acc, accs)
+			}
 		}
+	}
+	words := f.group // of x, for a line
+	if f.dots {
+		words = 1
 	}
 	inputs := unroll * f.group
 	if unroll > 1 {
@@ -248,14 +265,14 @@ func tile(l isa, f storage, n, rows int) {
 		for u := range unroll {
 			step(u)
 		}
-		p("\tADDQ $%d, BX\n\tADDQ $%d, R10\n\tSUBQ $%d, CX\n\tJGE loop%s", unroll*f.line, inputs*rows*4, inputs, id)
+		p("\tADDQ $%d, BX\n\tADDQ $%d, R10\n\tSUBQ $%d, CX\n\tJGE loop%s", unroll*f.line, unroll*words*rows*4, inputs, id)
 		p("\nrest%s:\n\tADDQ $%d, CX", id, inputs)
 	}
 	p("\tSUBQ $%d, CX\n\tJLT last%s\n\nsingle%s:", f.group, id, id)
 	step(0)
-	p("\tADDQ $%d, BX\n\tADDQ $%d, R10\n\tSUBQ $%d, CX\n\tJGE single%s", f.line, f.group*rows*4, f.group, id)
+	p("\tADDQ $%d, BX\n\tADDQ $%d, R10\n\tSUBQ $%d, CX\n\tJGE single%s", f.line, words*rows*4, f.group, id)
 	p("\nlast%s:", id)
-	if f.group == 2 { // an odd number of inputs ends with half a line
+	if f.group == 2 && !f.dots { // an odd number of inputs ends with half a line
 		p("\tADDQ $2, CX\n\tJEQ done%s", id)
 		input(l, f, n, rows, 0, 0, acc, accs)
 		p("\ndone%s:", id)
@@ -263,7 +280,7 @@ func tile(l isa, f storage, n, rows int) {
 	moves(l, n, rows, func(panel, row, vec int) {
 		p("\tVMOVUPS %s, %d(R15)", acc(panel, row, vec), vec*l.width)
 	})
-	end(f)
+	end(l, f)
 }
 
 // moves walks the tile's rows of y, with R15 at each.
@@ -286,7 +303,21 @@ func input(l isa, f storage, n, rows, u, half int, acc func(panel, row, vec int)
 	at := func(panel, vec int) string {
 		return fmt.Sprintf("%d(%s)(BX*1)", u*f.line+vec*f.line/l.vecs, pointers[panel])
 	}
-	x := func(r int) string { return fmt.Sprintf("%d(R10)", ((u*f.group+half)*rows+r)*4) }
+	x := func(r int) string {
+		if f.dots {
+			return fmt.Sprintf("%d(R10)", (u*rows+r)*4)
+		}
+		return fmt.Sprintf("%d(R10)", ((u*f.group+half)*rows+r)*4)
+	}
+	broadcast := func(r, reg int) {
+		p("\tVBROADCASTSS %s, Y%d", x(r), reg)
+		switch {
+		case f.dots && half == 0:
+			p("\tVPSLLD $16, Y%d, Y%d", reg, reg)
+		case f.dots:
+			p("\tVPAND upper<>(SB), Y%d, Y%d", reg, reg)
+		}
+	}
 	load := func(panel, vec int, reg string) {
 		switch {
 		case f.group == 1 && f.line == 64:
@@ -321,7 +352,7 @@ func input(l isa, f storage, n, rows, u, half int, acc func(panel, row, vec int)
 	// AVX2: at most 12 accumulators; Y12 and Y13 hold a panel, Y14 and Y15 what is multiplied with it.
 	if rows <= 2 {
 		for r := range rows {
-			p("\tVBROADCASTSS %s, Y%d", x(r), 14+r)
+			broadcast(r, 14+r)
 		}
 	}
 	for i := range n {
@@ -330,10 +361,34 @@ func input(l isa, f storage, n, rows, u, half int, acc func(panel, row, vec int)
 		for r := range rows {
 			b := 14 + r%2
 			if rows > 2 {
-				p("\tVBROADCASTSS %s, Y%d", x(r), b)
+				broadcast(r, b)
 			}
 			p("\tVFMADD231PS Y12, Y%d, %s", b, acc(i, r, 0))
 			p("\tVFMADD231PS Y13, Y%d, %s", b, acc(i, r, 1))
 		}
 	}
+}
+
+// dot is the arithmetic of a line u of two inputs where the processor has it: VDPBF16PS, which the assembler doesn't know.
+func dot(f storage, n, rows, u int, acc func(panel, row, vec int) string, accs int) {
+	for i := range n {
+		p("\tVMOVUPS %d(%s)(BX*1), Z%d", u*f.line, pointers[i], accs+i)
+	}
+	free := min(32-accs-n, 4)
+	for r := range rows {
+		b := accs + n + r%free
+		p("\tVBROADCASTSS %d(R10), Z%d", (u*rows+r)*4, b)
+		for i := range n {
+			var sum int
+			fmt.Sscanf(acc(i, r, 0), "Z%d", &sum)
+			p("\t%s // VDPBF16PS Z%d, Z%d, Z%d", evex(0x52, sum, accs+i, b), b, accs+i, sum)
+		}
+	}
+}
+
+// evex is an instruction of the map 0F38 with the prefix F3 on three 512-bit registers (Intel SDM, volume 2, 2.7).
+func evex(opcode, reg, v, rm int) string {
+	bit := func(n, i, to int) int { return (n>>i&1 ^ 1) << to } // inverted
+	return fmt.Sprintf("BYTE $0x62; BYTE $0x%02x; BYTE $0x%02x; BYTE $0x%02x; BYTE $0x%02x; BYTE $0x%02x",
+		bit(reg, 3, 7)|bit(rm, 4, 6)|bit(rm, 3, 5)|bit(reg, 4, 4)|2, (v&15^15)<<3|6, 0x40|bit(v, 4, 3), opcode, 0xc0|reg&7<<3|rm&7)
 }
