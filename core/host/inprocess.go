@@ -1,12 +1,16 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
@@ -17,15 +21,16 @@ import (
 
 // InProcess are the values that replace the plugins' processes when nothing is isolated.
 type InProcess struct {
-	Expert  func(backend string) (expert.Expert, error)
-	Router  router.Router
-	Threads int // of every call: one pool over all cores
+	Expert func(backend string) (expert.Expert, error)
+	Router router.Router
+	Team   team.Team // whose threads compute the calls of a layer: one pool over all cores
 }
 
 // StartInProcess computes everything in this process, by direct calls of the same kernels: the baseline of the
 // isolation tax, and a mode for machines that can't start processes.
 func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error) {
 	h := &Host{}
+	crew := &crew{team: in.Team}
 	var locals []*localGroup
 	h.close = func() error {
 		var errs []error
@@ -35,7 +40,7 @@ func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error)
 		return errors.Join(errs...)
 	}
 	for _, spec := range o.Groups {
-		g, err := newLocalGroup(ctx, spec, o, in)
+		g, err := newLocalGroup(ctx, spec, o, in, crew)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("expert group %s: %w", spec.Name, err), h.Close())
 		}
@@ -54,19 +59,19 @@ func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error)
 
 // localGroup is an expert group without a process.
 type localGroup struct {
-	spec    GroupSpec
-	expert  expert.Expert
-	files   []*weights.File
-	stats   *replicaStats
-	threads int
+	spec   GroupSpec
+	expert expert.Expert
+	files  []*weights.File
+	stats  *replicaStats
+	crew   *crew
 }
 
-func newLocalGroup(ctx context.Context, spec GroupSpec, o Options, in InProcess) (*localGroup, error) {
+func newLocalGroup(ctx context.Context, spec GroupSpec, o Options, in InProcess, c *crew) (*localGroup, error) {
 	e, err := in.Expert(spec.Backend)
 	if err != nil {
 		return nil, err
 	}
-	g := &localGroup{spec: spec, expert: e, threads: in.Threads, stats: newReplicaStats(o.Metrics, []string{"group", spec.Name, "replica", "0"})}
+	g := &localGroup{spec: spec, expert: e, crew: c, stats: newReplicaStats(o.Metrics, []string{"group", spec.Name, "replica", "0"})}
 	load := expert.Spec{
 		Hidden: o.Experts.Hidden, Intermediate: o.Experts.Intermediate, Activation: o.Experts.Activation,
 		NumericClass: spec.Precision, Params: spec.Params,
@@ -120,25 +125,80 @@ func openShard(ctx context.Context, from weights.Shards, e int) (*weights.File, 
 	return weights.OpenFile(f, f.Name())
 }
 
-// Start computes the call when its answer is asked for, with all threads.
+// Start leaves the call to the crew.
 func (g *localGroup) Start(ctx context.Context, call *expert.Call) expert.Pending {
-	return &localCall{group: g, ctx: ctx, call: call}
+	c := localCalls.Get().(*localCall)
+	*c = localCall{group: g, ctx: ctx, call: call}
+	g.crew.add(c)
+	return c
 }
 
+// localCall is a call that the crew has not been asked for, or has computed.
 type localCall struct {
 	group *localGroup
 	ctx   context.Context
 	call  *expert.Call
+	done  bool // guarded by crew.work
+	err   error
 }
 
+var localCalls = sync.Pool{New: func() any { return new(localCall) }}
+
+// Wait implements expert.Pending.
 func (c *localCall) Wait() error {
-	call := *c.call
-	call.Threads = c.group.threads
-	began := time.Now()
-	err := c.group.expert.Forward(c.ctx, &call)
-	c.group.stats.count(call.X.Rows, time.Since(began), err)
+	c.group.crew.finish(c)
+	err := c.err
+	*c = localCall{}
+	localCalls.Put(c)
 	return err
 }
+
+func (c *localCall) run() {
+	began := time.Now()
+	c.err = c.group.expert.Forward(c.ctx, c.call)
+	c.group.stats.count(c.call.X.Rows, time.Since(began), c.err)
+}
+
+// crew computes the calls of all groups with one team: whoever waits first has all that were begun computed, the largest
+// first. The plan has given a call that is alone all threads.
+type crew struct {
+	team team.Team
+
+	mu   sync.Mutex // guards open
+	open []*localCall
+
+	work  sync.Mutex // held while calls are computed; guards what follows
+	calls []*localCall
+}
+
+func (w *crew) add(c *localCall) {
+	w.mu.Lock()
+	w.open = append(w.open, c)
+	w.mu.Unlock()
+}
+
+// finish returns when the call is computed.
+func (w *crew) finish(c *localCall) {
+	w.work.Lock()
+	defer w.work.Unlock()
+	if c.done {
+		return
+	}
+	w.mu.Lock()
+	w.calls = append(w.calls[:0], w.open...)
+	clear(w.open)
+	w.open = w.open[:0]
+	w.mu.Unlock()
+	slices.SortStableFunc(w.calls, func(a, b *localCall) int { return cmp.Compare(b.call.X.Rows, a.call.X.Rows) })
+	w.team.Do(len(w.calls), w)
+	for _, c := range w.calls {
+		c.done = true
+	}
+	clear(w.calls)
+}
+
+// Run implements team.Task.
+func (w *crew) Run(_, piece int) { w.calls[piece].run() }
 
 func (g *localGroup) available() error { return nil }
 

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/pimoe/pimoe/backends/team"
@@ -317,5 +316,5 @@ func Threads(c config.Config) int {
 	if c.Limits.Threads > 0 {
 		return c.Limits.Threads
 	}
-	return runtime.GOMAXPROCS(0)
+	return team.Cores()
 }

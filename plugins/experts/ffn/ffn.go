@@ -11,7 +11,6 @@ package ffn
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 
@@ -31,11 +30,12 @@ type Options struct {
 // Expert computes units. Make it with New.
 type Expert struct {
 	backend backends.Backend
-	pool    *team.Pool
+	threads int
 	info    sdk.Info
 
-	mu    sync.RWMutex // guards model and, in Info, info.NumericClass
+	mu    sync.RWMutex // guards model and pool and, in Info, info.NumericClass
 	model *model       // nil before Load and after Close
+	pool  *team.Pool   // nil until a call may use several threads: most processes have work for one at a time
 }
 
 // model is what Load has made; it does not change.
@@ -50,10 +50,10 @@ func New(be backends.Backend, o Options) *Expert {
 		o.Name = be.Name()
 	}
 	if o.Threads == 0 {
-		o.Threads = runtime.GOMAXPROCS(0)
+		o.Threads = team.Cores()
 	}
 	info := sdk.Info{Name: o.Name, Kind: sdk.KindExpert, Version: o.Version, Capabilities: packings(be)}
-	return &Expert{backend: be, pool: team.NewPool(o.Threads, team.Options{}), info: info}
+	return &Expert{backend: be, threads: o.Threads, info: info}
 }
 
 // classes are all that a backend may compute in.
@@ -100,11 +100,29 @@ func (e *Expert) Forward(ctx context.Context, call *expert.Call) error {
 	if m == nil {
 		return fmt.Errorf("%w: forward: no weights are loaded", sdk.ErrUnavailable)
 	}
-	pieces, err := m.plan(call)
-	if err != nil {
+	if err := m.check(call); err != nil {
 		return fmt.Errorf("forward: layer %d: %w", call.Layer, err)
 	}
-	return m.run(ctx, pieces, e.pool.Team().Limit(max(call.Threads, 1)))
+	return m.run(ctx, call, e.team(call.Threads))
+}
+
+// team is threads for a call.
+func (e *Expert) team(threads int) team.Team {
+	if threads = min(threads, e.threads); threads <= 1 {
+		return team.Team{}
+	}
+	e.mu.RLock()
+	pool := e.pool
+	e.mu.RUnlock()
+	if pool == nil {
+		e.mu.Lock()
+		if e.pool == nil {
+			e.pool = team.NewPool(e.threads, team.Options{})
+		}
+		pool = e.pool
+		e.mu.Unlock()
+	}
+	return pool.Team().Limit(threads)
 }
 
 // Close lets go of the weights and ends the threads.
@@ -112,7 +130,10 @@ func (e *Expert) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.model = nil
-	e.pool.Close()
+	if e.pool != nil {
+		e.pool.Close()
+		e.pool = nil
+	}
 	return nil
 }
 
