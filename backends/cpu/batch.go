@@ -126,8 +126,8 @@ func (g *gather) Run(_, tile int) {
 type plan struct{ panels, group, tiles, run int }
 
 const (
-	// groupPanels is a multiple of all that kernels have under way, and so small that depth inputs of a group (twice
-	// in an FFN) fit the second cache.
+	// groupPanels is a multiple of all that kernels have under way, and so small that depth inputs of a group fit the
+	// second cache beside the rows of a piece.
 	groupPanels = 12
 	// runTiles bounds the rows of a piece, so that few outputs of many rows are shared, too.
 	runTiles = 16
@@ -135,12 +135,12 @@ const (
 	share = 8
 )
 
-// newPlan is a plan for so many threads. Panels of one group are taken least at a time.
-func newPlan(panels, tiles, threads, least int) plan {
-	p := plan{panels, groupPanels, tiles, min(tiles, runTiles)}
+// newPlan is a plan for so many threads, with groups of at most most panels, which the kernel takes least at a time.
+func newPlan(panels, tiles, threads, most, least int) plan {
+	p := plan{panels, most, tiles, min(tiles, runTiles)}
 	if threads > 1 {
 		for p.group > least && p.pieces() < threads*share {
-			p.group = max(p.group/2, least)
+			p.group -= least
 		}
 		for p.run > 1 && p.pieces() < threads*share {
 			p.run = ceil(p.run, 2)
@@ -159,19 +159,21 @@ func (p plan) piece(i int) (panel, panelEnd, tile, tileEnd int) {
 }
 
 const (
-	// chunk is how many activations are gathered at most at a time: 4 MiB.
-	chunk = 1 << 20
+	// chunk is how many activations are gathered at most at a time: 8 MiB.
+	chunk = 1 << 21
 	// threadTime is the time of one thread's work, in ns, that pays for another thread.
 	threadTime = 10_000
 	// bytesPerNs and flopsPerNs are about what a core reads and computes in a nanosecond.
 	bytesPerNs, flopsPerNs = 16, 100
 )
 
-// crew is as much of a team as the product of rows and so many bytes of weights, of which each has inputs values, is
-// worth.
+// crew is as much of a team as the product of rows and so many weights of so many bytes is worth.
 func crew(t team.Team, rows, weights, bytes int) team.Team {
 	return t.Limit(1 + max(bytes/bytesPerNs, 2*rows*weights/flopsPerNs)/threadTime)
 }
 
-// chunkRows is how many rows of in values go at a time, in whole tiles.
-func chunkRows(in, tile int) int { return max(chunk/in/tile, 1) * tile }
+// chunkRows is how many of the rows of in values go at a time: all, or parts of nearly the same size.
+func chunkRows(rows, in int) int {
+	parts := ceil(rows, max(chunk/in, 1))
+	return ceil(rows, max(parts, 1))
+}

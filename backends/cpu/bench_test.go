@@ -50,35 +50,36 @@ func mapped(b *testing.B) []byte {
 	return data
 }
 
-// matrices are as many packed matrices as data holds, so that weights come from memory.
-func matrices(b *testing.B, level isa.Level, d tensor.DType, out, in int, data []byte) []backends.Linear {
+// arithmetic is what benchmarks go through: a class on weights of a type.
+type arithmetic struct {
+	class string
+	dtype tensor.DType
+}
+
+var arithmetics = []arithmetic{{"bf16w-f32", tensor.BF16}, {"f32", tensor.F32}, {"f16w-f32", tensor.F16}, {"bf16dot", tensor.BF16}, {"bf16", tensor.BF16}}
+
+// view is packed weights that lie in data.
+func (a arithmetic) view(b *testing.B, out, in int, data []byte) tensor.View {
+	packing := cpu.New().Packing(a.class)
+	size, err := pack.Size(packing, a.dtype, out, in)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return tensor.View{DType: a.dtype, Shape: []int{out, in}, Packing: packing, Data: data[:size]}
+}
+
+// matrices are as many packed matrices as data holds, so that weights come from memory, and the size of one.
+func (a arithmetic) matrices(b *testing.B, level isa.Level, out, in int, data []byte) (all []backends.Linear, size int) {
 	b.Helper()
-	be := cpu.At(level)
-	class, err := be.Class(d, "")
-	if err != nil {
-		b.Fatal(err)
-	}
-	size, err := pack.Size(be.Packing(class), d, out, in)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var all []backends.Linear
-	for at := 0; at+size <= len(data); at += size {
-		l, err := be.Linear(class, tensor.View{DType: d, Shape: []int{out, in}, Packing: be.Packing(class), Data: data[at : at+size]}, tensor.View{})
+	size = len(a.view(b, out, in, data).Data)
+	for ; len(data) >= size; data = data[size:] {
+		l, err := cpu.At(level).Linear(a.class, a.view(b, out, in, data), tensor.View{})
 		if err != nil {
 			b.Fatal(err)
 		}
 		all = append(all, l)
 	}
-	return all
-}
-
-func bytesOf(b *testing.B, d tensor.DType, out, in int) int {
-	n, err := pack.Size(packing(d), d, out, in)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return n
+	return all, size
 }
 
 // vectors are the levels with kernels of their own.
@@ -105,13 +106,13 @@ func input(rows, in int) tensor.Matrix {
 func BenchmarkFewRows(b *testing.B) {
 	const out, in = 1024, 2048
 	data := mapped(b)
-	for _, d := range []tensor.DType{tensor.BF16, tensor.F32, tensor.F16} {
+	for _, a := range arithmetics {
 		for _, level := range vectors() {
-			all := matrices(b, level, d, out, in, data)
+			all, size := a.matrices(b, level, out, in, data)
 			for _, rows := range []int{1, 2, 4, 8} {
 				x, y := input(rows, in), tensor.NewMatrix(rows, out)
 				for _, threads := range []int{1, 2} {
-					b.Run(fmt.Sprintf("%v/%v/rows=%d/threads=%d", d, level, rows, threads), func(b *testing.B) {
+					b.Run(fmt.Sprintf("%s/%v/rows=%d/threads=%d", a.class, level, rows, threads), func(b *testing.B) {
 						pool := team.NewPool(threads, team.Options{})
 						defer pool.Close()
 						t := pool.Team()
@@ -131,7 +132,7 @@ func BenchmarkFewRows(b *testing.B) {
 								best = took
 							}
 						}
-						gb := float64(len(all)*bytesOf(b, d, out, in)) / 1e9
+						gb := float64(len(all)*size) / 1e9
 						b.ReportMetric(gb/best.Seconds(), "GB/s")
 						b.ReportMetric(memory/1e9/read.Seconds(), "GB/s-read")
 						b.ReportMetric(100*gb/best.Seconds()/(memory/1e9/read.Seconds()), "%")
@@ -146,13 +147,14 @@ func BenchmarkFewRows(b *testing.B) {
 // BenchmarkManyRows is products of many rows, beside the peak of multiply-adds, measured in between.
 func BenchmarkManyRows(b *testing.B) {
 	const out, in = 1024, 2048
-	for _, d := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
+	for _, a := range arithmetics {
 		for _, level := range vectors() {
-			l := matrices(b, level, d, out, in, make([]byte, bytesOf(b, d, out, in)))[0]
+			all, _ := a.matrices(b, level, out, in, pack.Aligned(out*in*a.dtype.Size()))
+			l := all[0]
 			for _, rows := range []int{16, 32, 512} {
 				x, y := input(rows, in), tensor.NewMatrix(rows, out)
 				for _, threads := range []int{1, 2} {
-					b.Run(fmt.Sprintf("%v/%v/rows=%d/threads=%d", d, level, rows, threads), func(b *testing.B) {
+					b.Run(fmt.Sprintf("%s/%v/rows=%d/threads=%d", a.class, level, rows, threads), func(b *testing.B) {
 						pool := team.NewPool(threads, team.Options{})
 						defer pool.Close()
 						t := pool.Team()
@@ -176,21 +178,13 @@ func BenchmarkManyRows(b *testing.B) {
 // BenchmarkFFN is the expert block of two models, with weights from a mapped file.
 func BenchmarkFFN(b *testing.B) {
 	data := mapped(b)
-	be := cpu.New()
 	for name, s := range map[string][2]int{"olmoe": {2048, 1024}, "small": {512, 1024}} {
 		hidden, inter := s[0], s[1]
-		for _, d := range []tensor.DType{tensor.BF16, tensor.F32} {
-			class, err := be.Class(d, "")
-			if err != nil {
-				b.Fatal(err)
-			}
-			size := bytesOf(b, d, inter, hidden)
+		for _, a := range arithmetics {
+			size := len(a.view(b, inter, hidden, data).Data)
 			var all []backends.FFN
-			for at := 0; at+3*size <= len(data); at += 3 * size {
-				view := func(i, out, in int) tensor.View {
-					return tensor.View{DType: d, Shape: []int{out, in}, Packing: packing(d), Data: data[at+i*size : at+(i+1)*size]}
-				}
-				f, err := be.FFN(class, "silu", view(0, inter, hidden), view(1, inter, hidden), view(2, hidden, inter))
+			for rest := data; len(rest) >= 3*size; rest = rest[3*size:] {
+				f, err := cpu.New().FFN(a.class, "silu", a.view(b, inter, hidden, rest), a.view(b, inter, hidden, rest[size:]), a.view(b, hidden, inter, rest[2*size:]))
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -199,7 +193,7 @@ func BenchmarkFFN(b *testing.B) {
 			for _, rows := range []int{1, 2, 4, 8, 32, 256} {
 				x, y := input(rows, hidden), tensor.NewMatrix(rows, hidden)
 				for _, threads := range []int{1, 2} {
-					b.Run(fmt.Sprintf("%s/%v/rows=%d/threads=%d", name, d, rows, threads), func(b *testing.B) {
+					b.Run(fmt.Sprintf("%s/%s/rows=%d/threads=%d", name, a.class, rows, threads), func(b *testing.B) {
 						pool := team.NewPool(threads, team.Options{})
 						defer pool.Close()
 						t, i := pool.Team(), 0

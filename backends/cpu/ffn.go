@@ -23,7 +23,7 @@ func (f *ffn) Intermediate() int { return f.gate.out }
 func (f *ffn) Apply(y, x tensor.Matrix, t team.Team) {
 	backends.CheckFFN(f, y, x)
 	b := blocks.Get().(*block)
-	rows := chunkRows(max(f.gate.in, f.gate.out), f.gate.kernel.MaxRows())
+	rows := chunkRows(x.Rows, max(f.gate.in, f.gate.out))
 	for r := 0; r < x.Rows; r += rows {
 		end := min(r+rows, x.Rows)
 		b.do(f, y.Slice(r, end), x.Slice(r, end), t)
@@ -53,7 +53,7 @@ func (b *block) do(f *ffn, y, x tensor.Matrix, t team.Team) {
 	both := crew(t, x.Rows, 2*f.gate.out*f.gate.in, 2*len(f.gate.data))
 	b.from.fill(x, &f.gate, both)
 	b.inner.shape(x.Rows, f.gate.out, &f.gate)
-	b.f, b.plan = f, newPlan(f.gate.panels(), b.inner.tiles, both.Threads(), 2)
+	b.f, b.plan = f, newPlan(f.gate.panels(), b.inner.tiles, both.Threads(), groupPanels/2, 2)
 	for len(b.workers) < both.Threads() {
 		b.workers = append(b.workers, pair{})
 	}
@@ -71,7 +71,7 @@ func (b *block) Run(worker, piece int) {
 	n := (end - panel) * kernel.Outputs
 	gate, up := b.workers[worker].gate.sized((to-from)*n), b.workers[worker].up.sized((to-from)*n)
 
-	var panels [2 * groupPanels]kernel.Panel
+	var panels [groupPanels]kernel.Panel
 	for i := range end - panel {
 		panels[2*i] = kernel.Panel{W: f.gate.at(panel + i), Y: &gate[i*kernel.Outputs]}
 		panels[2*i+1] = kernel.Panel{W: f.up.at(panel + i), Y: &up[i*kernel.Outputs]}

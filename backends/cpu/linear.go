@@ -22,7 +22,7 @@ func (l *linear) In() int  { return l.in }
 func (l *linear) Apply(y, x tensor.Matrix, t team.Team) {
 	backends.CheckApply(l, y, x)
 	p := products.Get().(*product)
-	most := chunkRows(l.in, l.kernel.MaxRows())
+	most := chunkRows(x.Rows, l.in)
 	for r := 0; r < x.Rows; r += most {
 		end := min(r+most, x.Rows)
 		t := crew(t, end-r, l.out*l.in, len(l.data))
@@ -53,7 +53,7 @@ var products = sync.Pool{New: func() any { return new(product) }}
 func (p *product) do(l *linear, b *batch, y tensor.Matrix, t team.Team) {
 	p.l, p.b, p.y = l, b, y
 	_, rows := b.span(0)
-	p.plan = newPlan(l.panels(), b.tiles, t.Threads(), l.kernel.Panels(rows))
+	p.plan = newPlan(l.panels(), b.tiles, t.Threads(), groupPanels, l.kernel.Panels(rows))
 	for len(p.tails) < t.Threads() {
 		p.tails = append(p.tails, tail{})
 	}
