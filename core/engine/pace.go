@@ -13,8 +13,8 @@ type pace struct {
 }
 
 const (
-	// stepTime is how long a step with prompts and streams should take: three of ten steps may be twice as slow before
-	// a reader sees a tenth of a second without a token, and the weights' way from memory is a small part of it.
+	// stepTime is how long a step with prompts and streams should take: one that is twice as slow still leaves a reader
+	// less than a tenth of a second without a token, and enough rows fit into it to make the weights' way from memory cheap.
 	stepTime = 50 * time.Millisecond
 	// leastChunk keeps a slow machine reading prompts: fewer rows cost nearly as much as these.
 	leastChunk = 32
@@ -35,14 +35,18 @@ func (p *pace) chunk(rows int) int {
 	return max((int(stepTime/p.row)-rows)/chunkGrain*chunkGrain, leastChunk)
 }
 
-// took notes a step with prompts: so many rows in all, in so much time. Steps are uneven, so one alone counts a quarter.
+// took notes a step with prompts: so many rows in all, in so much time. Slow steps count more than fast ones, because a
+// chunk that is too long is heard and one that is too short is not.
 func (p *pace) took(rows int, d time.Duration) {
 	row := max(d/time.Duration(rows), 1)
-	if p.row == 0 {
+	switch {
+	case p.row == 0:
 		p.row = row
-		return
+	case row > p.row:
+		p.row += (row - p.row) / 2
+	default:
+		p.row -= (p.row - row) / 8
 	}
-	p.row += (row - p.row) / 4
 }
 
 // patience is the context of steps: one of package context that is used again as long as its deadline suits.
