@@ -393,7 +393,7 @@ func TestRot(t *testing.T) {
 	if want.err != nil {
 		t.Fatal(want.err)
 	}
-	path := filepath.Join(store, "models", "pimoe-tiny", "expert-0003.safetensors")
+	path := mapped(t, store, "expert-0003.safetensors")
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -431,8 +431,53 @@ func TestRot(t *testing.T) {
 	}
 }
 
+// mapped is the file of the embedded model that the processes map: packed for their class.
+func mapped(t *testing.T, store, file string) string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(store, "models", "pimoe-tiny", "packed", "*", file))
+	if err != nil || len(paths) != 1 {
+		t.Fatalf("%s is packed as %v, %v", file, paths, err)
+	}
+	return paths[0]
+}
+
+// TestTrunkRot: the trunk is mapped, too. The host can't be replaced as a process can, so it says that it is not ready, for as
+// long as the file is damaged.
+func TestTrunkRot(t *testing.T) {
+	store := home(t)
+	i := open(t, func(c *config.Config) { c.Home = store })
+	path := mapped(t, store, "trunk.safetensors")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	at := int64(len(whole) / 2)
+	until := func(what string, done func() bool) {
+		for began := time.Now(); !done(); time.Sleep(time.Millisecond) {
+			if time.Since(began) > 20*time.Second {
+				t.Fatalf("%s: ready says %v", what, i.Ready())
+			}
+		}
+	}
+	if _, err := f.WriteAt([]byte{whole[at] ^ 1}, at); err != nil {
+		t.Fatal(err)
+	}
+	until("damaged", func() bool {
+		return i.Ready() != nil && strings.Contains(i.Ready().Error(), "trunk's weights are damaged")
+	})
+	if _, err := f.WriteAt(whole[at:at+1], at); err != nil {
+		t.Fatal(err)
+	}
+	until("mended", func() bool { return i.Ready() == nil })
+}
+
 // TestDamagedStore: a weight file whose bytes changed is refused by name before anything serves; one that is missing or
-// cut off is imported again, since the source is at hand.
+// cut off is imported or packed again, since the source is at hand.
 func TestDamagedStore(t *testing.T) {
 	store := home(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -443,6 +488,10 @@ func TestDamagedStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := instance.Pack(ctx, c, m, nil); err != nil {
+		t.Fatal(err)
+	}
+	packed := []string{mapped(t, store, "expert-0003.safetensors"), mapped(t, store, "trunk.safetensors")}
 	flip := func(path string) error {
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -460,8 +509,13 @@ func TestDamagedStore(t *testing.T) {
 		{"truncated", func(path string) error { return os.Truncate(path, 1000) }, false},
 		{"flipped bit", flip, true},
 	} {
-		for _, path := range []string{m.ExpertPath(3), m.TrunkPath()} {
-			t.Run(damage.name+" "+filepath.Base(path), func(t *testing.T) {
+		for _, path := range append([]string{m.ExpertPath(3), m.TrunkPath()}, packed...) {
+			t.Run(damage.name+" "+strings.TrimPrefix(path, m.Dir), func(t *testing.T) {
+				if damage.refused && filepath.Dir(path) == m.Dir { // what was imported is read when it is packed
+					if err := os.RemoveAll(filepath.Join(m.Dir, "packed")); err != nil {
+						t.Fatal(err)
+					}
+				}
 				whole, err := os.ReadFile(path)
 				if err != nil {
 					t.Fatal(err)
@@ -472,7 +526,7 @@ func TestDamagedStore(t *testing.T) {
 				_, err = tryOpen(t, func(c *config.Config) { c.Home = store })
 				if !damage.refused {
 					if now, readErr := os.ReadFile(path); err != nil || readErr != nil || !bytes.Equal(now, whole) {
-						t.Errorf("not imported again: %v, %v", err, readErr)
+						t.Errorf("not made again: %v, %v", err, readErr)
 					}
 					return
 				}
@@ -481,6 +535,9 @@ func TestDamagedStore(t *testing.T) {
 				}
 				if err := os.WriteFile(path, whole, 0o600); err != nil {
 					t.Fatal(err)
+				}
+				if i, err := tryOpen(t, func(c *config.Config) { c.Home = store }); err != nil || i.Ready() != nil {
+					t.Errorf("mended: %v", err)
 				}
 			})
 		}
