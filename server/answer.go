@@ -46,7 +46,17 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 			w.data(d.event(d.head, openai.Choice{Index: c.index, Role: true}, g.want.IncludeUsage))
 		}
 	}
+	plain := make([]openai.Pieces, len(g.choices))
+	for i := range plain {
+		plain[i] = openai.NewPieces(d.event(d.head, openai.Choice{Index: i, Text: openai.PieceText}, g.want.IncludeUsage))
+	}
+	var event []byte // the memory of the last one
 	emit := func(p openai.Choice) error {
+		if p.Text != "" && p.Finish == "" && p.Logprobs == nil {
+			event = plain[p.Index].Append(event[:0], p.Text)
+			w.data(event)
+			return w.err
+		}
 		for _, e := range split(p) {
 			w.data(d.event(d.head, e, g.want.IncludeUsage))
 		}

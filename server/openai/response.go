@@ -1,8 +1,10 @@
 package openai
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
+	"unicode/utf8"
 )
 
 // Head is what every object of one answer carries.
@@ -171,6 +173,45 @@ func finish(reason string) *string {
 		return nil
 	}
 	return &reason
+}
+
+// Pieces writes the events of a stream that are only text, by far the most: what is the same in all of them is encoded
+// once.
+type Pieces struct{ before, after []byte }
+
+// NewPieces takes the frame from an event that a Head's method has made of a Choice with PieceText as its text.
+func NewPieces(event []byte) Pieces {
+	before, after, ok := bytes.Cut(event, marshal(PieceText))
+	if !ok {
+		panic("openai: the event lacks its text")
+	}
+	return Pieces{before, after}
+}
+
+// PieceText stands for the text in the event that NewPieces takes apart. No name of a model has it.
+const PieceText = "\x00"
+
+// Append appends the event of a text that is not empty to dst.
+func (p Pieces) Append(dst []byte, text string) []byte {
+	dst = append(dst, p.before...)
+	if simple(text) {
+		dst = append(dst, '"')
+		dst = append(dst, text...)
+		dst = append(dst, '"')
+	} else {
+		dst = append(dst, marshal(text)...)
+	}
+	return append(dst, p.after...)
+}
+
+// simple reports whether a text is itself between the quotes of JSON.
+func simple(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // Model describes a model in /v1/models.

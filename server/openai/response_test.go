@@ -75,3 +75,36 @@ func TestShapes(t *testing.T) {
 		})
 	}
 }
+
+// Pieces are the events that the slow way makes.
+func TestPieces(t *testing.T) {
+	h := Head{ID: "cmpl-1", Created: 17, Model: `m<"\`, Fingerprint: "fp"}
+	for name, event := range map[string]func(Head, Choice, bool) []byte{"completion": Head.CompletionEvent, "chat": Head.ChatEvent} {
+		for _, usage := range []bool{false, true} {
+			p := NewPieces(event(h, Choice{Index: 3, Text: PieceText}, usage))
+			for _, text := range []string{"a", " plain text", "\"quoted\"", "a\\b", "line\nbreak", "<&>", "é\u2028", "\x00", "\x7f", "bad \xff"} {
+				if got, want := string(p.Append(nil, text)), string(event(h, Choice{Index: 3, Text: text}, usage)); got != want {
+					t.Errorf("%s, %q:\n%s\nwant\n%s", name, text, got, want)
+				}
+			}
+		}
+	}
+}
+
+func BenchmarkPieces(b *testing.B) {
+	h := Head{ID: "cmpl-1", Created: 17, Model: "model", Fingerprint: "fp"}
+	p := NewPieces(h.CompletionEvent(Choice{Text: PieceText}, true))
+	var dst []byte
+	b.Run("pieces", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			dst = p.Append(dst[:0], " word")
+		}
+	})
+	b.Run("whole", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			dst = h.CompletionEvent(Choice{Text: " word"}, true)
+		}
+	})
+}
