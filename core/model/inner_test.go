@@ -3,6 +3,7 @@ package model
 import (
 	"encoding/json"
 	"math"
+	"os"
 	"slices"
 	"testing"
 )
@@ -20,6 +21,9 @@ func TestSincos(t *testing.T) {
 		}
 	}
 }
+
+// slow says that products are computed without vectors, which takes nanoseconds for each.
+func slow() bool { return os.Getenv("PIMOE_CPU") == "generic" }
 
 func object1(t *testing.T, text string) *object {
 	t.Helper()

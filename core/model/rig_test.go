@@ -197,6 +197,13 @@ type waiting func() error
 
 func (w waiting) Wait() error { return w() }
 
+// pair is a team of two threads.
+func pair(t testing.TB) team.Team {
+	pool := team.NewPool(2, team.Options{})
+	t.Cleanup(pool.Close)
+	return pool.Team()
+}
+
 // sequence hands out fresh pages for a sequence of up to n tokens.
 func (r *rig) sequence(n int) []int32 {
 	per := r.cache.Spec().PageTokens
