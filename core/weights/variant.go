@@ -142,7 +142,7 @@ func (m *Model) Variant(r Recipe) (*Variant, error) {
 	dir := filepath.Join(m.Dir, packedFolder, r.Name)
 	man, err := readVariant(filepath.Join(dir, manifestFile))
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 		return missing("it was not made yet")
 	case errors.Is(err, sdk.ErrInvalid):
 		return missing(err.Error())
