@@ -126,21 +126,18 @@ func (g *gather) Run(_, tile int) {
 type plan struct{ panels, group, tiles, run int }
 
 const (
-	// groupPanels is a multiple of all that kernels have under way, and so small that depth inputs of a group fit the
-	// second cache beside the rows of a piece.
-	groupPanels = 12
 	// runTiles bounds the rows of a piece, so that few outputs of many rows are shared, too.
 	runTiles = 16
 	// share is how many pieces each thread should find, for an even end.
 	share = 8
 )
 
-// newPlan is a plan for so many threads, with groups of at most most panels, which the kernel takes least at a time.
-func newPlan(panels, tiles, threads, most, least int) plan {
-	p := plan{panels, most, tiles, min(tiles, runTiles)}
+// newPlan is a plan for so many threads, with groups of at most most panels, which the kernel takes step at a time.
+func newPlan(panels, tiles, threads, most, step int) plan {
+	p := plan{panels, max(most/step, 1) * step, tiles, min(tiles, runTiles)}
 	if threads > 1 {
-		for p.group > least && p.pieces() < threads*share {
-			p.group -= least
+		for p.group > step && p.pieces() < threads*share {
+			p.group -= step
 		}
 		for p.run > 1 && p.pieces() < threads*share {
 			p.run = ceil(p.run, 2)

@@ -53,7 +53,12 @@ func (b *block) do(f *ffn, y, x tensor.Matrix, t team.Team) {
 	both := crew(t, x.Rows, 2*f.gate.out*f.gate.in, 2*len(f.gate.data))
 	b.from.fill(x, &f.gate, both)
 	b.inner.shape(x.Rows, f.gate.out, &f.gate)
-	b.f, b.plan = f, newPlan(f.gate.panels(), b.inner.tiles, both.Threads(), groupPanels/2, 2)
+	_, rows := b.inner.span(0)
+	step := f.gate.kernel.Panels(rows) // of gate and up in turn
+	if step%2 == 0 {
+		step /= 2
+	}
+	b.f, b.plan = f, newPlan(f.gate.panels(), b.inner.tiles, both.Threads(), f.gate.group()/2, step)
 	for len(b.workers) < both.Threads() {
 		b.workers = append(b.workers, pair{})
 	}
@@ -71,7 +76,7 @@ func (b *block) Run(worker, piece int) {
 	n := (end - panel) * kernel.Outputs
 	gate, up := b.workers[worker].gate.sized((to-from)*n), b.workers[worker].up.sized((to-from)*n)
 
-	var panels [groupPanels]kernel.Panel
+	var panels [maxGroup]kernel.Panel
 	for i := range end - panel {
 		panels[2*i] = kernel.Panel{W: f.gate.at(panel + i), Y: &gate[i*kernel.Outputs]}
 		panels[2*i+1] = kernel.Panel{W: f.up.at(panel + i), Y: &up[i*kernel.Outputs]}

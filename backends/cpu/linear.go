@@ -53,7 +53,7 @@ var products = sync.Pool{New: func() any { return new(product) }}
 func (p *product) do(l *linear, b *batch, y tensor.Matrix, t team.Team) {
 	p.l, p.b, p.y = l, b, y
 	_, rows := b.span(0)
-	p.plan = newPlan(l.panels(), b.tiles, t.Threads(), groupPanels, l.kernel.Panels(rows))
+	p.plan = newPlan(l.panels(), b.tiles, t.Threads(), l.group(), l.kernel.Panels(rows))
 	for len(p.tails) < t.Threads() {
 		p.tails = append(p.tails, tail{})
 	}
@@ -69,7 +69,7 @@ func (p *product) Run(worker, piece int) {
 	_, to := b.span(tileEnd - 1)
 	y := p.y.Slice(from, to)
 
-	var panels [groupPanels]kernel.Panel
+	var panels [maxGroup]kernel.Panel
 	full := min(end, l.out/kernel.Outputs) // panels of which all outputs exist
 	for i := panel; i < full; i++ {
 		panels[i-panel] = kernel.Panel{W: l.at(i), Y: &y.Data[i*kernel.Outputs]}

@@ -53,13 +53,20 @@ func (m *matrix) panels() int { return ceil(m.out, kernel.Outputs) }
 func (m *matrix) at(panel int) unsafe.Pointer { return unsafe.Pointer(&m.data[panel*m.panel]) }
 
 const (
-	// depth is how many inputs of many tiles are multiplied before the next: the weights of a piece stay in the second
-	// cache for all tiles and the rows of a tile in the first for all panels.
-	depth = 512
-	// reach is the same for a single tile, which uses weights once: it only bounds the time in which a thread can't be
-	// interrupted.
-	reach = 4096
+	// depth is how many inputs are multiplied before the next ones: with fewer, sums are stored and loaded more often, and
+	// with twice as many two panels of float32 weights of a group would fill the second cache.
+	depth = 2048
+	// groupBytes is how much of the second cache the weights of a group may take: half. The rest is for rows.
+	groupBytes = 512 << 10
+	// maxGroup is a multiple of all that kernels have under way.
+	maxGroup = 12
 )
+
+// group is how many panels of the matrix are multiplied with one tile after another, so that their weights are in the second
+// cache for all but the first.
+func (m *matrix) group() int {
+	return min(max(groupBytes/m.kernel.Bytes(min(m.in, depth)), 4), maxGroup)
+}
 
 // multiply fills the results of panels, whose W are of matrices with b.in inputs, for tiles [from, to). stride is the
 // bytes between two rows of results.
@@ -67,14 +74,10 @@ func multiply(k kernel.Kernel, panels []kernel.Panel, b *batch, from, to, stride
 	if len(panels) == 0 {
 		return
 	}
-	step := depth
-	if to-from == 1 {
-		step = reach
-	}
 	first, _ := b.span(from)
 	t := kernel.Tile{Panels: &panels[0], Count: len(panels), Stride: stride}
-	for i := 0; i < b.in; i += step {
-		t.In, t.W = min(step, b.in-i), k.Bytes(i)
+	for i := 0; i < b.in; i += depth {
+		t.In, t.W = min(depth, b.in-i), k.Bytes(i)
 		for tile := from; tile < to; tile++ {
 			r, end := b.span(tile)
 			t.Rows, t.X, t.Y = end-r, b.input(tile, i), (r-first)*stride
