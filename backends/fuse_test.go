@@ -10,7 +10,7 @@ import (
 )
 
 // bitwise are the packages that promise bits, from this folder.
-var bitwise = []string{"./ref", "./cpu", "./cpu/internal/kernel", "./scalar", "./vec", "./internal/fma", "./int8", "./int8/internal/kernel",
+var bitwise = []string{"./ref", "./cpu", "./cpu/internal/kernel", "./vec", "./internal/fma", "./int8", "./int8/internal/kernel",
 	"../plugins/experts/ffn", "../plugins/routers/model", "../plugins/routers/loadaware"}
 
 // TestNothingIsFused compiles them for the targets on which Go fuses a product with an addition unless it is told not

@@ -17,7 +17,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/pimoe/pimoe/backends/scalar"
 	"github.com/pimoe/pimoe/plugins/routers/internal/choice"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/router"
@@ -114,8 +113,6 @@ func Weigh(weights []float32, ids []int32, logits []float32, rule router.Rule) {
 		}
 	}
 }
-
-func exp(x float32) float32 { return float32(scalar.Exp(float64(x))) }
 
 func total(weights []float32) (sum float32) {
 	for _, w := range weights {
