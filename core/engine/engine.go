@@ -3,8 +3,9 @@
 //
 // server and the commands use it: New, then Submit for each request, Drain and Close at the end. One goroutine owns all
 // state; it hands one step at a time to a second one that computes, so that a step that waits for a dead expert never
-// delays another request's cancellation or deadline. Scheduling (schedule.go), page accounting (pages.go) and stop
-// strings (text.go) are functions of values.
+// delays another request's cancellation or deadline. Tokens go to their readers while the next step computes, and the
+// readers turn them into text. Scheduling (schedule.go), the size of steps (pace.go), page accounting (pages.go) and
+// stop strings (text.go) are functions of values. In the steady state a step makes no garbage.
 //
 // The package refuses to know about HTTP, processes and retries, and it never changes an answer: batching, chunking,
 // preemption and reuse give the bits that the request has alone.
@@ -17,7 +18,6 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,7 +129,6 @@ func (s *setup) fill() {
 	orInt(&s.limits.MaxBatchTokens, 512)
 	orInt(&s.limits.MaxSequenceLength, 2048)
 	orInt(&s.limits.MaxConcurrentRequests, 100)
-	orInt(&s.limits.Threads, runtime.GOMAXPROCS(0))
 	orInt(&s.buffer, defaultBuffer)
 	s.limits.MaxQueuedRequests = max(s.limits.MaxQueuedRequests, 0)
 	if s.limits.RequestTimeout <= 0 {

@@ -11,7 +11,7 @@ type arena struct {
 	rest []byte
 }
 
-// arenaAlign is where the slices of an arena begin: at huge pages if they are large, else at cache lines.
+// Slices of an arena begin at huge pages if they are large, else at cache lines.
 const (
 	hugePage  = 2 << 20
 	cacheLine = 64
