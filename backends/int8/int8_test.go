@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/backendtest"
 	"github.com/pimoe/pimoe/backends/int8"
 	"github.com/pimoe/pimoe/backends/internal/isa"
 	"github.com/pimoe/pimoe/backends/pack"
@@ -22,6 +23,14 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestBackend(t *testing.T) {
+	for _, l := range isa.Available() {
+		if l != isa.AVX512 { // which is AVX2 here
+			t.Run(l.String(), func(t *testing.T) { backendtest.Test(t, func() backends.Backend { return int8.At(l) }) })
+		}
+	}
+}
 
 // numbers have sizes over many orders from group to group; if wild, some are not finite.
 func numbers(r *rand.Rand, n int, wild bool) []float32 {
