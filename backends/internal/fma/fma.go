@@ -5,7 +5,15 @@ package fma
 import "math"
 
 // F32 is x*y + z, rounded once, to nearest, ties to even.
-func F32(x, y, z float32) float32 { return float32(odd(x, y, z)) }
+func F32(x, y, z float32) float32 {
+	s := float64(float64(x)*float64(y)) + float64(z)
+	// Rounding s, too, is one rounding too many only if s lies halfway between two float32: with 29 bits more than they have,
+	// where they are normal.
+	if u := math.Float64bits(s); u&(1<<29-1) != 1<<28 && u<<1 >= (1023-126)<<53 {
+		return float32(s)
+	}
+	return float32(odd(x, y, z))
+}
 
 // Flushed is F32 as vector units compute it that know no subnormal numbers: one that comes in is a zero of its sign, and
 // so is a result that is tiny. Tiny is, as on x86 (with DAZ and FTZ set) and in AMX, what would be below the normal

@@ -23,18 +23,31 @@ func generic(f Format, t *Tile) {
 			case Dots:
 				genericDots(y, w, x[r:], t.In, t.Rows)
 			default:
-				for i := range t.In {
-					xi := x[i*t.Rows+r]
-					for o := range y {
-						y[o] = fma.F32(weight(f, w, i, o), xi, y[o])
-					}
-				}
+				genericFloat(f, y, w, x[r:], t.In, t.Rows)
 			}
 		}
 	}
 }
 
-// genericBlocks adds a row's products to y; its input i is x[i*stride].
+// genericFloat adds a row's products to y; its input i is x[i*stride].
+func genericFloat(f Format, y *[Outputs]float32, w unsafe.Pointer, x []float32, in, stride int) {
+	for i := range in {
+		var line [Outputs]float32
+		if f == F32 {
+			line = *(*[Outputs]float32)(unsafe.Add(w, i*Outputs*4))
+		} else {
+			for o := range line {
+				line[o] = weight(f, w, i, o)
+			}
+		}
+		xi := x[i*stride]
+		for o := range y {
+			y[o] = fma.F32(line[o], xi, y[o])
+		}
+	}
+}
+
+// genericBlocks is the same for Blocks.
 func genericBlocks(y *[Outputs]float32, w unsafe.Pointer, x []float32, in, stride int) {
 	for from := 0; from < in; from += 32 {
 		var even, odd [Outputs]float32
@@ -69,12 +82,9 @@ func words(f Format, inputs int) int {
 	return inputs
 }
 
-// weight is the weight of input i for output o of a panel.
+// weight is the weight of input i for output o of a panel of 16-bit weights.
 func weight(f Format, w unsafe.Pointer, i, o int) float32 {
-	switch f {
-	case F32:
-		return *(*float32)(unsafe.Add(w, (i*Outputs+o)*4))
-	case F16:
+	if f == F16 {
 		return Half(*(*uint16)(unsafe.Add(w, (i*Outputs+o)*2)))
 	}
 	return math.Float32frombits(uint32(*(*uint16)(unsafe.Add(w, (i/2*Outputs+o)*4+i%2*2))) << 16)
