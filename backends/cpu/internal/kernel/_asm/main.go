@@ -1,13 +1,15 @@
-// Command _asm writes the assembly of package kernel: go run . in this folder, output in the folder above. It writes
-// text instead of using a generator library, since all there is to generate is one loop for many sizes of tile.
+// Command _asm writes the assembly of package kernel: go run . in this folder, output in the folder above or in -out. It
+// writes text instead of using a generator library, since all there is to generate is one loop for many sizes of tile.
 package main
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"go/format"
 	"log"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -72,7 +74,10 @@ var pointers = []string{"SI", "DI", "R8", "R9"}
 // ahead is how far in front of a stream its lines are fetched: it helps over the ends of pages, and more of it was slower.
 const ahead = 512
 
+var folder = flag.String("out", "..", "folder to write to")
+
 func main() {
+	flag.Parse()
 	sizes()
 	for _, l := range levels {
 		out.Reset()
@@ -94,7 +99,7 @@ func main() {
 }
 
 func write(name string) {
-	if err := os.WriteFile("../"+name, out.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(*folder, name), out.Bytes(), 0o644); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,0 +1,37 @@
+package kernel_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestGenerated: what is committed is what the generator writes.
+func TestGenerated(t *testing.T) {
+	out := t.TempDir()
+	run := exec.CommandContext(t.Context(), "go", "run", ".", "-out", out)
+	run.Dir = "_asm"
+	run.Env = append(os.Environ(), "GOWORK=off", "GOOS=", "GOARCH=", "GOFLAGS=")
+	if said, err := run.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", run, err, said)
+	}
+	files, err := filepath.Glob(filepath.Join(out, "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("the generator wrote nothing (%v)", err)
+	}
+	for _, f := range append(files, "_asm/main.go") { // the last one is read for the cache of test results
+		want, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f == "_asm/main.go" {
+			continue
+		}
+		got, err := os.ReadFile(filepath.Base(f))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is not what go generate writes (%v)", filepath.Base(f), err)
+		}
+	}
+}
