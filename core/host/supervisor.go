@@ -27,8 +27,8 @@ const (
 )
 
 const (
-	// beatEvery and missedBeats: a plugin counts up every 50 ms; three looks without a change mean that it is
-	// stopped. A process that merely gets no processor time is given slowBeats looks.
+	// beatEvery and missedBeats: three looks without a change raise the suspicion that a process is stopped, which the kernel
+	// confirms. A process that merely gets no processor time is given slowBeats looks.
 	beatEvery   = 100 * time.Millisecond
 	missedBeats = 3
 	slowBeats   = 30
@@ -156,7 +156,7 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool)
 
 // watch returns the reason why the process has to be replaced, or "" when ctx ended.
 func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
-	beat := time.NewTicker(beatEvery)
+	beat := time.NewTimer(untilBeat())
 	defer beat.Stop()
 	probing, stopProbing := context.WithCancel(ctx)
 	var probes sync.WaitGroup
@@ -175,12 +175,19 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 		case <-inc.condemn:
 			return *inc.verdict.Load()
 		case now := <-beat.C:
+			beat.Reset(untilBeat())
 			count, ok := inc.proc.Beat()
 			if ok && pulse.silent(now, count, func() bool { return stoppedState(inc.proc.PID()) }) {
 				return "hung (no heartbeat)"
 			}
 		}
 	}
+}
+
+// untilBeat is the time to the next look at the heartbeats. All supervisors look at the same moments: that is one waking of
+// an idle host, and not one for each process.
+func untilBeat() time.Duration {
+	return time.Until(time.Now().Truncate(beatEvery).Add(beatEvery))
 }
 
 // probe repeats the known-answer test while the process lives; a wrong or missing answer condemns the process.

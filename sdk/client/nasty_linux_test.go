@@ -391,7 +391,7 @@ func TestStoppedProcess(t *testing.T) {
 		cancel()
 		if transport == client.TransportSHM {
 			a, _ := p.Beat()
-			time.Sleep(200 * time.Millisecond) // four beats of a living process
+			time.Sleep(1100 * time.Millisecond) // two beats of a living process
 			if b, ok := p.Beat(); !ok || a != b {
 				t.Errorf("beat %d, then %d", a, b)
 			}

@@ -21,6 +21,9 @@ type callContext struct {
 	err    error
 }
 
+// lookEvery is how often a call that somebody waits on is looked at.
+const lookEvery = 50 * time.Millisecond
+
 // maxTimeout bounds what a header may say, so that no sum overflows.
 const maxTimeout = uint64(time.Hour / time.Microsecond)
 
@@ -72,6 +75,23 @@ func (c *callContext) look() error {
 	return c.err
 }
 
+// next is when to look again. The caller holds mu.
+func (c *callContext) next() time.Duration {
+	if c.limit.IsZero() {
+		return lookEvery
+	}
+	return min(time.Until(c.limit), lookEvery)
+}
+
+// glance looks now and again later, for those who wait on the channel.
+func (c *callContext) glance() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.look() == nil {
+		c.timer.Reset(c.next())
+	}
+}
+
 // Err implements context.Context.
 func (c *callContext) Err() error {
 	c.mu.Lock()
@@ -79,7 +99,7 @@ func (c *callContext) Err() error {
 	return c.look()
 }
 
-// Done implements context.Context. That the host has given the call up is seen within a heartbeat.
+// Done implements context.Context. That the host has given the call up is seen within lookEvery.
 func (c *callContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,8 +107,8 @@ func (c *callContext) Done() <-chan struct{} {
 		c.done = make(chan struct{})
 		if c.err != nil {
 			close(c.done)
-		} else if c.look() == nil && !c.limit.IsZero() {
-			c.timer = time.AfterFunc(time.Until(c.limit), func() { c.Err() })
+		} else if c.look() == nil {
+			c.timer = time.AfterFunc(c.next(), c.glance)
 		}
 	}
 	return c.done

@@ -40,7 +40,7 @@ const (
 	reqBell = 1024 // u32 futex: counted up after each post to a slot of the lane
 
 	// Results region: its header.
-	resBeat = 0 // u64, incremented every 50 ms by the plugin
+	resBeat = 0 // u64, incremented every 500 ms by the plugin
 	resPins = 8 // u32, lanes that are bound to their cores
 	// A line of each lane.
 	resSleeping = 1024 // u32: the lane sleeps on its bell
@@ -84,8 +84,9 @@ const DefaultMaxRows = 256
 // call a layer and process, so that a few are enough for overlapping requests and probes.
 const DefaultSlots = 4
 
-// BeatEvery is the heartbeat's period in milliseconds.
-const BeatEvery = 50
+// BeatEvery is the heartbeat's period in milliseconds. That a process is stopped is seen by other signs within a few looks of
+// the host; a beat wakes an idle process, and there may be some dozens of them.
+const BeatEvery = 500
 
 var (
 	// ErrClosed: the other side is gone or this side is closing.

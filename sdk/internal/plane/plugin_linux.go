@@ -32,8 +32,7 @@ type Plugin struct {
 	quit    chan struct{}
 	wg      sync.WaitGroup
 	workers sync.WaitGroup
-	running []atomic.Pointer[callContext] // by lane
-	polls   bool                          // lanes may look for calls for a while
+	polls   bool // lanes may look for calls for a while
 }
 
 // Attach maps both regions after checking that they are what the host says: sealed, and of the right size. The files
@@ -42,7 +41,7 @@ func Attach(l Layout, cores []int, requests, results *os.File) (*Plugin, error) 
 	if err := l.check(); err != nil {
 		return nil, err
 	}
-	p := &Plugin{layout: l, quit: make(chan struct{}), running: make([]atomic.Pointer[callContext], l.Lanes)}
+	p := &Plugin{layout: l, quit: make(chan struct{})}
 	if len(cores) >= l.Lanes {
 		p.cores = cores
 	}
@@ -152,7 +151,7 @@ func (p *Plugin) lane(n int) {
 		rung := bell.Load() // before the slots: a post after this look changes it
 		for i := range slots {
 			if s := &slots[i]; word(s.in, slotPost).Load() != s.last {
-				ctx = p.serve(n, s, ctx)
+				ctx = p.serve(s, ctx)
 			}
 		}
 		p.await(n, bell, rung)
@@ -178,13 +177,11 @@ type slot struct {
 }
 
 // serve answers the call in the slot. It returns the context for the next call.
-func (p *Plugin) serve(lane int, s *slot, ctx *callContext) *callContext {
+func (p *Plugin) serve(s *slot, ctx *callContext) *callContext {
 	gen := word(s.in, slotPost).Load()
 	head := readHead(s.in)
 	ctx.begin(word(s.in, slotCancel), gen, head.Timeout)
-	p.running[lane].Store(ctx)
 	r := p.handler(ctx, head, s.in[headerSize:], s.out[headerSize:])
-	p.running[lane].Store(nil)
 	if ctx.end() {
 		ctx = new(callContext) // somebody may still look at the old one
 	}
@@ -239,17 +236,12 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32) {
 	sleeping.Store(0)
 }
 
-// beat counts up and looks for calls that the host has given up.
+// beat counts up.
 func (p *Plugin) beat() {
 	tick := time.NewTicker(BeatEvery * time.Millisecond)
 	defer tick.Stop()
 	for {
 		word64(p.res, resBeat).Add(1)
-		for i := range p.running {
-			if c := p.running[i].Load(); c != nil {
-				c.Err()
-			}
-		}
 		select {
 		case <-p.quit:
 			return

@@ -9,6 +9,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -124,6 +125,7 @@ func (s *setup) once(what string, f func() error) error {
 	if err := f(); err != nil {
 		return err
 	}
+	debug.FreeOSMemory() // what loading needed; what comes now needs little
 	s.mu.Lock()
 	s.ready = true
 	s.mu.Unlock()
