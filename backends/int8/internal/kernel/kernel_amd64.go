@@ -64,12 +64,22 @@ func runVNNI(t *Tile, rows, panels int) {
 var avx2 = Kernels{Quantize: quantizeAVX2, Shape: shapeAVX2, Run: runAVX2}
 
 // shapeAVX2 has half the registers of half the width.
-func shapeAVX2(rows, _ int) (tall, wide int) { return min(rows, 2), 1 }
+func shapeAVX2(rows, _ int) (tall, wide int) {
+	times := (rows + 3) / 4
+	return (rows + times - 1) / times, 1
+}
 
 func runAVX2(t *Tile, rows, _ int) {
-	if rows == 2 {
-		avx2x2x1(t)
-		return
+	switch rows {
+	case 1:
+		avx2x1(t)
+	case 2:
+		avx2x2(t)
+	case 3:
+		avx2x3(t)
+	case 4:
+		avx2x4(t)
+	default:
+		panic("kernel: no such tile")
 	}
-	avx2x1x1(t)
 }

@@ -1,6 +1,6 @@
 package kernel
 
-// Tiles of rows x panels: vnniRxP with AVX512_VNNI, avx2xRxP with AVX2 and FMA. Each does what runGeneric does for its shape.
+// Tiles of rows x panels: vnniRxP with AVX512_VNNI, avx2xR of one panel with AVX2 and FMA. Each does what runGeneric does for its shape.
 
 //go:noescape
 func vnni1x1(t *Tile)
@@ -45,10 +45,16 @@ func vnni7x1(t *Tile)
 func vnni8x1(t *Tile)
 
 //go:noescape
-func avx2x1x1(t *Tile)
+func avx2x1(t *Tile)
 
 //go:noescape
-func avx2x2x1(t *Tile)
+func avx2x2(t *Tile)
+
+//go:noescape
+func avx2x3(t *Tile)
+
+//go:noescape
+func avx2x4(t *Tile)
 
 // quantizeAVX2 is quantizeGeneric.
 //

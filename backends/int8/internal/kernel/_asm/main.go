@@ -197,102 +197,82 @@ func (f *file) vnni(rows, panels int) {
 	f.op("RET")
 }
 
-// avx2: a line is two registers of eight outputs each. Its even and odd bytes become words, as the activations' do, so that
-// VPMADDWD, which can't saturate here, adds two products into each output's own lane.
+// avx2: a line is two registers of eight outputs each. q times x is |q| times x with q's sign, bytes without and with a sign, so
+// that VPMADDUBSW has at most 2 x 128 x 127 to add, which can't saturate. A group's integers fill the registers; the float sums stay
+// in y, where adding to them is one instruction, too.
 func avx2() []byte {
 	f := newFile()
-	f.avx2(1, 1)
-	f.avx2(2, 1)
+	for rows := 1; rows <= 4; rows++ {
+		f.avx2(rows)
+	}
 	return f.Bytes()
 }
 
-func (f *file) avx2(rows, panels int) {
-	n := 2 * rows * panels
-	float := func(r, p, h int) int { return (r*panels+p)*2 + h }
-	integer := func(r, p, h int) int { return n + float(r, p, h) }
-	even := func(r int) int { return 2*n + 2*r }
-	odd := func(r int) int { return 2*n + 2*r + 1 }
-	const wEven, wOdd, mask = 13, 14, 15
-	const tmp = 12
-	f.begin(fmt.Sprintf("avx2x%dx%d", rows, panels), rows, panels, func() {
-		for i := range n {
-			f.op("VPXOR Y%d, Y%d, Y%d", i, i, i)
-		}
-	}, func(r int, y string) {
-		for p := range panels {
-			for h := range 2 {
-				f.op("VMOVUPS %d%s, Y%d", 64*p+32*h, y, float(r, p, h))
-			}
-		}
-	})
-	f.op("VPCMPEQW Y%d, Y%d, Y%d", mask, mask, mask)
-	f.op("VPSRLW $8, Y%d, Y%d", mask, mask)
+func (f *file) avx2(rows int) {
+	const (
+		weights, magnitudes      = 8, 10 // and the next: of both halves of a line
+		cast, product, ones, top = 12, 13, 14, 15
+	)
+	integer := func(r, h int) int { return 2*r + h }
+	y := func(r, h int) string { return rowAt(r, 32*h, []string{"R9", "R14"}[r/3], "R8") }
+	f.begin(fmt.Sprintf("avx2x%d", rows), rows, 1, func() {
+		f.op("VPXOR Y0, Y0, Y0")
+		f.walkY(rows, func(_ int, y string) {
+			f.op("VMOVUPS Y0, 0%s", y)
+			f.op("VMOVUPS Y0, 32%s", y)
+		})
+	}, func(int, string) {})
+	f.op("MOVQ 48(DI), R9")
+	f.op("MOVQ 56(DI), R8")
+	if rows > 3 {
+		f.op("LEAQ (R8)(R8*2), R14")
+		f.op("ADDQ R9, R14")
+	}
+	f.op("VPCMPEQW Y%d, Y%d, Y%d", ones, ones, ones)
+	f.op("VPABSW Y%d, Y%d", ones, ones)
+	f.op("VPCMPEQB Y%d, Y%d, Y%d", top, top, top)
+	f.op("VPABSB Y%d, Y%d", top, top)
+	f.op("VPSLLW $7, Y%d, Y%d", top, top)
 	f.WriteString("block:\n")
 	for g := range 2 {
-		for r := range rows {
-			for p := range panels {
-				for h := range 2 {
-					f.op("VPBROADCASTD %s, Y%d", groupAt(r, 8*g+4), integer(r, p, h))
-				}
-			}
+		for i := range 2 * rows {
+			f.op("VPXOR Y%d, Y%d, Y%d", i, i, i)
 		}
 		for l := range groupLines {
 			at := (g*groupLines + l) * lineBytes
-			for r := range rows {
-				f.op("VPBROADCASTD %s, Y%d", xAt(r, g*32+4*l), odd(r))
-				f.op("VPSLLW $8, Y%d, Y%d", odd(r), even(r))
-				f.op("VPSRAW $8, Y%d, Y%d", even(r), even(r))
-				f.op("VPSRAW $8, Y%d, Y%d", odd(r), odd(r))
+			f.op("PREFETCHT1 %s", panelAt("R13", 0, at))
+			for h := range 2 {
+				f.op("VPXOR %s, Y%d, Y%d", panelAt("SI", 0, at+32*h), top, weights+h)
+				f.op("VPABSB Y%d, Y%d", weights+h, magnitudes+h)
 			}
-			for p := range panels {
-				f.op("PREFETCHT1 %s", panelAt("R13", p, at))
+			for r := range rows {
+				f.op("VPBROADCASTD %s, Y%d", xAt(r, g*32+4*l), cast)
 				for h := range 2 {
-					f.op("VMOVDQU %s, Y%d", panelAt("SI", p, at+32*h), wOdd)
-					f.op("VPAND Y%d, Y%d, Y%d", wOdd, mask, wEven)
-					f.op("VPSRLW $8, Y%d, Y%d", wOdd, wOdd)
-					for r := range rows {
-						// The last product may overwrite a word of weights.
-						if r == rows-1 {
-							f.op("VPMADDWD Y%d, Y%d, Y%d", even(r), wEven, wEven)
-							f.op("VPADDD Y%d, Y%d, Y%d", wEven, integer(r, p, h), integer(r, p, h))
-							f.op("VPMADDWD Y%d, Y%d, Y%d", odd(r), wOdd, wOdd)
-							f.op("VPADDD Y%d, Y%d, Y%d", wOdd, integer(r, p, h), integer(r, p, h))
-							continue
-						}
-						f.op("VPMADDWD Y%d, Y%d, Y%d", even(r), wEven, tmp)
-						f.op("VPADDD Y%d, Y%d, Y%d", tmp, integer(r, p, h), integer(r, p, h))
-						f.op("VPMADDWD Y%d, Y%d, Y%d", odd(r), wOdd, tmp)
-						f.op("VPADDD Y%d, Y%d, Y%d", tmp, integer(r, p, h), integer(r, p, h))
-					}
+					f.op("VPSIGNB Y%d, Y%d, Y%d", weights+h, cast, product)
+					f.op("VPMADDUBSW Y%d, Y%d, Y%d", product, magnitudes+h, product)
+					f.op("VPMADDWD Y%d, Y%d, Y%d", ones, product, product)
+					f.op("VPADDD Y%d, Y%d, Y%d", product, integer(r, h), integer(r, h))
 				}
 			}
+		}
+		if g == 1 {
+			f.op("PREFETCHT1 %s", panelAt("R13", 0, scales))
+		}
+		for h := range 2 {
+			f.op("VPMOVZXWD %s, Y%d", panelAt("SI", 0, scales+32*g+16*h), weights+h)
+			f.op("VPSLLD $16, Y%d, Y%d", weights+h, weights+h)
 		}
 		for r := range rows {
-			f.op("VBROADCASTSS %s, Y%d", groupAt(r, 8*g), even(r))
-		}
-		for p := range panels {
-			if g == 1 {
-				f.op("PREFETCHT1 %s", panelAt("R13", p, scales))
-			}
+			f.op("VBROADCASTSS %s, Y%d", groupAt(r, 8*g), cast)
 			for h := range 2 {
-				f.op("VPMOVZXWD %s, Y%d", panelAt("SI", p, scales+32*g+16*h), wEven)
-				f.op("VPSLLD $16, Y%d, Y%d", wEven, wEven)
-				for r := range rows {
-					f.op("VCVTDQ2PS Y%d, Y%d", integer(r, p, h), integer(r, p, h))
-					f.op("VMULPS Y%d, Y%d, Y%d", even(r), wEven, wOdd)
-					f.op("VFMADD231PS Y%d, Y%d, Y%d", wOdd, integer(r, p, h), float(r, p, h))
-				}
+				f.op("VCVTDQ2PS Y%d, Y%d", integer(r, h), integer(r, h))
+				f.op("VMULPS Y%d, Y%d, Y%d", cast, weights+h, product)
+				f.op("VFMADD213PS %s, Y%d, Y%d", y(r, h), product, integer(r, h))
+				f.op("VMOVUPS Y%d, %s", integer(r, h), y(r, h))
 			}
 		}
 	}
-	f.next(rows, panels)
-	f.walkY(rows, func(r int, y string) {
-		for p := range panels {
-			for h := range 2 {
-				f.op("VMOVUPS Y%d, %d%s", float(r, p, h), 64*p+32*h, y)
-			}
-		}
-	})
+	f.next(rows, 1)
 	f.op("VZEROUPPER")
 	f.op("RET")
 }
