@@ -315,3 +315,71 @@ func TestConcurrent(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// foreseen is a router that is predicted: wrongly for the rows whose token is in wrong, and not at all if blind.
+type foreseen struct {
+	byToken
+	wrong []int32
+	blind bool
+}
+
+func (f *foreseen) Predict(_ context.Context, in router.Batch, out router.Routes) bool {
+	f.Route(context.Background(), in, out)
+	for r, t := range in.Tokens {
+		if slices.Contains(f.wrong, t) {
+			ids := out.IDs[r*out.K : (r+1)*out.K]
+			switch {
+			case t%2 == 0: // another order, with other weights
+				slices.Reverse(ids)
+			default:
+				ids[0] = (ids[out.K-1] + 1) % int32(in.Logits.Cols)
+			}
+		}
+	}
+	return !f.blind
+}
+
+func (f *foreseen) Begin(ctx context.Context, in router.Batch, out router.Routes) expert.Pending {
+	return pending(func() error { return f.Route(ctx, in, out) })
+}
+
+// TestPredicted: whatever was predicted, the router's own answer counts, is what is observed, and gives the same bits.
+func TestPredicted(t *testing.T) {
+	for name, r := range map[string]*foreseen{
+		"right": {}, "blind": {blind: true}, "a row": {wrong: []int32{3}}, "the order": {wrong: []int32{2}}, "all": {wrong: []int32{0, 1, 2, 3, 4, 5}},
+	} {
+		groups, all := newGroups(3)
+		l := moe.New(r, topK, experts, placed(3, 2), groups, width, 2)
+		for range 3 { // memory is used again
+			in := input(2, 0, 1, 2, 3, 3, 4, 5)
+			seen, between := 0, 0
+			in.Observe = func(_, row, _ int, ids []int32, _ []float32) {
+				seen++
+				if ids[0] != in.Tokens[row] {
+					t.Errorf("%s: row %d was observed as %v", name, row, ids)
+				}
+			}
+			in.Meanwhile = func() {
+				between++
+				if all[0].open.Load() == 0 {
+					t.Errorf("%s: nothing was on its way meanwhile", name)
+				}
+			}
+			y := tensor.NewMatrix(7, width)
+			if err := l.Forward(t.Context(), in, y); err != nil {
+				t.Fatal(err)
+			}
+			checkRows(t, name, in, y)
+			if seen != 7 || between != 1 || all[0].open.Load() != 0 {
+				t.Errorf("%s: %d rows observed, %d times meanwhile, %d calls left", name, seen, between, all[0].open.Load())
+			}
+		}
+		r.err = errors.New("boom")
+		if err := l.Forward(t.Context(), input(2, 0, 3), tensor.NewMatrix(2, width)); !errors.Is(err, r.err) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if all[0].open.Load() != 0 {
+			t.Errorf("%s: %d calls were left behind", name, all[0].open.Load())
+		}
+	}
+}

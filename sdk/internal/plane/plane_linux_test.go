@@ -263,3 +263,72 @@ func TestRowsFitTheirSlot(t *testing.T) {
 		}
 	}
 }
+
+// A call leaves no garbage on either side.
+func TestCallsAllocateNothing(t *testing.T) {
+	host, _ := pair(t, Spec{Slots: 2, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, func(ctx context.Context, h Head, in, out []byte) Reply {
+		if ctx.Err() != nil {
+			return Reply{Status: 1}
+		}
+		return echo(ctx, h, in, out)
+	})
+	if n := testing.AllocsPerRun(500, func() {
+		ticket, err := host.Post(t.Context(), 1, Head{Op: OpForward, Rows: 5, Cols: 7, Timeout: 1e6}, func(b []byte) { b[0] = 9 })
+		if err == nil {
+			err = ticket.Wait(t.Context(), time.Minute, func(r Reply, b []byte) error {
+				if b[0] != 9 || r.Rows != 5 || r.Status != 0 {
+					return fmt.Errorf("answer %d, %+v", b[0], r)
+				}
+				return nil
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations a call", n)
+	}
+}
+
+// Every lane serves its own slots, and a call for a lane goes to it as long as it has a free one.
+func TestLanes(t *testing.T) {
+	release := make(chan struct{})
+	host, _ := pair(t, Spec{Slots: 4, Lanes: 2, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, func(_ context.Context, h Head, in, out []byte) Reply {
+		if h.K == 1 {
+			<-release
+		}
+		return Reply{}
+	})
+	post := func(lane int, k uint32) Ticket {
+		t.Helper()
+		ticket, ok, err := host.TryPost(lane, Head{Op: OpForward, K: k}, func([]byte) {})
+		if err != nil || !ok {
+			t.Fatalf("lane %d: posted %v, %v", lane, ok, err)
+		}
+		host.Wake(false)
+		host.Wake(true)
+		return ticket
+	}
+	wait := func(ticket Ticket) {
+		t.Helper()
+		if err := ticket.Wait(t.Context(), 10*time.Second, func(Reply, []byte) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stuck := post(0, 1)
+	for range 100 {
+		wait(post(1, 0)) // the other lane works on
+	}
+	behind := post(0, 0)
+	if lanes := [2]int{host.layout.lane(stuck.slot), host.layout.lane(behind.slot)}; lanes != [2]int{0, 0} {
+		t.Errorf("calls for lane 0 went to %v", lanes)
+	}
+	over := post(0, 0) // lane 0 has no slot left
+	if lane := host.layout.lane(over.slot); lane != 1 {
+		t.Errorf("a call without room went to lane %d", lane)
+	}
+	wait(over)
+	close(release)
+	wait(stuck)
+	wait(behind)
+}
