@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -116,27 +117,28 @@ func BenchmarkFewRows(b *testing.B) {
 						pool := team.NewPool(threads, team.Options{})
 						defer pool.Close()
 						t := pool.Team()
-						var read, best time.Duration // of all the memory
+						// Short steps in turn, of which the fastest tenth counts: others use the machine, too.
+						const step = 8
+						var read, apply []float64 // GB/s
 						for b.Loop() {
-							start := time.Now()
-							limits.Read(data, threads)
-							middle := time.Now()
-							for _, l := range all {
-								l.Apply(y, x, t)
-							}
-							took := time.Since(middle)
-							if read == 0 || middle.Sub(start) < read {
-								read = middle.Sub(start)
-							}
-							if best == 0 || took < best {
-								best = took
+							for at := 0; at+step <= len(all); at += step {
+								start := time.Now()
+								limits.Read(data[at*size:(at+step)*size], threads)
+								middle := time.Now()
+								for i := range step {
+									all[(at+len(all)/2+i)%len(all)].Apply(y, x, t)
+								}
+								gb := float64(step*size) / 1e9
+								read, apply = append(read, gb/middle.Sub(start).Seconds()), append(apply, gb/time.Since(middle).Seconds())
 							}
 						}
-						gb := float64(len(all)*size) / 1e9
-						b.ReportMetric(gb/best.Seconds(), "GB/s")
-						b.ReportMetric(memory/1e9/read.Seconds(), "GB/s-read")
-						b.ReportMetric(100*gb/best.Seconds()/(memory/1e9/read.Seconds()), "%")
-						b.ReportMetric(float64(len(all)*2*rows*out*in)/best.Seconds()/1e9, "GFLOP/s")
+						slices.Sort(read)
+						slices.Sort(apply)
+						limit, rate := read[len(read)*9/10], apply[len(apply)*9/10]
+						b.ReportMetric(rate, "GB/s")
+						b.ReportMetric(limit, "GB/s-read")
+						b.ReportMetric(100*rate/limit, "%")
+						b.ReportMetric(rate*float64(2*rows*out*in)/float64(size), "GFLOP/s")
 					})
 				}
 			}
