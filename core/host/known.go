@@ -6,23 +6,12 @@ import (
 	"math"
 	"sync"
 
-	"github.com/pimoe/pimoe/backends/pack"
-	"github.com/pimoe/pimoe/backends/ref"
-	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
-
-// knownTolerance is how far a backend's answer may lie from the oracle's, relative to the largest element: a hundred
-// times what another order of float32 summation makes of it, a hundredth of what one wrong weight row does.
-const knownTolerance = 1e-2
-
-// builtin names the backends whose function is the checkpoint's own: a plugin that bears such a name must agree with
-// the oracle. Any other plugin may compute what it likes; it is only held to giving the same bits every time.
-var builtin = map[string]bool{"cpu": true, "ref": true}
 
 // knownAnswers are the answers of one group's units to a fixed input. The first process that is let in sets them; every
 // later process and every probe must repeat them bit for bit, which is what makes replicas and restarts invisible.
@@ -68,8 +57,8 @@ func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e *client.Exper
 		return fmt.Errorf("numeric class %q, the group computes in %q: %w", info.NumericClass, k.class, sdk.ErrUnsupported)
 	}
 	fresh := len(k.bits) == 0
-	if fresh && builtin[info.Name] {
-		if err := k.compareWithOracle(ctx, e); err != nil {
+	if tolerance, ours := tolerances[info.Name]; fresh && ours {
+		if err := k.compareWithOracle(ctx, e, tolerance); err != nil {
 			return err
 		}
 	}
@@ -112,62 +101,6 @@ func (k *knownAnswers) ask(ctx context.Context, e expert.Expert, u expert.Unit) 
 		return nil, fmt.Errorf("layer %d expert %d: %w", u.Layer, u.Expert, err)
 	}
 	return y, nil
-}
-
-// compareWithOracle computes one unit in the host, with the naive backend on a private copy of its weights.
-func (k *knownAnswers) compareWithOracle(ctx context.Context, e *client.Expert) error {
-	u := k.spec.Units[0]
-	want, err := k.oracle(ctx, u)
-	if err != nil {
-		return err
-	}
-	got, err := k.ask(ctx, e, u)
-	if err != nil {
-		return err
-	}
-	worst, largest := 0.0, 0.0
-	for i := range want {
-		worst = max(worst, math.Abs(float64(want[i])-float64(got[i])))
-		largest = max(largest, math.Abs(float64(want[i])))
-	}
-	if !(worst <= knownTolerance*largest) {
-		return fmt.Errorf("layer %d expert %d: differs from the reference by %.3g where the largest value is %.3g: %w",
-			u.Layer, u.Expert, worst, largest, sdk.ErrInvalidOutput)
-	}
-	return nil
-}
-
-func (k *knownAnswers) oracle(ctx context.Context, u expert.Unit) ([]float32, error) {
-	sh, err := k.shards.open(ctx, k.from, u.Expert)
-	if err != nil {
-		return nil, err
-	}
-	var w [3]tensor.View
-	for i, name := range unitTensors(u) {
-		ext := sh.extents[name]
-		w[i] = tensor.View{Packing: ext.Packing, DType: ext.DType, Shape: ext.Shape, Data: make([]byte, ext.Length)}
-		if _, err := sh.file.ReadAt(w[i].Data, ext.Offset); err != nil {
-			return nil, fmt.Errorf("read %s of expert %d: %w", name, u.Expert, err)
-		}
-		if ext.Packing == "" {
-			continue
-		}
-		if w[i], err = pack.Unpack(w[i]); err != nil {
-			return nil, fmt.Errorf("%s of expert %d: %w", name, u.Expert, err)
-		}
-	}
-	be := ref.New()
-	class, err := be.Class(w[0].DType, "")
-	if err != nil {
-		return nil, fmt.Errorf("expert %d: %w", u.Expert, err)
-	}
-	block, err := be.FFN(class, k.shape.Activation, w[0], w[1], w[2])
-	if err != nil {
-		return nil, fmt.Errorf("expert %d: %w", u.Expert, err)
-	}
-	y := tensor.NewMatrix(1, len(k.input))
-	block.Apply(y, tensor.MatrixOf(1, len(k.input), k.input), team.Team{})
-	return y.Data, nil
 }
 
 func sameBits(a, b []float32) bool {

@@ -77,13 +77,9 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	tok, err := tokenizer.Load(stored.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("tokenizer of %s: %w", stored.Name, err)
-	}
 	i := &Instance{
 		ID: stored.Name, Created: stored.Manifest.Created, Digest: stored.Digest(), Config: o.Config,
-		Model: cfg, Tokenizer: tok, Metrics: metrics.New(), Log: o.Log,
+		Model: cfg, Metrics: metrics.New(), Log: o.Log,
 		pool: team.NewPool(Threads(o.Config), team.Options{}),
 	}
 	if o.Config.Server.Alias != "" {
@@ -101,12 +97,17 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	if err != nil {
 		return err
 	}
+	tokens := loadTokenizer(stored)
+	defer func() { <-tokens.done }()
 	trunk, err := i.loadTrunk(ctx, p, o)
 	if err != nil {
 		return err
 	}
 	placement, err := i.startHost(ctx, p, o)
 	if err != nil {
+		return err
+	}
+	if i.Tokenizer, err = tokens.get(); err != nil {
 		return err
 	}
 	// Keys and values of a load-dependent routing hold what other requests did to it: they are never taken over.
@@ -118,6 +119,29 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 		Metrics: i.Metrics, Log: o.Log,
 	})
 	return err
+}
+
+// loading is a tokenizer that is being loaded while processes start: large vocabularies take a good part of a second.
+type loading struct {
+	done chan struct{}
+	tok  *tokenizer.Tokenizer // set before done is closed, as is err
+	err  error
+}
+
+func loadTokenizer(stored *weights.Model) *loading {
+	l := &loading{done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		if l.tok, l.err = tokenizer.Load(stored.Dir); l.err != nil {
+			l.err = fmt.Errorf("tokenizer of %s: %w", stored.Name, l.err)
+		}
+	}()
+	return l
+}
+
+func (l *loading) get() (*tokenizer.Tokenizer, error) {
+	<-l.done
+	return l.tok, l.err
 }
 
 // loadTrunk prepares the trunk: mapped out of the packed variant of its class, or read where there is none.

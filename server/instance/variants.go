@@ -39,7 +39,8 @@ type packer struct {
 	threads  int
 	progress func(done, total int64)
 	notes    []string
-	ready    map[string]*weights.Variant // by name; nil = can't be made here
+	ready    map[string]*weights.Variant    // by name; nil = can't be made here
+	asked    map[[2]string]*weights.Variant // of the experts, by backend and class
 }
 
 func newPacker(c config.Config, stored *weights.Model, shape *model.Config, progress func(done, total int64)) (*packer, error) {
@@ -47,7 +48,7 @@ func newPacker(c config.Config, stored *weights.Model, shape *model.Config, prog
 	if err != nil {
 		return nil, err
 	}
-	return &packer{store: store, stored: stored, shape: shape, threads: Threads(c), progress: progress, ready: map[string]*weights.Variant{}}, nil
+	return &packer{store: store, stored: stored, shape: shape, threads: Threads(c), progress: progress, ready: map[string]*weights.Variant{}, asked: map[[2]string]*weights.Variant{}}, nil
 }
 
 // layout is the packing that a backend takes in place for weights of a storage type.
@@ -63,6 +64,10 @@ func layout(be backends.Backend, class string) func(tensor.DType) (string, error
 
 // experts is the variant of the expert shards for a backend and a class; nil where row-major ones serve.
 func (p *packer) experts(ctx context.Context, be backends.Backend, class string) (*weights.Variant, error) {
+	key := [2]string{be.Name(), class}
+	if v, ok := p.asked[key]; ok {
+		return v, nil
+	}
 	packing, files := layout(be, class), map[string][]weights.Packed{}
 	for e := range p.stored.Manifest.Experts {
 		file := weights.ExpertFile(e)
@@ -81,7 +86,11 @@ func (p *packer) experts(ctx context.Context, be backends.Backend, class string)
 			}
 		}
 	}
-	return p.variant(ctx, "experts", files)
+	v, err := p.variant(ctx, "experts", files)
+	if err == nil {
+		p.asked[key] = v
+	}
+	return v, err
 }
 
 // trunk is the same for the trunk.
