@@ -152,11 +152,11 @@ func benchConfig(cfg config.Config, o bench.Options) config.Config {
 func (a *app) runBench(ctx context.Context, cfg config.Config, isolations []string, f benchFlags) (report bench.Report, err error) {
 	report = bench.Report{Machine: bench.ThisMachine(version), Command: strings.Join(os.Args, " ")}
 	o := f.options
+	var before bench.Limits
 	if f.limits {
-		if report.Before, err = limitsOf(cfg); err != nil {
+		if before, err = limitsOf(cfg); err != nil {
 			return report, err
 		}
-		o.Bandwidth = 1e9 * report.Before.Mapped[1]
 	}
 	var instances []*instance.Instance
 	var targets []bench.Target
@@ -207,14 +207,17 @@ func (a *app) runBench(ctx context.Context, cfg config.Config, isolations []stri
 		}
 	}
 	if f.limits {
-		report.After, err = limitsOf(cfg)
+		after, err := limitsOf(cfg)
+		if err != nil {
+			return report, err
+		}
+		report.SetLimits(before, after)
 	}
-	return report, err
+	return report, nil
 }
 
-func limitsOf(cfg config.Config) (*bench.Limits, error) {
-	l, err := bench.MeasureLimits(cfg.Home, instance.Threads(cfg))
-	return &l, err
+func limitsOf(cfg config.Config) (bench.Limits, error) {
+	return bench.MeasureLimits(cfg.Home, instance.Threads(cfg))
 }
 
 // describeRun says what runs, and what its steps read.

@@ -2,7 +2,7 @@
 // tokens, one layer of experts, and what isolation costs, which compares two engines in alternating rounds of one run.
 // Other programs can take part in the rounds as peers.
 //
-// The bench command uses it. Prompts and continuations are random and all different, nothing is reused, and a warm-up
+// The bench command uses it. Prompts are random and all different, continuations greedy, nothing is reused, and a warm-up
 // is left out. It refuses to compare figures of different runs.
 package bench
 
@@ -44,7 +44,6 @@ type Options struct {
 	Seed      uint64
 	Peers     []Peer
 	Weights   Weights                            // what a step reads; zero = not known
-	Bandwidth float64                            // bytes a second that the machine's memory gives to reads; 0 = not known
 	Progress  func(done, total int, what string) // may be nil
 }
 

@@ -27,7 +27,7 @@ type instant struct {
 }
 
 func (e *instant) Submit(_ context.Context, r engine.Request) (engine.Stream, error) {
-	if !r.NoReuse || !r.IgnoreEOS || len(r.Forced) != r.MaxTokens {
+	if !r.NoReuse || !r.IgnoreEOS || r.Forced != nil {
 		return nil, sdk.ErrInvalid
 	}
 	if r.Observe != nil {
@@ -157,7 +157,7 @@ func TestPeers(t *testing.T) {
 	peer := Peer{Command: `echo "$PIMOE_BENCH_WORKLOADS" >>` + log + `; echo noise; echo '{"name":"other","prefill_tps":1,"decode_tps":2,"decode_tps_8":4,"bytes_per_weight":1}'`}
 	results, err := Run(t.Context(), []Target{{Process, &instant{}}}, Options{
 		Workloads: parse(t, "prefill", "decode", "batch8", "batch32"), Vocab: 100, Rounds: 2, Peers: []Peer{peer},
-		Weights: Weights{Trunk: 10, Unit: 5, Layers: 2, TrunkBytes: 2, ExpertsBytes: 4}, Bandwidth: 1e3,
+		Weights: Weights{Trunk: 10, Unit: 5, Layers: 2, TrunkBytes: 2, ExpertsBytes: 4},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +182,7 @@ func TestPeers(t *testing.T) {
 	if len(batch32.Ratios) != 0 {
 		t.Errorf("a ratio to nothing: %+v", batch32)
 	}
-	if want := 10*2 + 2*2*5*4.; decode.BytesPerStep != want || decode.BandwidthShare != want*decode.DecodeTPS/1e3 {
+	if want := 10*2 + 2*2*5*4.; decode.BytesPerStep != want || decode.BytesPerToken != want {
 		t.Errorf("a step of %v bytes, want %v", decode.BytesPerStep, want)
 	}
 	if want := 10 + 2*2*5.; results[3].BytesPerStep != want || results[3].DecodeTPS != 2 {
@@ -292,13 +292,14 @@ func TestOwnBytes(t *testing.T) {
 
 func TestReportIsReadable(t *testing.T) {
 	var b strings.Builder
-	r := Report{Machine: ThisMachine("v1"), Model: "m", Classes: []string{"int8g32", "bf16w-f32"}, Before: &Limits{Threads: 2, Mapped: [2]float64{10, 20}},
+	r := Report{Machine: ThisMachine("v1"), Model: "m", Classes: []string{"int8g32", "bf16w-f32"},
 		Sides:   []Side{{Isolation: Process, Processes: 8, Starts: []float64{300, 100, 200}, OwnBytes: []int64{2e6, 3e6}}},
-		Results: []Result{{Workload: "prefill", Isolation: Process, Prefill: Spread{1, 2, 3}, Ratios: []Ratio{{Peer: "other", Prefill: &Spread{4, 5, 6}}}}}}
+		Results: []Result{{Workload: "prefill", Isolation: Process, Prefill: Spread{1, 2, 3}, DecodeTPS: 5, BytesPerToken: 1e9, Ratios: []Ratio{{Peer: "other", Prefill: &Spread{4, 5, 6}}}}}}
+	r.SetLimits(Limits{Threads: 2, Mapped: [2]float64{10, 20}}, Limits{Threads: 2, Mapped: [2]float64{11, 19}})
 	if err := r.Write(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"m: experts int8g32, trunk bf16w-f32", "v1", "10.0 / 20.0", "2.0 (1.0-3.0)", "5.00x (4.00-6.00)", "200", "2.0 / 3.0"} {
+	for _, want := range []string{"m: experts int8g32, trunk bf16w-f32", "v1", "10.0 / 20.0", "11.0 / 19.0", "25%", "2.0 (1.0-3.0)", "5.00x (4.00-6.00)", "200", "2.0 / 3.0"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
 		}

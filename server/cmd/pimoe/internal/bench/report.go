@@ -53,6 +53,20 @@ type Side struct {
 	Idle      float64   `json:"idle_cores"`
 }
 
+// SetLimits takes the limits measured before and after a run and says which share of the bandwidth decoding took: of the
+// better of both, because a limit is what is possible.
+func (r *Report) SetLimits(before, after Limits) {
+	r.Before, r.After = &before, &after
+	bandwidth := 1e9 * max(before.Mapped[1], after.Mapped[1])
+	for i := range r.Results {
+		s := &r.Results[i]
+		s.BandwidthShare = s.BytesPerToken * s.DecodeTPS / bandwidth
+	}
+}
+
+// settle is how long processes get to finish what a load has left behind, such as a collection of garbage.
+const settle = time.Second
+
 // Watch fills in what the processes of a side cost after its load: their memory, and the processor time of all of them
 // and of this process while nothing is asked for.
 func (s *Side) Watch(ctx context.Context, experts, others []int, d time.Duration) error {
@@ -73,14 +87,24 @@ func (s *Side) Watch(ctx context.Context, experts, others []int, d time.Duration
 		}
 		return sum
 	}
+	if err := sleep(ctx, settle); err != nil {
+		return err
+	}
 	before, start := work(), time.Now()
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := sleep(ctx, d); err != nil {
+		return err
 	}
 	s.Idle = float64(work()-before) / float64(time.Since(start))
 	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Write prints a report for people.

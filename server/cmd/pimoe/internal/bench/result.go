@@ -89,9 +89,6 @@ func (r *record) finished(s Result, workload int, read Weights) Result {
 	s.PrefillTPS, s.DecodeTPS, s.Experts = s.Prefill.Median, s.Decode.Median, r.experts[workload]
 	s.BytesPerStep = read.step(s.Experts)
 	s.BytesPerToken = s.BytesPerStep / float64(w.Parallel)
-	if r.options.Bandwidth > 0 {
-		s.BandwidthShare = s.BytesPerToken * s.DecodeTPS / r.options.Bandwidth
-	}
 	return s
 }
 

@@ -48,10 +48,10 @@ func measure(ctx context.Context, eng Engine, w Workload, round int, o Options, 
 	wait, ctx := errgroup.WithContext(ctx)
 	for i := range runs {
 		rng := rand.New(rand.NewPCG(o.Seed, uint64(w.Parallel)<<32|uint64(round+1)<<16|uint64(i)))
-		prompt, forced := randomIDs(rng, w.Prompt, o.Vocab), randomIDs(rng, w.Gen, o.Vocab)
+		prompt := randomIDs(rng, w.Prompt, o.Vocab)
 		wait.Go(func() error {
 			return runs[i].do(ctx, eng, engine.Request{
-				ID: "bench-" + strconv.Itoa(i), Prompt: prompt, Forced: forced, MaxTokens: w.Gen, IgnoreEOS: true, Logprobs: -1, NoReuse: true,
+				ID: "bench-" + strconv.Itoa(i), Prompt: prompt, MaxTokens: w.Gen, IgnoreEOS: true, Logprobs: -1, NoReuse: true,
 				Observe: routes.observer(w.Prompt),
 			})
 		})
@@ -62,9 +62,8 @@ func measure(ctx context.Context, eng Engine, w Workload, round int, o Options, 
 	return sampleOf(runs, w.Prompt), nil
 }
 
-// randomIDs are prompts and continuations. They are different in every round and request, so that nothing is worth
-// reusing, and the same for all targets. Continuations are given, as llama-bench gives them: what a random model writes
-// by itself may collapse onto a few experts.
+// randomIDs are a prompt. It is different in every round and request, so that nothing is worth reusing, and the same for
+// all targets. The continuation is the model's own: given tokens would be computed many at a time.
 func randomIDs(rng *rand.Rand, n, vocab int) []int32 {
 	ids := make([]int32, n)
 	for i := range ids {
