@@ -297,6 +297,35 @@ func TestHidden(t *testing.T) {
 	}
 }
 
+// TestMeanwhile: the shared expert is the same whether the Block lets it be computed while it waits, or never.
+func TestMeanwhile(t *testing.T) {
+	dir := coretest.Golden(t, "models", "qwen2_moe")
+	ids := []int32{3, 1, 4, 1, 5, 9, 2, 6}
+	var want tensor.Matrix
+	for _, calls := range []int{1, 0} {
+		r := newRig(t, dir, rigOptions{threads: 2, wrap: func(b moe.Block) moe.Block { return &patient{b, calls} }})
+		got := chunks(r, ids, r.sequence(len(ids)), 5, 1)
+		if want.Rows == 0 {
+			want = got
+		}
+		sameBits(t, fmt.Sprintf("%d calls", calls), got, want)
+	}
+}
+
+// patient calls Meanwhile itself, so many times, before it asks its Block.
+type patient struct {
+	moe.Block
+	calls int
+}
+
+func (p *patient) Forward(ctx context.Context, in moe.Input, y tensor.Matrix) error {
+	for range p.calls {
+		in.Meanwhile()
+	}
+	in.Meanwhile = nil
+	return p.Block.Forward(ctx, in, y)
+}
+
 // inputs keeps what a Block is given.
 type inputs struct {
 	moe.Block

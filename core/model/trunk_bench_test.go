@@ -87,23 +87,29 @@ func (nothing) Forward(_ context.Context, in moe.Input, y tensor.Matrix) error {
 func BenchmarkTrunk(b *testing.B) {
 	for _, shape := range []string{"small", "olmoe-4l"} {
 		for _, be := range []backends.Backend{cpu.New(), int8.New()} {
-			t := randomTrunk(b, shape, be)
-			pool := team.NewPool(2, team.Options{})
-			for _, rows := range []int{1, 8, 32} {
-				b.Run(fmt.Sprintf("%s/%s/decode=%d", shape, be.Name(), rows), func(b *testing.B) { benchmarkDecode(b, t, rows, 512, pool.Team()) })
-			}
-			b.Run(fmt.Sprintf("%s/%s/prefill=512", shape, be.Name()), func(b *testing.B) {
-				c := newBenchCache(b, t.cfg, 32, tensor.F32)
-				span := Span{Pages: benchPages(0, 512), Tokens: make([]int32, 512), Logits: true}
-				best(b, func() {
-					if _, err := t.Forward(b.Context(), c, []Span{span}, nothing{}, pool.Team()); err != nil {
-						b.Fatal(err)
+			b.Run(shape+"/"+be.Name(), func(b *testing.B) {
+				t := randomTrunk(b, shape, be)
+				for _, threads := range []int{1, 2} {
+					pool := team.NewPool(threads, team.Options{})
+					for _, rows := range []int{1, 8, 32} {
+						b.Run(fmt.Sprintf("decode=%d/threads=%d", rows, threads), func(b *testing.B) { benchmarkDecode(b, t, rows, 512, pool.Team()) })
 					}
-				})
+					b.Run(fmt.Sprintf("prefill=512/threads=%d", threads), func(b *testing.B) { benchmarkPrefill(b, t, 512, pool.Team()) })
+					pool.Close()
+				}
 			})
-			pool.Close()
 		}
 	}
+}
+
+func benchmarkPrefill(b *testing.B, t *Trunk, tokens int, tm team.Team) {
+	c := newBenchCache(b, t.cfg, tokens/16, tensor.F32)
+	spans := []Span{{Pages: benchPages(0, tokens), Tokens: make([]int32, tokens), Logits: true}}
+	best(b, func() {
+		if _, err := t.Forward(b.Context(), c, spans, nothing{}, tm); err != nil {
+			b.Fatal(err)
+		}
+	})
 }
 
 func benchmarkDecode(b *testing.B, t *Trunk, rows, context int, tm team.Team) {
