@@ -101,8 +101,8 @@ type gather struct {
 	x tensor.Matrix
 }
 
-// gatherShare is the number of values that pay for a second thread: 20 us of copying.
-const gatherShare = 40_000
+// gatherShare is the number of values that pay for a second thread: some microseconds of copying.
+const gatherShare = 10_000
 
 // fill makes the batch for a matrix. It is valid as long as x is.
 func (g *gather) fill(x tensor.Matrix, m *matrix, t team.Team) {
@@ -158,8 +158,9 @@ func (p plan) piece(i int) (panel, panelEnd, tile, tileEnd int) {
 const (
 	// chunk is how many activations are gathered at most at a time: 8 MiB.
 	chunk = 1 << 21
-	// threadTime is the time of one thread's work, in ns, that pays for another thread.
-	threadTime = 10_000
+	// threadTime is the time of one thread's work, in ns, that pays for another thread: handing work out costs the caller
+	// less than half a microsecond while workers are awake, and some microseconds where one has to be woken.
+	threadTime = 5_000
 	// bytesPerNs and flopsPerNs are about what a core reads and computes in a nanosecond.
 	bytesPerNs, flopsPerNs = 16, 100
 )
