@@ -168,7 +168,7 @@ func testThreads(t *testing.T, be backends.Backend, k kind) {
 		w, _ := weights(&r, k.dtype, s.out, s.in)
 		l, x := linear(t, be, k.class, w, tensor.View{}), activations(&r, s.rows, s.in)
 		want := apply(l, x, 1)
-		for _, threads := range []int{2, 3, 8, 1000} {
+		for _, threads := range []int{2, 3, 8} {
 			sameBits(t, fmt.Sprintf("%v on %d threads", s, threads), apply(l, x, threads), want)
 		}
 	}
