@@ -147,6 +147,9 @@ func (l *loop) runnable() []*sequence {
 	return c.ready
 }
 
+// promptGrain is how many rows attention computes together, and a page: fewer of one prompt cost nearly as much.
+const promptGrain = 16
+
 // compose chooses the next step and secures its pages, oldest sequence first. The result is valid until the next call.
 func (l *loop) compose() []entry {
 	ready := l.runnable()
@@ -163,7 +166,7 @@ func (l *loop) compose() []entry {
 			streams++
 		}
 	}
-	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.pace.chunk(min(streams, l.limits.MaxBatchSize))}
+	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.pace.chunk(min(streams, l.limits.MaxBatchSize)), promptGrain}
 	for _, sh := range c.planner.plan(c.candidates, b) {
 		if s := ready[sh.index]; s.running { // not preempted for an older one meanwhile
 			l.enter(s, sh.tokens)

@@ -16,6 +16,7 @@ type bounds struct {
 	sequences int // most candidates in a step
 	tokens    int // most tokens in a step
 	chunk     int // most prompt tokens in a step that also decodes, so that a long prompt does not stall streams
+	grain     int // prompts take turns rather than share a step in smaller parts than this
 }
 
 // share says how many tokens of a candidate go into the step.
@@ -32,7 +33,8 @@ type planner struct {
 
 // plan chooses the next step: decoding rows first, then prompts. Where there are more candidates than places those
 // that have waited longest go first, so everybody's turn comes; one place is kept for prompts. The tokens that the
-// decoding rows leave are spread evenly over the prompts, and what a short one does not need goes to the others.
+// decoding rows leave are spread evenly over the prompts, and what a short one does not need goes to the others; where
+// the parts would be too small those that have waited longest share.
 // The result is in the order of the candidates.
 func (p *planner) plan(candidates []candidate, b bounds) []share {
 	p.decode, p.prompt, p.shares = p.decode[:0], p.prompt[:0], p.shares[:0]
@@ -55,7 +57,7 @@ func (p *planner) plan(candidates []candidate, b bounds) []share {
 	if rows > 0 && b.chunk > 0 {
 		budget = min(budget, b.chunk)
 	}
-	p.spread(candidates, longestWaiting(candidates, p.prompt, min(places-rows, budget)), budget)
+	p.spread(candidates, p.turn(candidates, min(places-rows, budget), budget, b.grain), budget)
 	slices.SortFunc(p.shares, func(a, b share) int { return a.index - b.index })
 	return p.shares
 }
@@ -71,29 +73,37 @@ func yields(candidates []candidate, decode, prompt []int, places int) bool {
 	return candidates[p].served < candidates[d].served
 }
 
+// turn is the prompts, at most n, that share a budget of tokens in parts of at least a grain: those that have waited
+// longest.
+func (p *planner) turn(candidates []candidate, n, budget, grain int) []int {
+	byWaiting(candidates, p.prompt)
+	k := 0
+	for ; k < min(n, len(p.prompt)) && budget > 0; k++ {
+		budget -= min(candidates[p.prompt[k]].pending, grain)
+	}
+	return p.prompt[:k]
+}
+
 // longestWaiting moves the n of the given candidates that were served least recently, the older request first among
 // equals, to the front of ids and returns them. It leaves ids as they are when all fit.
 func longestWaiting(candidates []candidate, ids []int, n int) []int {
 	if len(ids) <= n {
 		return ids
 	}
-	slices.SortFunc(ids, func(a, b int) int {
-		if c := cmp.Compare(candidates[a].served, candidates[b].served); c != 0 {
-			return c
-		}
-		return a - b
-	})
+	byWaiting(candidates, ids)
 	return ids[:n]
+}
+
+// byWaiting puts those first that were served least recently, the older request first among equals.
+func byWaiting(candidates []candidate, ids []int) {
+	slices.SortFunc(ids, func(a, b int) int {
+		return cmp.Or(cmp.Compare(candidates[a].served, candidates[b].served), a-b)
+	})
 }
 
 // spread divides a budget of tokens evenly: in ascending order of need everybody takes an equal part of what is left.
 func (p *planner) spread(candidates []candidate, ids []int, budget int) {
-	slices.SortFunc(ids, func(a, b int) int {
-		if c := candidates[a].pending - candidates[b].pending; c != 0 {
-			return c
-		}
-		return a - b
-	})
+	slices.SortFunc(ids, func(a, b int) int { return cmp.Or(candidates[a].pending-candidates[b].pending, a-b) })
 	for k, i := range ids {
 		n := min(candidates[i].pending, budget/(len(ids)-k))
 		if n > 0 {

@@ -14,19 +14,22 @@ func TestPlan(t *testing.T) {
 		bounds     bounds
 		want       []share
 	}{
-		{"nobody", nil, bounds{4, 16, 8}, nil},
-		{"a prompt alone takes the whole step", []candidate{{100, 0}}, bounds{4, 16, 8}, []share{{0, 16}}},
-		{"a prompt beside streams takes a chunk", []candidate{{1, 3}, {100, 3}}, bounds{4, 16, 8}, []share{{0, 1}, {1, 8}}},
-		{"streams count as tokens", []candidate{{1, 3}, {1, 3}, {100, 3}}, bounds{4, 6, 8}, []share{{0, 1}, {1, 1}, {2, 4}}},
-		{"prompts share evenly", []candidate{{100, 0}, {100, 0}}, bounds{4, 16, 8}, []share{{0, 8}, {1, 8}}},
-		{"what a short prompt leaves goes to the long ones", []candidate{{100, 0}, {2, 0}, {100, 0}}, bounds{4, 16, 8}, []share{{0, 7}, {1, 2}, {2, 7}}},
-		{"streams that waited longest go first", []candidate{{1, 5}, {1, 4}, {1, 4}}, bounds{2, 16, 8}, []share{{1, 1}, {2, 1}}},
-		{"streams leave a place for a prompt", []candidate{{1, 5}, {1, 5}, {9, 5}}, bounds{2, 16, 8}, []share{{0, 1}, {2, 8}}},
-		{"streams leave a token for a prompt", []candidate{{1, 5}, {1, 5}, {9, 5}}, bounds{8, 2, 8}, []share{{0, 1}, {2, 1}}},
-		{"a single place goes to who waited longer", []candidate{{1, 5}, {9, 4}}, bounds{1, 16, 8}, []share{{1, 9}}},
-		{"a single place stays with the stream among equals", []candidate{{1, 5}, {9, 5}}, bounds{1, 16, 8}, []share{{0, 1}}},
-		{"more prompts than places: the oldest", []candidate{{9, 0}, {9, 0}, {9, 0}}, bounds{2, 16, 8}, []share{{0, 8}, {1, 8}}},
-		{"more prompts than tokens", []candidate{{9, 2}, {9, 1}, {9, 0}}, bounds{8, 2, 8}, []share{{1, 1}, {2, 1}}},
+		{"nobody", nil, bounds{4, 16, 8, 1}, nil},
+		{"a prompt alone takes the whole step", []candidate{{100, 0}}, bounds{4, 16, 8, 1}, []share{{0, 16}}},
+		{"a prompt beside streams takes a chunk", []candidate{{1, 3}, {100, 3}}, bounds{4, 16, 8, 1}, []share{{0, 1}, {1, 8}}},
+		{"streams count as tokens", []candidate{{1, 3}, {1, 3}, {100, 3}}, bounds{4, 6, 8, 1}, []share{{0, 1}, {1, 1}, {2, 4}}},
+		{"prompts share evenly", []candidate{{100, 0}, {100, 0}}, bounds{4, 16, 8, 1}, []share{{0, 8}, {1, 8}}},
+		{"what a short prompt leaves goes to the long ones", []candidate{{100, 0}, {2, 0}, {100, 0}}, bounds{4, 16, 8, 1}, []share{{0, 7}, {1, 2}, {2, 7}}},
+		{"streams that waited longest go first", []candidate{{1, 5}, {1, 4}, {1, 4}}, bounds{2, 16, 8, 1}, []share{{1, 1}, {2, 1}}},
+		{"streams leave a place for a prompt", []candidate{{1, 5}, {1, 5}, {9, 5}}, bounds{2, 16, 8, 1}, []share{{0, 1}, {2, 8}}},
+		{"streams leave a token for a prompt", []candidate{{1, 5}, {1, 5}, {9, 5}}, bounds{8, 2, 8, 1}, []share{{0, 1}, {2, 1}}},
+		{"a single place goes to who waited longer", []candidate{{1, 5}, {9, 4}}, bounds{1, 16, 8, 1}, []share{{1, 9}}},
+		{"a single place stays with the stream among equals", []candidate{{1, 5}, {9, 5}}, bounds{1, 16, 8, 1}, []share{{0, 1}}},
+		{"more prompts than places: the oldest", []candidate{{9, 0}, {9, 0}, {9, 0}}, bounds{2, 16, 8, 1}, []share{{0, 8}, {1, 8}}},
+		{"prompts take turns where their parts would be small", []candidate{{9, 2}, {9, 1}, {9, 2}, {9, 1}}, bounds{8, 16, 8, 8}, []share{{1, 8}, {3, 8}}},
+		{"short prompts leave their turn's rest to others", []candidate{{2, 1}, {2, 1}, {90, 1}, {90, 1}}, bounds{8, 16, 8, 8}, []share{{0, 2}, {1, 2}, {2, 6}, {3, 6}}},
+		{"at least one prompt", []candidate{{1, 2}, {9, 2}, {9, 1}}, bounds{8, 16, 4, 8}, []share{{0, 1}, {2, 4}}},
+		{"more prompts than tokens", []candidate{{9, 2}, {9, 1}, {9, 0}}, bounds{8, 2, 8, 1}, []share{{1, 1}, {2, 1}}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -44,7 +47,7 @@ func TestPlanProperties(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	p := &planner{}
 	for range 300 {
-		b := bounds{1 + r.IntN(6), 1 + r.IntN(20), 1 + r.IntN(20)}
+		b := bounds{1 + r.IntN(6), 1 + r.IntN(20), 1 + r.IntN(20), 1 + r.IntN(8)}
 		cs := make([]candidate, 1+r.IntN(12))
 		for i := range cs {
 			cs[i].pending = 1 + r.IntN(3)*r.IntN(30)
@@ -87,6 +90,6 @@ func BenchmarkPlan(b *testing.B) {
 	cs[50].pending = 1000
 	p := &planner{}
 	for b.Loop() {
-		p.plan(cs, bounds{32, 512, 128})
+		p.plan(cs, bounds{32, 512, 128, 1})
 	}
 }

@@ -251,7 +251,7 @@ func TestGolden(t *testing.T) {
 	}
 	pages := 8 // of 16 tokens: enough for one request, far from enough for all
 	if raced {
-		pages = 4
+		pages = 5
 	}
 	small := p.open(t, func(o *engine.Options) {
 		o.Cache.Pages, o.Cache.PageTokens, o.Limits.MaxBatchTokens, o.Chunk = pages, 16, 24, 8
