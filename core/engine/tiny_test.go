@@ -257,13 +257,16 @@ func TestGolden(t *testing.T) {
 		o.Cache.Pages, o.Cache.PageTokens, o.Limits.MaxBatchTokens, o.Chunk = pages, 16, 24, 8
 	})
 	defer small.Close()
-	var wg sync.WaitGroup
-	for round := range 2 {
+	for range 10 { // on a busy machine they may come one after the other
+		var wg sync.WaitGroup
 		for i := range g.Prompts {
-			wg.Go(func() { checkGolden(t, small, g, i, round == 1) })
+			wg.Go(func() { checkGolden(t, small, g, i, false) })
+			wg.Go(func() { checkGolden(t, small, g, i, true) })
+		}
+		if wg.Wait(); small.Stats().Preemptions > 0 {
+			break
 		}
 	}
-	wg.Wait()
 	if s := small.Stats(); s.Preemptions == 0 {
 		t.Errorf("nobody was preempted: %+v", s)
 	}
