@@ -20,9 +20,10 @@ func (a *app) benchKernels() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "kernels [flags]",
 		Short: "Measure every kernel beside the machine's limits",
-		Long: `Measure every kernel beside the machine's limits: 512 rows against the peak of its arithmetic, 1
-and 8 rows with weights larger than the caches against the rate at which it reads a mapped file.
-Matrices are [1024, 2048], an expert of OLMoE-1B-7B; ffn is its whole block.`,
+		Long: `Measure every kernel beside the limit that binds it, measured in the same run: the peak of the
+machine's arithmetic, or the rate at which it reads a mapped file. 1, 8 and 512 rows meet weights
+that are larger than the caches. linear is one matrix of an expert of OLMoE-1B-7B, [1024, 2048];
+ffn is its whole block.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := a.load(c, quiet)

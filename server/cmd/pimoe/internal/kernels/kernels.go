@@ -1,6 +1,6 @@
-// Package kernels measures the kernels of the backends one by one beside what the machine gives at best: many rows
-// against the peak of its arithmetic, few rows with weights larger than any cache against the bandwidth of its memory,
-// read from a file that is mapped the same way.
+// Package kernels measures the kernels of the backends one by one beside what the machine gives at best: the peak of its
+// arithmetic and the bandwidth of its memory, read from a file that is mapped as the weights are. Weights are larger
+// than any cache.
 //
 // The command bench kernels uses it. It refuses to say anything about a model: that is package bench's part.
 package kernels
@@ -79,11 +79,7 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 		}
 	}
 	for i := range out {
-		r := &out[i]
-		r.Best = best[bound{r.Limit, r.Threads}]
-		if r.Share = r.GBS / r.Best; r.Limit != "read" {
-			r.Share = r.GFLOPS / r.Best
-		}
+		out[i].compare(best)
 	}
 	return out, nil
 }
@@ -106,14 +102,11 @@ func (j job) measure(ctx context.Context, o Options, best bounds) ([]Result, err
 	for _, threads := range slices.Compact([]int{1, o.Threads}) {
 		pool := team.NewPool(threads, team.Options{})
 		for _, rows := range []int{1, 8, o.Many} {
-			limit := "read"
-			if rows >= o.Many {
-				limit = j.arithmetic()
-			}
+			best.measure("read", threads, file, o.Time) // between the kernels, because the machine's speed changes
+			best.measure(j.arithmetic(), threads, file, o.Time)
 			for _, k := range []kernel{{"linear", 1}, {"ffn", 3}} {
-				best.measure(limit, threads, file, o.Time) // between the kernels, because the machine's speed changes
 				r := k.time(experts, rows, o, pool.Team())
-				r.Backend, r.Class, r.Threads, r.Limit = j.backend.Name(), j.class, threads, limit
+				r.Backend, r.Class, r.Threads, r.Limit = j.backend.Name(), j.class, threads, j.arithmetic()
 				out = append(out, r)
 			}
 		}
@@ -123,6 +116,16 @@ func (j job) measure(ctx context.Context, o Options, best bounds) ([]Result, err
 		}
 	}
 	return out, nil
+}
+
+// compare finds which limit binds the kernel: the one of which it takes the larger share, because the other would let it
+// be faster (the roofline model of Williams, Waterman and Patterson 2009). Limit comes as the arithmetic's.
+func (r *Result) compare(best bounds) {
+	peak, read := best[bound{r.Limit, r.Threads}], best[bound{"read", r.Threads}]
+	r.Best, r.Share = peak, r.GFLOPS/peak
+	if share := r.GBS / read; share > r.Share {
+		r.Limit, r.Best, r.Share = "read", read, share
+	}
 }
 
 // arithmetic is the limit of many rows.

@@ -33,7 +33,7 @@ func TestRun(t *testing.T) {
 	seen := map[key]bool{}
 	for _, r := range got {
 		seen[key{r.Kernel, r.Class, r.Rows, r.Threads}] = true
-		if r.GFLOPS <= 0 || r.GBS <= 0 || r.Best <= 0 || (r.Limit == "read") != (r.Rows < o.Many) || r.Backend != "cpu" {
+		if r.GFLOPS <= 0 || r.GBS <= 0 || r.Best <= 0 || r.Share <= 0 || r.Backend != "cpu" {
 			t.Errorf("%+v", r)
 		}
 		size := map[string]float64{"f32": 4, "bf16w-f32": 2, "f16w-f32": 2}[r.Class]
@@ -50,6 +50,17 @@ func TestRun(t *testing.T) {
 	}
 	if left, err := os.ReadDir(o.Dir); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// TestCompare: the limit that leaves less room is the one that counts.
+func TestCompare(t *testing.T) {
+	best := bounds{{"fma", 2}: 100, {"read", 2}: 10}
+	few, many := Result{GFLOPS: 10, GBS: 9, Threads: 2, Limit: "fma"}, Result{GFLOPS: 80, GBS: 1, Threads: 2, Limit: "fma"}
+	few.compare(best)
+	many.compare(best)
+	if few.Limit != "read" || few.Share != .9 || few.Best != 10 || many.Limit != "fma" || many.Share != .8 || many.Best != 100 {
+		t.Errorf("%+v %+v", few, many)
 	}
 }
 
