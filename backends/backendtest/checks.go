@@ -264,14 +264,14 @@ func testBias(t *testing.T, be backends.Backend, k kind) {
 // testConcurrent uses one Linear from several goroutines, each with several threads.
 func testConcurrent(t *testing.T, be backends.Backend, k kind) {
 	r := random(13)
-	w, _ := weights(&r, k.dtype, 257, 190)
+	w, _ := weights(&r, k.dtype, 67, 90)
 	l := linear(t, be, k.class, w, tensor.View{})
 	var wg sync.WaitGroup
-	for g := range 6 {
-		x := activations(&r, 1+7*g, 190)
+	for g := range 4 {
+		x := activations(&r, 1+7*g, 90)
 		want := apply(l, x, 1)
 		wg.Go(func() {
-			for range 5 {
+			for range 3 {
 				sameBits(t, "concurrent", apply(l, x, 2), want)
 			}
 		})
