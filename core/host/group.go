@@ -256,7 +256,7 @@ func (p *groupCall) count(err error) {
 	if err == nil {
 		p.inc.served.Store(true)
 	}
-	p.group.stats[p.replica].count(p.call.X.Rows, time.Since(p.sent), err)
+	p.group.stats[p.replica].count(p.call.Y.Rows, time.Since(p.sent), err)
 }
 
 // Status is what is shown of one process.

@@ -21,7 +21,7 @@ import (
 
 // InProcess are the values that replace the plugins' processes when nothing is isolated.
 type InProcess struct {
-	Expert func(backend string) (expert.Expert, error)
+	Expert func(backend string) (expert.Expert, error) // such as ffn.New: its Forward takes calls with From
 	Router router.Router
 	Team   team.Team // whose threads compute the calls of a layer: one pool over all cores
 }
@@ -156,7 +156,7 @@ func (c *localCall) Wait() error {
 func (c *localCall) run() {
 	began := time.Now()
 	c.err = c.group.expert.Forward(c.ctx, c.call)
-	c.group.stats.count(c.call.X.Rows, time.Since(began), c.err)
+	c.group.stats.count(c.call.Y.Rows, time.Since(began), c.err)
 }
 
 // crew computes the calls of all groups with one team: whoever waits first has all that were begun computed, the largest
@@ -189,7 +189,7 @@ func (w *crew) finish(c *localCall) {
 	clear(w.open)
 	w.open = w.open[:0]
 	w.mu.Unlock()
-	slices.SortStableFunc(w.calls, func(a, b *localCall) int { return cmp.Compare(b.call.X.Rows, a.call.X.Rows) })
+	slices.SortStableFunc(w.calls, func(a, b *localCall) int { return cmp.Compare(b.call.Y.Rows, a.call.Y.Rows) })
 	w.team.Do(len(w.calls), w)
 	for _, c := range w.calls {
 		c.done = true

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/router"
@@ -60,14 +61,14 @@ func siteOf(g Group, cores int) site {
 	return all
 }
 
-// work is the memory of one dispatch. Calls and their X and Y live until the last Wait returned.
+// work is the memory of one dispatch. Calls and their Y live until the last Wait returned.
 type work struct {
 	of      []int32       // the input rows that it is about
 	routes  router.Routes // of these rows
 	plan    plan
 	calls   []expert.Call
 	pending []expert.Pending
-	x, y    []float32
+	y       []float32
 }
 
 // Forward routes, dispatches, waits and combines. A failing call does not leave others behind: every call that was
@@ -221,7 +222,7 @@ func (w *work) differing(predicted *work) {
 	w.routes.IDs, w.routes.Weights = w.routes.IDs[:len(w.of)*k], w.routes.Weights[:len(w.of)*k]
 }
 
-// send plans the work, gathers its rows and sends every call before any answer is read.
+// send plans the work and sends every call before any answer is read.
 func (l *Layer) send(ctx context.Context, in Input, w *work) {
 	w.plan.fill(w.routes, l.place[in.Layer], l.sites, l.cores)
 	w.dispatch(in, l.width)
@@ -237,17 +238,16 @@ func (l *Layer) send(ctx context.Context, in Input, w *work) {
 	}
 }
 
-// dispatch gathers the rows and makes the calls.
+// dispatch makes the calls; whoever carries them gathers their rows.
 func (w *work) dispatch(in Input, width int) {
-	n := len(w.plan.rows)
-	w.x, w.y = resize(w.x, n*width), resize(w.y, n*width)
+	w.y = resize(w.y, len(w.plan.rows)*width)
 	for i, r := range w.plan.rows {
-		copy(w.x[i*width:(i+1)*width], in.X.Row(int(w.of[r])))
+		w.plan.rows[i] = w.of[r]
 	}
 	for _, c := range w.plan.calls {
 		w.calls = append(w.calls, expert.Call{
 			Layer: in.Layer, Threads: c.threads, Lane: c.lane + 1, Segments: c.segments,
-			X: tensor.MatrixOf(c.to-c.from, width, w.x[c.from*width:c.to*width]),
+			X: in.X, From: w.plan.rows[c.from:c.to],
 			Y: tensor.MatrixOf(c.to-c.from, width, w.y[c.from*width:c.to*width]),
 		})
 	}
@@ -267,7 +267,7 @@ func (l *Layer) receive(in Input, w *work) error {
 	return first
 }
 
-// combine is y[r] = sum over r's experts, ascending by id, of weight * result, each product rounded.
+// combine is y[r] = sum over r's experts, ascending by id, of weight * result, fused.
 func (w *work) combine(y tensor.Matrix, k int) {
 	width := y.Cols
 	for n, r := range w.of {
@@ -275,10 +275,7 @@ func (w *work) combine(y tensor.Matrix, k int) {
 		clear(yr)
 		for i := n * k; i < (n+1)*k; i++ {
 			weight, at := w.plan.weight[i], int(w.plan.from[i])*width
-			row := w.y[at : at+width][:len(yr)]
-			for j, v := range row {
-				yr[j] += float32(weight * v)
-			}
+			vec.AddScaled(yr, w.y[at:at+width], weight)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (s *scaling) Start(ctx context.Context, call *expert.Call) expert.Pending {
 		at := 0
 		for _, seg := range call.Segments {
 			for range seg.Rows {
-				x, y := call.X.Row(at), call.Y.Row(at)
+				x, y := call.X.Row(int(call.From[at])), call.Y.Row(at)
 				for i := range x {
 					y[i] = float32(x[i]*float32(seg.Expert+1)) + float32(call.Layer)
 				}
@@ -132,7 +132,7 @@ func want(in moe.Input, r int) []float32 {
 		w := 1 / float32(slices.Index(ids, e)+1)
 		for i, x := range in.X.Row(r) {
 			out := float32(x*float32(e+1)) + float32(in.Layer)
-			y[i] += float32(w * out)
+			y[i] = float32(float64(w)*float64(out) + float64(y[i])) // the product is exact
 		}
 	}
 	return y

@@ -23,7 +23,7 @@ type Block interface {
 // Input is one layer's input: one row per token. Tokens and Positions have one entry a row.
 type Input struct {
 	Layer     int
-	X         tensor.Matrix // [rows, hidden], normalised hidden states
+	X         tensor.Matrix // [rows, hidden], normalised hidden states; unchanged until Forward returns
 	Logits    tensor.Matrix // [rows, experts], gate logits
 	Tokens    []int32       // token id of each row; -1 where a row is no token
 	Positions []int32

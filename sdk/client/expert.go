@@ -100,7 +100,7 @@ func (e *Expert) Start(ctx context.Context, call *expert.Call) expert.Pending {
 	if err := wire.CheckCall(call); err != nil {
 		return failed{fmt.Errorf("forward: %w", err)}
 	}
-	if call.X.Rows == 0 {
+	if call.Y.Rows == 0 {
 		return failed{nil}
 	}
 	p := newPosted(e.link, ctx, call)
@@ -127,7 +127,7 @@ func (e *Expert) Wake(all bool) {
 
 // forward makes a call and waits for it.
 func (e *Expert) forward(ctx context.Context, call *expert.Call) error {
-	if call.X.Rows == 0 {
+	if call.Y.Rows == 0 {
 		return nil
 	}
 	if p := newPosted(e.link, ctx, call); p != nil {
@@ -139,10 +139,10 @@ func (e *Expert) forward(ctx context.Context, call *expert.Call) error {
 // send makes a call over gRPC, in messages of a bounded size.
 func (e *Expert) send(ctx context.Context, call *expert.Call) error {
 	each := max(1, messageBytes/(4*call.X.Cols))
-	for from := 0; from < call.X.Rows; from += each {
+	for from := 0; from < call.Y.Rows; from += each {
 		part := call
-		if each < call.X.Rows {
-			part = wire.SliceCall(call, from, min(from+each, call.X.Rows))
+		if each < call.Y.Rows {
+			part = wire.SliceCall(call, from, min(from+each, call.Y.Rows))
 		}
 		req := wire.ForwardRequest(part)
 		var reply *pb.ForwardReply
@@ -203,7 +203,7 @@ func (p *posted) end(err error) error {
 
 // post sends what has not been sent, as far as there are free slots.
 func (p *posted) post() error {
-	for p.sent < p.call.X.Rows {
+	for p.sent < p.call.Y.Rows {
 		part := p.part()
 		t, ok, err := p.link.plane.TryPost(part.Lane-1, wire.ForwardHead(part, timeLeft(p.ctx)), func(b []byte) { wire.PutForward(b, part) })
 		if err != nil || !ok {
@@ -216,15 +216,15 @@ func (p *posted) post() error {
 
 // part is the next piece to be sent.
 func (p *posted) part() *expert.Call {
-	if p.call.X.Rows <= p.each {
+	if p.call.Y.Rows <= p.each {
 		return p.call
 	}
-	return wire.SliceCall(p.call, p.sent, min(p.sent+p.each, p.call.X.Rows))
+	return wire.SliceCall(p.call, p.sent, min(p.sent+p.each, p.call.Y.Rows))
 }
 
 func (p *posted) fly(part *expert.Call, t plane.Ticket) {
 	p.flights = append(p.flights, flight{part, t})
-	p.sent += part.X.Rows
+	p.sent += part.Y.Rows
 }
 
 // Wait implements expert.Pending. It blocks for a slot only while it has nothing under way, so that calls that share the
@@ -233,7 +233,7 @@ func (p *posted) Wait() error {
 	var first error
 	for n := 0; ; n++ {
 		if n == len(p.flights) {
-			if p.sent == p.call.X.Rows || first != nil {
+			if p.sent == p.call.Y.Rows || first != nil {
 				return p.end(first)
 			}
 			part := p.part()

@@ -24,7 +24,7 @@ func (l InProcessExpert) Forward(ctx context.Context, call *expert.Call) error {
 	if err := ctx.Err(); err != nil {
 		return wire.FromContext(err)
 	}
-	if err := l.Expert.Forward(ctx, call); err != nil {
+	if err := l.Expert.Forward(ctx, wire.Gather(call)); err != nil {
 		return wire.FromContext(err)
 	}
 	return wire.Judge(call.Y)

@@ -100,6 +100,10 @@ func (e *Expert) Forward(ctx context.Context, call *expert.Call) error {
 	if m == nil {
 		return fmt.Errorf("%w: forward: no weights are loaded", sdk.ErrUnavailable)
 	}
+	if call.From != nil {
+		call = m.gather(call)
+		defer gathers.Put(call)
+	}
 	if err := m.check(call); err != nil {
 		return fmt.Errorf("forward: layer %d: %w", call.Layer, err)
 	}

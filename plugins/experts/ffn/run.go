@@ -3,6 +3,8 @@ package ffn
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk"
@@ -46,6 +48,21 @@ func (m *model) checkMatrix(name string, t tensor.Matrix, rows int) error {
 	}
 	return nil
 }
+
+// gather is the call with its rows in memory that is used again: only a host that calls the expert directly leaves that to it.
+func (m *model) gather(call *expert.Call) *expert.Call {
+	g := gathers.Get().(*expert.Call)
+	n, cols := len(call.From), call.X.Cols
+	room := slices.Grow(g.X.Data[:0], n*cols)[:n*cols]
+	for i, r := range call.From {
+		copy(room[i*cols:(i+1)*cols], call.X.Row(int(r)))
+	}
+	*g = *call
+	g.X, g.From = tensor.MatrixOf(n, cols, room), nil
+	return g
+}
+
+var gathers = sync.Pool{New: func() any { return new(expert.Call) }}
 
 // run computes the segments, each by the whole team.
 func (m *model) run(ctx context.Context, call *expert.Call, t team.Team) error {

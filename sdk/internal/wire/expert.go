@@ -21,7 +21,16 @@ func CheckCall(c *expert.Call) error {
 		}
 		rows, before = rows+s.Rows, s.Expert
 	}
-	if rows != c.X.Rows || rows != c.Y.Rows || c.X.Cols != c.Y.Cols || c.X.Cols < 1 || c.X.Cols > maxDim {
+	given := c.X.Rows
+	if c.From != nil {
+		given = len(c.From)
+		for _, r := range c.From {
+			if r < 0 || int(r) >= c.X.Rows {
+				return fmt.Errorf("row %d of %d: %w", r, c.X.Rows, sdk.ErrInvalid)
+			}
+		}
+	}
+	if rows != given || rows != c.Y.Rows || c.X.Cols != c.Y.Cols || c.X.Cols < 1 || c.X.Cols > maxDim {
 		return fmt.Errorf("x is %d x %d, y is %d x %d, segments have %d rows: %w",
 			c.X.Rows, c.X.Cols, c.Y.Rows, c.Y.Cols, rows, sdk.ErrInvalid)
 	}
@@ -33,7 +42,12 @@ func CheckCall(c *expert.Call) error {
 
 // SliceCall is the part of a call with the rows [from, to).
 func SliceCall(c *expert.Call, from, to int) *expert.Call {
-	part := &expert.Call{Layer: c.Layer, Threads: c.Threads, Lane: c.Lane, X: c.X.Slice(from, to), Y: c.Y.Slice(from, to)}
+	part := &expert.Call{Layer: c.Layer, Threads: c.Threads, Lane: c.Lane, X: c.X, Y: c.Y.Slice(from, to)}
+	if c.From != nil {
+		part.From = c.From[from:to]
+	} else {
+		part.X = c.X.Slice(from, to)
+	}
 	at := 0
 	for _, s := range c.Segments {
 		n := min(at+s.Rows, to) - max(at, from)
@@ -45,9 +59,22 @@ func SliceCall(c *expert.Call, from, to int) *expert.Call {
 	return part
 }
 
+// Gather is the call with rows of its own memory, if they were not gathered yet.
+func Gather(c *expert.Call) *expert.Call {
+	if c.From == nil {
+		return c
+	}
+	g := *c
+	g.X, g.From = tensor.NewMatrix(len(c.From), c.X.Cols), nil
+	for i, r := range c.From {
+		copy(g.X.Row(i), c.X.Row(int(r)))
+	}
+	return &g
+}
+
 // ForwardRequest packs a call.
 func ForwardRequest(c *expert.Call) *pb.ForwardRequest {
-	req := &pb.ForwardRequest{Layer: uint32(c.Layer), Threads: uint32(max(c.Threads, 1)), X: matrix(c.X)}
+	req := &pb.ForwardRequest{Layer: uint32(c.Layer), Threads: uint32(max(c.Threads, 1)), X: matrix(Gather(c).X)}
 	for _, s := range c.Segments {
 		req.Segments = append(req.Segments, &pb.Segment{Expert: uint32(s.Expert), Rows: uint32(s.Rows)})
 	}
@@ -77,7 +104,7 @@ func TakeForwardReply(c *expert.Call, reply *pb.ForwardReply) error { return fil
 // ForwardHead is the plane's header of a call.
 func ForwardHead(c *expert.Call, left time.Duration) plane.Head {
 	return plane.Head{
-		Op: plane.OpForward, Layer: int32(c.Layer), Threads: uint32(max(c.Threads, 1)), Rows: uint32(c.X.Rows),
+		Op: plane.OpForward, Layer: int32(c.Layer), Threads: uint32(max(c.Threads, 1)), Rows: uint32(c.Y.Rows),
 		Cols: uint32(c.X.Cols), Segments: uint32(len(c.Segments)), Timeout: uint64(left / time.Microsecond),
 	}
 }
@@ -91,7 +118,15 @@ func PutForward(b []byte, c *expert.Call) {
 		binary.LittleEndian.PutUint32(b[8*i:], uint32(s.Expert))
 		binary.LittleEndian.PutUint32(b[8*i+4:], uint32(s.Rows))
 	}
-	putRows(b[tableBytes(len(c.Segments)):], c.X)
+	b = b[tableBytes(len(c.Segments)):]
+	if c.From == nil {
+		putRows(b, c.X)
+		return
+	}
+	dst, cols := asFloats(b, c.Y.Rows*c.Y.Cols), c.X.Cols
+	for i, r := range c.From {
+		copy(dst[i*cols:(i+1)*cols], c.X.Row(int(r)))
+	}
 }
 
 // PlaneCall makes c the call of a payload; its segments' memory is used again. X and Y are views of the shared memory; Y
