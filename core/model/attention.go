@@ -49,9 +49,41 @@ func (b *batch) attend() {
 	b.q, b.k, b.v = columns(qkv, 0, q), columns(qkv, q, q+kv), columns(qkv, q+kv, q+2*kv)
 	layer.qkv.apply(qkv, b.h, b.team)
 	b.share(n, 8*qkv.Cols, (*putting)(b))
-	b.out = s.attended.matrix(n, q)
+	if b.l == len(b.t.layers)-1 {
+		b.narrow()
+	}
+	b.out = s.attended.matrix(b.x.Rows, q)
+	if b.x.Rows == 0 {
+		return
+	}
 	b.do(len(s.items)*c.KVHeads, b.attention*q*attentionWork, (*attending)(b))
 	layer.o.Apply(b.y, b.out, b.team)
+}
+
+// narrow drops the rows that nobody wants to know more of: what is left of the last layer would lead to their logits
+// alone. Their keys and values are in the cache by now.
+func (b *batch) narrow() {
+	s := &b.t.scratch
+	row, to := 0, 0
+	for i := range b.spans {
+		n := len(b.spans[i].Tokens)
+		for r := row + n - b.spans[i].keeps(); r < row+n; r++ {
+			if to != r {
+				copy(b.x.Row(to), b.x.Row(r))
+				copy(b.q.Row(to), b.q.Row(r))
+				s.rows[to], s.tokens[to], s.positions[to] = s.rows[r], s.tokens[r], s.positions[r]
+			}
+			to++
+		}
+		row += n
+	}
+	if to == row {
+		return
+	}
+	s.rows, s.tokens, s.positions = s.rows[:to], s.tokens[:to], s.positions[:to]
+	b.rows = s.rows
+	b.x, b.h, b.y, b.q = b.x.Slice(0, to), b.h.Slice(0, to), b.y.Slice(0, to), b.q.Slice(0, to)
+	b.plan()
 }
 
 // attentionWork is how a key's dimension compares with the work that do counts: two fused operations, and bytes that

@@ -93,7 +93,7 @@ func (r *attentionRig) run(tokens int, tm team.Team, chunks ...int) []float32 {
 	clear(r.out.rows)
 	for at, i := 0, 0; at < tokens; i++ {
 		n := min(chunks[i%len(chunks)], tokens-at)
-		b := r.trunk.begin(r.cache, []Span{{Pages: r.pages, Start: at, Tokens: make([]int32, n)}}, nil, tm)
+		b := r.trunk.begin(r.cache, []Span{{Pages: r.pages, Start: at, Tokens: make([]int32, n), AllLogits: true}}, nil, tm)
 		b.layer = &r.trunk.layers[0]
 		r.qkv.first, r.out.first = at, at
 		b.attend()

@@ -147,7 +147,7 @@ func (b *batch) finish() []tensor.Matrix {
 	row, at := 0, 0
 	for i := range b.spans {
 		want := b.spans[i].wants()
-		row += len(b.spans[i].Tokens)
+		row += b.spans[i].keeps()
 		for j := range want {
 			vec.RMSNorm(last.Row(at+j), b.x.Row(row-want+j), b.t.norm, c.eps)
 		}

@@ -32,9 +32,19 @@ func (s *Span) wants() int {
 	return 0
 }
 
+// keeps is how many rows, the last ones, go all the way through the last layer.
+func (s *Span) keeps() int {
+	if s.Route != nil {
+		return len(s.Tokens)
+	}
+	return s.wants()
+}
+
 // Forward computes all spans in one batch: it writes their keys and values into the cache and gives each span the
 // logits it asks for, as 0, 1 or len(Tokens) rows that are valid until the next call. A row's bits depend on its own
 // sequence alone. Two spans may share pages that both only read.
+//
+// In the last layer only rows whose logits or routes are asked for go beyond their keys and values.
 //
 // A done ctx is noticed before each layer. After an error the pages that the spans write are unspecified, and nothing
 // else is.
@@ -62,6 +72,9 @@ func (t *Trunk) Forward(ctx context.Context, cache *Cache, spans []Span, block m
 func (b *batch) compute(ctx context.Context) error {
 	b.layer = &b.t.layers[b.l]
 	b.attend()
+	if b.x.Rows == 0 {
+		return nil
+	}
 	b.add(b.layer.ffnNorm)
 	if err := b.feed(ctx); err != nil {
 		return err

@@ -139,6 +139,49 @@ func inBatch(r *rig, rng *rand.Rand, ids []int32) tensor.Matrix {
 	return all
 }
 
+// TestLastLayer: rows that ask for nothing are dropped in the last layer, and nobody else notices. A span that follows its
+// routes keeps all of its rows.
+func TestLastLayer(t *testing.T) {
+	dir := coretest.Golden(t, "models", "qwen2_moe")
+	rec := &inputs{x: map[int]tensor.Matrix{}}
+	r := newRig(t, dir, rigOptions{threads: 2, wrap: func(b moe.Block) moe.Block { rec.Block = b; return rec }})
+	rng := rand.New(rand.NewPCG(3, 9))
+	var ids [4][]int32
+	var want [4]tensor.Matrix
+	for i := range ids {
+		ids[i] = randomTokens(rng, 9+7*i, r.cfg.Vocab)
+		want[i] = chunks(r, ids[i], r.sequence(len(ids[i])), len(ids[i]))
+	}
+	spans := make([]model.Span, 4)
+	for i := range spans {
+		spans[i] = model.Span{Pages: r.sequence(len(ids[i])), Tokens: ids[i]}
+	}
+	routed := 0
+	spans[0].Route = func(layer, _ int, _ []int32, _ []float32) {
+		if layer == r.cfg.Layers-1 {
+			routed++
+		}
+	}
+	spans[2].Logits, spans[3].AllLogits = true, true
+	rec.x = map[int]tensor.Matrix{}
+	m := r.forward(spans...)
+	sameBits(t, "last logits", m[2], want[2].Slice(len(ids[2])-1, len(ids[2])))
+	sameBits(t, "all logits", m[3], want[3])
+	if m[0].Rows != 0 || m[1].Rows != 0 || routed != len(ids[0]) {
+		t.Errorf("logits of %d and %d rows, %d routes", m[0].Rows, m[1].Rows, routed)
+	}
+	if first, last := rec.x[0].Rows, rec.x[r.cfg.Layers-1].Rows; first != 9+16+23+30 || last != 9+0+1+30 {
+		t.Errorf("%d rows in the first layer, %d in the last", first, last)
+	}
+	spans = spans[1:2]
+	rec.x = map[int]tensor.Matrix{}
+	if m := r.forward(spans...); m[0].Rows != 0 || rec.x[r.cfg.Layers-1].Rows != 0 {
+		t.Error("a span that wants nothing went through the last layer")
+	}
+	next := model.Span{Pages: spans[0].Pages, Start: len(ids[1]) - 1, Tokens: ids[1][len(ids[1])-1:], Logits: true}
+	sameBits(t, "after it", r.forward(next)[0], want[1].Slice(len(ids[1])-1, len(ids[1])))
+}
+
 // TestCacheTypesDiffer: a half cache really rounds, so the test above is not about nothing.
 func TestCacheTypesDiffer(t *testing.T) {
 	dir := coretest.Golden(t, "models", "qwen3_moe")
@@ -262,7 +305,7 @@ func TestHidden(t *testing.T) {
 			rec := &inputs{x: map[int]tensor.Matrix{}}
 			r := newRig(t, dir, rigOptions{wrap: func(b moe.Block) moe.Block { rec.Block = b; return rec }})
 			ids := g.ints("seq7.input_ids")
-			r.forward(model.Span{Pages: r.sequence(7), Tokens: ids})
+			r.forward(model.Span{Pages: r.sequence(7), Tokens: ids, AllLogits: true})
 			for _, l := range r.cfg.SparseLayers() {
 				rows := 0
 				y, err := r.trunk.Hidden(t.Context(), l, rec.x[l], r.block, team.Team{}, func(layer, row, k int, ids []int32, _ []float32) {

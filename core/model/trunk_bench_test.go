@@ -197,7 +197,7 @@ func benchmarkAttention(b *testing.B, shape string, dtype tensor.DType, start, r
 	}
 	t.layers = []layer{{attnNorm: norm[:cfg.Hidden], qNorm: qn, kNorm: kn, qkv: projections{still{cfg.Hidden, cfg.Heads*cfg.HeadDim + 2*len(kv)}}, o: still{cfg.Heads * cfg.HeadDim, cfg.Hidden}}}
 	cache := newBenchCache(b, cfg, (start+rows+15)/16, dtype)
-	spans := []Span{{Pages: benchPages(0, start+rows), Start: start, Tokens: make([]int32, rows)}}
+	spans := []Span{{Pages: benchPages(0, start+rows), Start: start, Tokens: make([]int32, rows), AllLogits: true}}
 	batch := t.begin(cache, spans, nothing{}, team.Team{})
 	batch.layer = &t.layers[0]
 	best(b, batch.attend)
