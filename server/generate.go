@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -192,15 +193,19 @@ func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
 			out[i].Logprobs = []openai.Token{}
 		}
 	}
+	texts := make([]strings.Builder, len(out))
 	err := g.run(ctx, func(p openai.Choice) error {
 		c := &out[p.Index]
-		c.Text += p.Text
+		texts[p.Index].WriteString(p.Text)
 		c.Logprobs = append(c.Logprobs, p.Logprobs...)
 		if p.Finish != "" {
 			c.Finish = p.Finish
 		}
 		return nil
 	}, nil)
+	for i := range out {
+		out[i].Text = texts[i].String()
+	}
 	return out, err
 }
 
