@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -196,6 +197,9 @@ func (l local) Start(ctx context.Context, call *expert.Call) expert.Pending {
 type waiting func() error
 
 func (w waiting) Wait() error { return w() }
+
+// slow says that products are computed without vectors, which takes nanoseconds for each.
+func slow() bool { return os.Getenv("PIMOE_CPU") == "generic" }
 
 // pair is a team of two threads.
 func pair(t testing.TB) team.Team {
