@@ -87,7 +87,7 @@ func (k Kernel) Panels(rows int) int { return panelsOf(k.level, k.format)[rows-1
 // Run computes a tile of any number of panels.
 func (k Kernel) Run(t Tile) {
 	most := k.Panels(t.Rows)
-	for left := t.Count; left > 0; left -= t.Count {
+	for left := t.Count; ; {
 		switch { // the sizes that the assembly has
 		case left >= most:
 			t.Count = most
@@ -97,6 +97,9 @@ func (k Kernel) Run(t Tile) {
 			t.Count = 1
 		}
 		run(k.level, k.format, &t)
+		if left -= t.Count; left == 0 {
+			return
+		}
 		t.Panels = (*Panel)(unsafe.Add(unsafe.Pointer(t.Panels), t.Count*int(unsafe.Sizeof(Panel{}))))
 	}
 }
