@@ -56,7 +56,12 @@ func (b *Backend) Linear(class string, w, bias tensor.View) (backends.Linear, er
 	if err != nil {
 		return nil, err
 	}
-	return &linear{matrix: m, bias: floats(bias)}, nil
+	l := &linear{matrix: m}
+	if len(bias.Data) > 0 {
+		l.bias = make([]float32, m.out)
+		pack.Widen(l.bias, bias.Data, bias.DType)
+	}
+	return l, nil
 }
 
 var activations = map[string]func(dst, gate, up []float32){"silu": vec.SiLUMul, "gelu_tanh": vec.GELUTanhMul}
