@@ -50,7 +50,11 @@ func DrainFor(d time.Duration) Option { return func(c *config) { c.drain = d } }
 
 // Expert serves an expert and does not return: it ends the process.
 func Expert(e expert.Expert, opts ...Option) {
-	run(func(shards [][]byte) service.Service { return service.NewExpert(e, shards) }, opts)
+	run(func(shards [][]byte) service.Service {
+		s := service.NewExpert(e, shards)
+		s.Ready = debug.FreeOSMemory // what loading needed: what comes now needs little
+		return s
+	}, opts)
 }
 
 // Router serves a router and does not return: it ends the process.

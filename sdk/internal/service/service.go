@@ -9,7 +9,6 @@ package service
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -108,6 +107,8 @@ func (g *gate) counts() *pb.StatsReply {
 
 // setup says how far the one Load or Configure of a process has come.
 type setup struct {
+	Ready func() // called after the Load or Configure that succeeded, if not nil; set before the first call
+
 	mu    sync.RWMutex // guards both
 	begun bool
 	ready bool
@@ -125,7 +126,9 @@ func (s *setup) once(what string, f func() error) error {
 	if err := f(); err != nil {
 		return err
 	}
-	debug.FreeOSMemory() // what loading needed; what comes now needs little
+	if s.Ready != nil {
+		s.Ready()
+	}
 	s.mu.Lock()
 	s.ready = true
 	s.mu.Unlock()
