@@ -92,8 +92,27 @@ round and prints a JSON line such as {"name":"llama.cpp","prefill_tps":280,"deco
 	fl.DurationVar(&f.idle, "idle", 0, "watch the idle processes for this `time` at the end")
 	fl.StringVar(&f.report, "report", "", "write everything that was found to this JSON `file`")
 	modelFlags(c)
-	c.AddCommand(a.benchKernels(), a.benchHTTP())
+	c.AddCommand(a.benchKernels(), a.benchHTTP(), a.benchTable())
 	return c
+}
+
+func (a *app) benchTable() *cobra.Command {
+	return &cobra.Command{
+		Use: "table REPORT...", Short: "Print reports of bench --report as a Markdown table", Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			reports := make([]bench.Report, len(args))
+			for i, path := range args {
+				b, err := a.readInput(path)
+				if err != nil {
+					return err
+				}
+				if err := decodeJSON(b, &reports[i]); err != nil {
+					return fmt.Errorf("%s: want a report of bench --report: %w", path, err)
+				}
+			}
+			return bench.Markdown(a.out, reports)
+		},
+	}
 }
 
 // shapeFlag adds --shape.

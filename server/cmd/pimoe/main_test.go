@@ -513,6 +513,12 @@ func TestBenchReport(t *testing.T) {
 	if err := json.Unmarshal(b, &report); err != nil || report.After == nil || report.Before.Mapped[0] <= 0 || len(report.Sides) != 2 || len(report.Results) != 4 {
 		t.Fatalf("%v %s", err, b)
 	}
+	if r := pimoe(t, "bench", "table", file).ok(t); !strings.Contains(r.out, "| thin, bf16w-f32, 4 processes | 2x8+4 |") || strings.Contains(r.out, "layer3") {
+		t.Errorf("%s", r.out)
+	}
+	if r := pimoe(t, "bench", "table", write(t, "x.json", []byte("{}{}"))); r.code != exitUsage {
+		t.Errorf("%+v", r)
+	}
 	if s := report.Sides[0]; s.Processes != 4 || len(s.Starts) != 1 || runtime.GOOS == "linux" && (len(s.OwnBytes) != 4 || slices.Min(s.OwnBytes) < 1<<16) {
 		t.Errorf("%+v", s)
 	}

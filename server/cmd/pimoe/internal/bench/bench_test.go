@@ -294,7 +294,7 @@ func TestReportIsReadable(t *testing.T) {
 	var b strings.Builder
 	r := Report{Machine: ThisMachine("v1"), Model: "m", Classes: []string{"int8g32", "bf16w-f32"},
 		Sides:   []Side{{Isolation: Process, Processes: 8, Starts: []float64{300, 100, 200}, OwnBytes: []int64{2e6, 3e6}}},
-		Results: []Result{{Workload: "prefill", Isolation: Process, Prefill: Spread{1, 2, 3}, DecodeTPS: 5, BytesPerToken: 1e9, Ratios: []Ratio{{Peer: "other", Prefill: &Spread{4, 5, 6}}}}}}
+		Results: []Result{{Workload: "prefill", Gen: 1, Isolation: Process, PrefillTPS: 2, Prefill: Spread{1, 2, 3}, DecodeTPS: 5, BytesPerToken: 1e9, Ratios: []Ratio{{Peer: "other", Prefill: &Spread{4, 5, 6}}}}}}
 	r.SetLimits(Limits{Threads: 2, Mapped: [2]float64{10, 20}}, Limits{Threads: 2, Mapped: [2]float64{11, 19}})
 	if err := r.Write(&b); err != nil {
 		t.Fatal(err)
@@ -303,6 +303,10 @@ func TestReportIsReadable(t *testing.T) {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
 		}
+	}
+	b.Reset()
+	if err := Markdown(&b, []Report{r}); err != nil || !strings.Contains(b.String(), "| m, int8g32, 8 processes | prefill | 2 | - | - | - | - | 5.00x (4.00-6.00) |") {
+		t.Errorf("%v\n%s", err, &b)
 	}
 	if strings.Contains(b.String(), "LAYER") {
 		t.Errorf("an empty column:\n%s", &b)
