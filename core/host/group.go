@@ -273,6 +273,8 @@ type Status struct {
 	Errors       uint64 `json:"errors"`
 	Restarts     uint64 `json:"restarts"`
 	PrivateBytes uint64 `json:"private_bytes"`
+	Lanes        int    `json:"lanes"`       // threads that serve calls; 0 over gRPC and in process
+	BoundLanes   int    `json:"bound_lanes"` // of them, those that the system let bind to a core
 	LastDeath    *Death `json:"last_death"`
 }
 
@@ -295,6 +297,7 @@ func (s *supervisor) describe(st *Status) {
 	if inc != nil {
 		st.PID, st.NumericClass = inc.proc.PID(), inc.info.NumericClass
 		st.PrivateBytes = privateBytes(st.PID)
+		st.Lanes, st.BoundLanes = inc.proc.Lanes()
 	}
 }
 

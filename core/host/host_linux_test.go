@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"runtime"
 	"testing"
 
 	"github.com/pimoe/pimoe/core/moe"
@@ -31,5 +32,15 @@ func TestLayerAllocatesNothing(t *testing.T) {
 	})
 	if allocs != 0 {
 		t.Errorf("%v allocations a layer", allocs)
+	}
+}
+
+// Every process has a lane on each core, bound to it, and says so.
+func TestLanesAreBound(t *testing.T) {
+	h := startWorkers(t, 0)
+	for _, st := range h.Status() {
+		if st.Lanes != min(runtime.NumCPU(), 4) || st.BoundLanes != st.Lanes {
+			t.Errorf("group %s: %d of %d lanes are bound, on %d cores", st.Group, st.BoundLanes, st.Lanes, runtime.NumCPU())
+		}
 	}
 }
