@@ -35,7 +35,9 @@ section() {
   fi
   {
     printf '### %s\n\n```text\n$ pimoe' "$title"
-    printf ' %q' "$@"
+    for word in "$@"; do
+      if [[ $word == *[!a-zA-Z0-9_./=,+-]* ]]; then printf " '%s'" "$word"; else printf ' %s' "$word"; fi
+    done
     printf '\n'
     ./bin/pimoe "${args[@]}" || echo "failed with exit code $?"
     printf '```\n\n'

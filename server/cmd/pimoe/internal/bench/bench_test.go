@@ -299,13 +299,13 @@ func TestReportIsReadable(t *testing.T) {
 	if err := r.Write(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"m: experts int8g32, trunk bf16w-f32", "v1", "10.0 / 20.0", "11.0 / 19.0", "25%", "2.0 (1.0-3.0)", "5.00x (4.00-6.00)", "200", "2.0 / 3.0"} {
+	for _, want := range []string{"m: experts int8g32, trunk bf16w-f32", "v1", "10.0 / 20.0", "11.0 / 19.0", "25%", "2.0 (1.0 to 3.0)", "5.00x (4.00 to 6.00)", "200", "2.0 / 3.0"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
 		}
 	}
 	b.Reset()
-	if err := Markdown(&b, []Report{r}); err != nil || !strings.Contains(b.String(), "| m, int8g32, 8 processes | prefill | 2 | - | - | - | - | 5.00x (4.00-6.00) |") {
+	if err := Markdown(&b, []Report{r}); err != nil || !strings.Contains(b.String(), "| m, int8g32, 8 processes | prefill | 2 | - | - | - | - | 5.00x (4.00 to 6.00) |") {
 		t.Errorf("%v\n%s", err, &b)
 	}
 	if strings.Contains(b.String(), "LAYER") {

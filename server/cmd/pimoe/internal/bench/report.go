@@ -215,21 +215,21 @@ func rates(s Spread) string {
 	if s.Max <= 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f (%.1f-%.1f)", s.Median, s.Min, s.Max)
+	return fmt.Sprintf("%.1f (%.1f to %.1f)", s.Median, s.Min, s.Max)
 }
 
 func times(s *Spread) string {
 	if s == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%.2fx (%.2f-%.2f)", s.Median, s.Min, s.Max)
+	return fmt.Sprintf("%.2fx (%.2f to %.2f)", s.Median, s.Min, s.Max)
 }
 
 func percent(s *Spread) string {
 	if s == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f%% (%.1f-%.1f)", 100*s.Median, 100*s.Min, 100*s.Max)
+	return fmt.Sprintf("%.1f%% (%.1f to %.1f)", 100*s.Median, 100*s.Min, 100*s.Max)
 }
 
 func share(x float64) string {
