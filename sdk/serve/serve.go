@@ -85,13 +85,8 @@ func run(make func(shards [][]byte) service.Service, opts []Option) {
 // and the heartbeat, one for a thread that an author's code may use while the lanes look for calls.
 const spareProcs = 2
 
-// gcPercent keeps dozens of processes small. A call leaves no garbage, so that collections are seldom whatever it is; with
-// the usual 100 a process would keep 4 MiB of it.
-const gcPercent = 25
-
 // serve does everything between the first and the last breath of a plugin process.
 func (c config) serve(make func(shards [][]byte) service.Service) error {
-	debug.SetGCPercent(gcPercent)
 	signal.Ignore(syscall.SIGINT)
 	term := newSignal(syscall.SIGTERM)
 	doc, err := bootstrap.Read()
@@ -180,6 +175,7 @@ func attach(doc bootstrap.Document, svc service.Service) (*plane.Plugin, error) 
 	if err != nil {
 		return nil, err
 	}
+	p.Idle = debug.FreeOSMemory // there may be dozens of such processes, and a load leaves each with megabytes of garbage
 	p.Serve(svc.Handle)
 	return p, nil
 }

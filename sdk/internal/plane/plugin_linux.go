@@ -23,6 +23,9 @@ type Handler func(ctx context.Context, head Head, in, out []byte) Reply
 
 // Plugin is the plugin's end of a plane.
 type Plugin struct {
+	Idle func() // called, if not nil, when a load has ended: many calls, then none for a while. Set before Serve
+
+	calls   atomic.Uint32 // served
 	layout  Layout
 	cores   []int  // of the lanes; empty = unbound
 	req     []byte // read-only
@@ -192,6 +195,7 @@ func (p *Plugin) serve(s *slot, ctx *callContext) *callContext {
 		futexWake(done)
 	}
 	s.last = gen
+	p.calls.Add(1)
 	return ctx
 }
 
@@ -236,12 +240,33 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32) {
 	sleeping.Store(0)
 }
 
-// beat counts up.
+// A load has ended when many calls, more than the host's own tests make in some minutes, are followed by ten seconds with
+// hardly one: the memory that is given back then has to be made again for the next load.
+const (
+	loadCalls  = 128
+	quietCalls = 4
+	quietBeats = 20
+)
+
+// beat counts up, and notices the end of a load.
 func (p *Plugin) beat() {
 	tick := time.NewTicker(BeatEvery * time.Millisecond)
 	defer tick.Stop()
+	var before, told uint32
+	quiet := 0
 	for {
 		word64(p.res, resBeat).Add(1)
+		calls := p.calls.Load()
+		if quiet++; calls-before > quietCalls {
+			before, quiet = calls, 0
+		}
+		if quiet == quietBeats {
+			if calls-told >= loadCalls && p.Idle != nil {
+				p.Idle()
+				told = calls
+			}
+			before, quiet = calls, 0
+		}
 		select {
 		case <-p.quit:
 			return
