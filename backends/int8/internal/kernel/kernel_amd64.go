@@ -5,6 +5,8 @@ import "github.com/pimoe/pimoe/backends/internal/isa"
 // at has no kernels for AVX-512 without VNNI: they would be AVX2's in wider registers, for machines of a few years.
 func at(l isa.Level) *Kernels {
 	switch {
+	case l >= isa.AMX:
+		return &amx
 	case l >= isa.VNNI:
 		return &vnni
 	case l >= isa.AVX2:
