@@ -17,11 +17,11 @@ type batch struct {
 
 // shape makes b one of so many rows of in values, for a matrix, with room for its values.
 func (b *batch) shape(rows, in int, m *matrix) {
-	if b.format = m.format; b.rounded() {
+	if b.format = m.kernel.Format(); b.rounded() {
 		in += in % 2
 	}
 	b.rows, b.in, b.tiles = rows, in, ceil(rows, m.kernel.MaxRows())
-	n := rows * b.words(in)
+	n := rows * b.format.Words(in)
 	if cap(b.own) < n {
 		b.own = make([]float32, n)
 	}
@@ -29,14 +29,8 @@ func (b *batch) shape(rows, in int, m *matrix) {
 }
 
 // rounded is whether values are rounded to bfloat16.
-func (b *batch) rounded() bool { return b.format == kernel.Blocks || b.format == kernel.Dots }
-
-// words is how many elements of data so many inputs of a row take.
-func (b *batch) words(inputs int) int {
-	if b.format == kernel.Dots {
-		return inputs / 2
-	}
-	return inputs
+func (b *batch) rounded() bool {
+	return b.format == kernel.Blocks || b.format == kernel.Dots || b.format == kernel.Tiles
 }
 
 // span is the rows of a tile.
@@ -47,15 +41,21 @@ func (b *batch) span(tile int) (from, to int) {
 // input is where a tile's values of input i are.
 func (b *batch) input(tile, i int) *float32 {
 	from, to := b.span(tile)
-	return &b.data[from*b.words(b.in)+b.words(i)*(to-from)]
+	return &b.data[from*b.format.Words(b.in)+b.format.Words(i)*(to-from)]
 }
 
 // put fills n inputs of a tile, from input i on, an even number, with x, whose rows are stride apart. The last ones of a
 // tile bring the zero beside an odd one along.
 func (b *batch) put(tile, i, n int, x []float32, stride int) {
 	from, to := b.span(tile)
-	rows, words := to-from, b.words(b.in)
-	dst := b.data[from*words+b.words(i)*rows : to*words]
+	rows, words := to-from, b.format.Words(b.in)
+	if b.format == kernel.Tiles {
+		for r := range rows {
+			putTiles(b.data[from*words:to*words], x[r*stride:][:n], i, r, rows)
+		}
+		return
+	}
+	dst := b.data[from*words+b.format.Words(i)*rows : to*words]
 	if b.format == kernel.Dots {
 		for r := range rows {
 			putPairs(dst[r:], x[r*stride:][:n], rows)
@@ -92,6 +92,17 @@ func putPairs(dst, x []float32, rows int) {
 		n := min(len(x)-i, roundSize)
 		vec.ToBF16(half[:n], x[i:i+n])
 		kernel.GatherPairs(dst[i/2*rows:], half[:n], rows)
+	}
+}
+
+// putTiles puts the values of row r of so many, rounded, where their tile has them, from input i on.
+func putTiles(dst, x []float32, i, r, rows int) {
+	var half [roundSize]uint16
+	for len(x) > 0 {
+		n := min(len(x), roundSize)
+		vec.ToBF16(half[:n], x[:n])
+		kernel.GatherTiles(dst[r*kernel.Tiles.Words(1):], half[:n], i, rows)
+		x, i = x[n:], i+n
 	}
 }
 

@@ -33,6 +33,20 @@ func Gather(dst, x []float32, rows, in, stride int) {
 	}
 }
 
+// GatherTiles puts inputs of a row among so many as Tiles takes them, from input i on, an even one; x[2j] is the lower half of
+// word j, and an odd last one has a zero beside it:
+//
+//	for j := range (len(x)+1)/2 {
+//		dst[(i/2+j)/16*rows*16 + (i/2+j)%16] = x[2j] | x[2j+1]<<16
+//	}
+func GatherTiles(dst []float32, x []uint16, i, rows int) {
+	for at := i / 2; len(x) > 0; {
+		n := min(2*(blockWords-at%blockWords), len(x))
+		GatherPairs(dst[at/blockWords*rows*blockWords+at%blockWords:], x[:n], 1)
+		x, at = x[n:], at+n/2
+	}
+}
+
 // GatherPairs puts rows of bfloat16 side by side in pairs, as tiles of Dots take them; x[2j] is the lower half of word j of a
 // row, and an odd last one has a zero beside it:
 //

@@ -9,7 +9,7 @@ import (
 
 // generic is Tile's loop in pure Go: the oracle of the assembly, and what other processors run.
 func generic(f Format, t *Tile) {
-	x := unsafe.Slice(t.X, words(f, t.In)*t.Rows)
+	x := unsafe.Slice(t.X, f.Words(t.In)*t.Rows)
 	for _, panel := range unsafe.Slice(t.Panels, t.Count) {
 		w := unsafe.Add(panel.W, t.W)
 		for r := range t.Rows {
@@ -20,6 +20,8 @@ func generic(f Format, t *Tile) {
 			switch f {
 			case Blocks:
 				genericBlocks(y, w, x[r:], t.In, t.Rows)
+			case Tiles:
+				genericTiles(y, w, x[r*blockWords:], t.In, t.Rows)
 			case Dots:
 				genericDots(y, w, x[r:], t.In, t.Rows)
 			default:
@@ -63,6 +65,20 @@ func genericBlocks(y *[Outputs]float32, w unsafe.Pointer, x []float32, in, strid
 	}
 }
 
+// genericTiles is Blocks for a row whose block b is the 32 bfloat16 of x[b*stride*blockWords:].
+func genericTiles(y *[Outputs]float32, w unsafe.Pointer, x []float32, in, stride int) {
+	for from := 0; from < in; from += 32 {
+		var block [32]float32
+		for i, pair := range x[from/32*stride*blockWords:][:blockWords] {
+			block[2*i], block[2*i+1] = math.Float32frombits(math.Float32bits(pair)<<16), math.Float32frombits(math.Float32bits(pair)&0xffff0000)
+		}
+		genericBlocks(y, unsafe.Add(w, Tiles.Bytes(from)), block[:], min(in-from, 32), 1)
+	}
+}
+
+// blockWords is how many float32 take the room of a row's 32 inputs in Tiles.
+const blockWords = 16
+
 // genericDots is the same for pairs: inputs 2j and 2j+1 are the lower and the upper half of x[j*stride].
 func genericDots(y *[Outputs]float32, w unsafe.Pointer, x []float32, in, stride int) {
 	for i := 0; i < in; i += 2 {
@@ -72,14 +88,6 @@ func genericDots(y *[Outputs]float32, w unsafe.Pointer, x []float32, in, stride 
 			y[o] = fma.Flushed(weight(BF16, w, i, o), even, fma.Flushed(weight(BF16, w, i+1, o), odd, y[o]))
 		}
 	}
-}
-
-// words is how many of a row's numbers, or pairs of them, are so many inputs.
-func words(f Format, inputs int) int {
-	if f == Dots {
-		return inputs / 2
-	}
-	return inputs
 }
 
 // weight is the weight of input i for output o of a panel of 16-bit weights.

@@ -42,6 +42,13 @@ func dotsAVX2(t *Tile)
 
 // lower is the level that has code for the format: VDPBF16PS is an extension of its own.
 func lower(l isa.Level, f Format) isa.Level {
+	if f == Tiles {
+		if l < isa.AMX {
+			return isa.Generic
+		}
+		return l
+	}
+	l = min(l, isa.AVX512)
 	if f == Dots && l == isa.AVX512 && !cpu.X86.HasAVX512BF16 {
 		return isa.AVX2
 	}
@@ -50,6 +57,8 @@ func lower(l isa.Level, f Format) isa.Level {
 
 func run(l isa.Level, f Format, t *Tile) {
 	switch l {
+	case isa.AMX:
+		tilesAMX(t)
 	case isa.AVX512:
 		switch f {
 		case F32:

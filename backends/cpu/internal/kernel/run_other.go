@@ -8,4 +8,4 @@ func run(_ isa.Level, f Format, t *Tile) { generic(f, t) }
 
 func panelsOf(isa.Level, Format) []int { return genericPanels }
 
-func lower(l isa.Level, _ Format) isa.Level { return l }
+func lower(isa.Level, Format) isa.Level { return isa.Generic }

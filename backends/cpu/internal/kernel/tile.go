@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"slices"
 	"unsafe"
 
 	"github.com/pimoe/pimoe/backends/internal/isa"
@@ -19,9 +20,10 @@ const (
 	BF16                 // n16k2: [in/2][16][2] bfloat16
 	Blocks               // the same, computed as backends.BF16Class says, of activations that are rounded
 	Dots                 // the same, computed as backends.BF16DotClass says, of activations in pairs of bfloat16
+	Tiles                // Blocks with activations as tile registers take them; At chooses it
 )
 
-// Bytes is the size of a panel's first inputs; for the last three of an even number of them or of all.
+// Bytes is the size of a panel's first inputs; for the last four of an even number of them or of all.
 func (f Format) Bytes(inputs int) int {
 	switch f {
 	case F32:
@@ -30,6 +32,17 @@ func (f Format) Bytes(inputs int) int {
 		return inputs * Outputs * 2
 	}
 	return (inputs + 1) / 2 * Outputs * 4
+}
+
+// Words is how many float32 take the room of a row's first inputs, a multiple of 32 of them or all.
+func (f Format) Words(inputs int) int {
+	switch f {
+	case Dots:
+		return inputs / 2
+	case Tiles:
+		return (inputs + 31) / 32 * blockWords
+	}
+	return inputs
 }
 
 // Panel is 16 outputs: where their packed weights begin and where the first row's 16 results go.
@@ -52,15 +65,15 @@ type Panel struct {
 //		}
 //	}
 //
-// For Blocks the inner loop is two sums for each 32 inputs, for Dots an odd input comes before the even one beside it, as
+// For Blocks and Tiles the inner loop is two sums for each 32 inputs, for Dots an odd input comes before the even one beside it, as
 // package ref has them.
 type Tile struct {
 	Panels *Panel   // Count of them
 	Count  int      // at least 1
 	Rows   int      // at least 1, at most MaxRows of the kernel
-	In     int      // at least 1; even for Blocks and Dots; until the matrix ends, even for BF16 and a multiple of 32 for Blocks
+	In     int      // at least 1; even for Blocks, Dots and Tiles; until the matrix ends, even for BF16 and a multiple of 32 for Blocks and Tiles
 	W      int      // bytes from the start of every panel to the first of these inputs
-	X      *float32 // [In][Rows]; for Dots the bits of [In/2][Rows][2]uint16
+	X      *float32 // [In][Rows]; for Dots the bits of [In/2][Rows][2]uint16, for Tiles of [In/32][Rows][32]uint16, In rounded up
 	Y      int      // bytes from every panel's Y to the tile's first row
 	Stride int      // bytes between two rows of y
 	Carry  int      // 0: sums start at zero, 1: at what is in y
@@ -72,17 +85,32 @@ type Kernel struct {
 	format Format
 }
 
-// At is the kernel of a level; the ones above AVX-512 add nothing for float32.
-func At(level isa.Level, f Format) Kernel { return Kernel{lower(min(level, isa.AVX512), f), f} }
+// At is the kernel of a level; the ones above AVX-512 add nothing for float32. AMX takes Blocks as Tiles.
+func At(level isa.Level, f Format) Kernel {
+	if f == Blocks && level == isa.AMX {
+		f = Tiles
+	}
+	return Kernel{lower(level, f), f}
+}
+
+// Format is how the kernel takes weights and activations.
+func (k Kernel) Format() Format { return k.format }
 
 // Bytes is that of the kernel's format.
 func (k Kernel) Bytes(inputs int) int { return k.format.Bytes(inputs) }
 
 // MaxRows is the largest number of rows of a tile.
-func (k Kernel) MaxRows() int { return len(panelsOf(k.level, k.format)) }
+func (k Kernel) MaxRows() int { return len(k.panels()) }
 
 // Panels is how many panels the kernel has under way at once for a number of rows.
-func (k Kernel) Panels(rows int) int { return panelsOf(k.level, k.format)[rows-1] }
+func (k Kernel) Panels(rows int) int { return k.panels()[rows-1] }
+
+func (k Kernel) panels() []int {
+	if k.format == Tiles {
+		return tilesPanels
+	}
+	return panelsOf(k.level, k.format)
+}
 
 // Run computes a tile of any number of panels.
 func (k Kernel) Run(t Tile) {
@@ -106,3 +134,6 @@ func (k Kernel) Run(t Tile) {
 
 // genericPanels is the table of the pure-Go kernel: it gains nothing from tiles, these sizes let tests see several.
 var genericPanels = []int{3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1}
+
+// tilesPanels is two for each of up to 32 rows: four tiles of sums, so that what is loaded is multiplied twice.
+var tilesPanels = slices.Repeat([]int{2}, 32)
