@@ -13,10 +13,14 @@ import (
 // disk, seldom enough that the reading does not show.
 const defaultSweep = 10 * time.Minute
 
+// firstSweep is when the first one begins: a start believes what was found out before about a file that has not changed
+// since, so the bits themselves are looked at soon after, when the first requests have been served.
+const firstSweep = time.Minute
+
 // sweep hashes the shards again and again while they are in use, until ctx ends. The processes of a shard that is no
 // longer what was imported are replaced; if it stays damaged, their group says so.
 func sweep(ctx context.Context, every time.Duration, shards *shardSet, groups []*group, log *slog.Logger) {
-	for sleep(ctx, every) {
+	for wait := min(every, firstSweep); sleep(ctx, wait); wait = every {
 		for _, sh := range shards.inUse() {
 			err := sh.recheck(ctx)
 			if err == nil || ctx.Err() != nil {
