@@ -6,11 +6,12 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pimoe/pimoe/backends/int8/internal/kernel"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 )
 
 // tiles are the kernels with tile registers.
@@ -44,32 +45,35 @@ func TestRunTiles(t *testing.T) {
 func TestTilesInterrupted(t *testing.T) {
 	k, r := tiles(t), rand.New(rand.NewPCG(5, 1))
 	const rows, panels, blocks = 40, 2, 18
-	deadline := time.Now().Add(3 * time.Second)
+	begin := make(chan struct{})
+	var deadline time.Time
 	var all sync.WaitGroup
+	var products atomic.Int64
 	for range 2*runtime.GOMAXPROCS(0) + 2 {
 		p := newProblem(t, r, rows, panels, blocks, false, true)
 		want, y := make([]float32, rows*panels*16), make([]float32, rows*panels*16)
 		kernel.At(isa.Generic).Run(p.tile(want, panels*16), rows, panels)
 		all.Go(func() {
-			times := 0
-			for ; time.Now().Before(deadline); times++ {
+			<-begin
+			for time.Now().Before(deadline) {
 				clear(y)
 				k.Run(p.tile(y, panels*16), rows, panels)
 				if !slices.Equal(y, want) {
-					t.Errorf("product %d differs", times)
+					t.Errorf("product %d differs", products.Load())
 					return
 				}
-				if times%64 == 0 {
-					runtime.Gosched()
-				}
-			}
-			if times == 0 {
-				t.Error("nothing was multiplied")
+				products.Add(1)
 			}
 		})
 	}
-	for time.Now().Before(deadline) {
+	deadline = time.Now().Add(time.Second)
+	close(begin)
+	collections := 0
+	for ; time.Now().Before(deadline); collections++ {
 		runtime.GC()
 	}
 	all.Wait()
+	if t.Logf("%d products, %d collections", products.Load(), collections); products.Load() == 0 || collections == 0 {
+		t.Error("nothing happened")
+	}
 }
