@@ -11,7 +11,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/limits"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/team"

@@ -9,7 +9,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk"

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/pimoe/pimoe/backends/cpu"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )

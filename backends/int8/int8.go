@@ -20,7 +20,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/int8/internal/kernel"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk"

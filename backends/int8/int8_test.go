@@ -15,7 +15,7 @@ import (
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/backendtest"
 	"github.com/pimoe/pimoe/backends/int8"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk"

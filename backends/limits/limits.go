@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 )
 
 // Level is a set of instruction sets.

@@ -3,7 +3,7 @@ package limits
 import (
 	"golang.org/x/sys/cpu"
 
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 )
 
 // Each loop keeps more sums under way than one takes time, in registers alone.

@@ -1,7 +1,7 @@
 package vec
 
 import (
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 

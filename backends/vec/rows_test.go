@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 

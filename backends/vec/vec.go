@@ -11,7 +11,7 @@ package vec
 
 //go:generate sh -c "cd _asm && go run . -out ../kernels_amd64.s -stubs ../stubs_amd64.go -pkg vec"
 
-import "github.com/pimoe/pimoe/backends/internal/isa"
+import "github.com/pimoe/pimoe/backends/isa"
 
 // level is what the operations run on. Only this package's tests change it.
 var level = isa.Active()

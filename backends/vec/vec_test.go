@@ -5,7 +5,7 @@ import (
 	"math"
 	"testing"
 
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 )
 
 // levels runs a test on every level above generic that the machine has.

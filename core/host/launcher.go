@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -57,6 +59,7 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	shape := l.options.Experts
 	command := client.Command{
 		Path: spec.Path, Kind: sdk.KindExpert, Shards: shards, Plane: client.ExpertPlane(l.options.MaxRows, shape.Hidden, 0),
+		Env: environment(),
 	}
 	l.lanes.apply(&command, own)
 	proc, err := l.start(ctx, command, name)
@@ -114,4 +117,12 @@ func (l *launcher) abandon(inc *incarnation, cause error) error {
 		return errors.Join(cause, err)
 	}
 	return cause
+}
+
+// environment is what plugins see of the host's own: the instruction set that all processes are held to.
+func environment() []string {
+	if v := os.Getenv(isa.Env); v != "" {
+		return []string{isa.Env + "=" + v}
+	}
+	return nil
 }

@@ -44,7 +44,7 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 // launch starts the plugin, configures it and asks a question with a known answer.
 func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnation, error) {
 	command := client.Command{
-		Path: r.spec.Path, Kind: sdk.KindRouter,
+		Path: r.spec.Path, Kind: sdk.KindRouter, Env: environment(),
 		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, 0, 0),
 	}
 	l.lanes.apply(&command, l.lanes.of(0))

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/instance"
@@ -59,6 +60,9 @@ not exist, 4 something is not ready or not reachable, 130 interrupted.`,
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if a.output != "table" && a.output != "json" {
 			return usageError{fmt.Errorf("--output %q: want table or json", a.output)}
+		}
+		if err := isa.Err(); err != nil {
+			return usageError{err}
 		}
 		return nil
 	}

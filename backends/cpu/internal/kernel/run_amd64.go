@@ -3,7 +3,7 @@ package kernel
 import (
 	"golang.org/x/sys/cpu"
 
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 )
 
 //go:generate sh -c "cd _asm && go run ."

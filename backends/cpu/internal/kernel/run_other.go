@@ -2,7 +2,7 @@
 
 package kernel
 
-import "github.com/pimoe/pimoe/backends/internal/isa"
+import "github.com/pimoe/pimoe/backends/isa"
 
 func run(_ isa.Level, f Format, t *Tile) { generic(f, t) }
 

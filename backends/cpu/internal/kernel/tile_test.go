@@ -8,7 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 )
 
 var formats = map[string]kernel.Format{"f32": kernel.F32, "f16": kernel.F16, "bf16": kernel.BF16, "blocks": kernel.Blocks, "dots": kernel.Dots, "tiles": kernel.Tiles}

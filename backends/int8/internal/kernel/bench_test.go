@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/pimoe/pimoe/backends/int8/internal/kernel"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 )
 
 // BenchmarkQuantize is about 512 rows of 2048 activations.

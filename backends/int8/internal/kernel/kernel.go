@@ -8,7 +8,7 @@ package kernel
 import (
 	"unsafe"
 
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/pack"
 )
 

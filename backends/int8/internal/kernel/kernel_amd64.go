@@ -1,6 +1,6 @@
 package kernel
 
-import "github.com/pimoe/pimoe/backends/internal/isa"
+import "github.com/pimoe/pimoe/backends/isa"
 
 // at has no kernels for AVX-512 without VNNI: they would be AVX2's in wider registers, for machines of a few years.
 func at(l isa.Level) *Kernels {

@@ -2,6 +2,6 @@
 
 package kernel
 
-import "github.com/pimoe/pimoe/backends/internal/isa"
+import "github.com/pimoe/pimoe/backends/isa"
 
 func at(isa.Level) *Kernels { return &generic }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pimoe/pimoe/backends/int8/internal/kernel"
-	"github.com/pimoe/pimoe/backends/internal/isa"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"github.com/pimoe/pimoe/backends/isa"
 )
 
 // Status is the outcome of one check.
@@ -55,7 +57,7 @@ func Failures(checks []Check) int {
 
 func instructionSets() Check {
 	if sets := simd(); len(sets) > 0 {
-		return Check{"instruction sets", OK, strings.Join(sets, " ")}
+		return Check{"instruction sets", OK, fmt.Sprintf("%s; kernels use %v", strings.Join(sets, " "), isa.Active())}
 	}
 	return Check{"instruction sets", Missing, "none of those that kernels use; the pure-Go kernels run"}
 }
