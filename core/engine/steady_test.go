@@ -1,3 +1,7 @@
+//go:build !race
+
+// Thousands of tokens take too long under the race detector, which makes garbage of its own.
+
 package engine_test
 
 import (
@@ -13,9 +17,6 @@ import (
 // Decoding with the embedded model makes no garbage in the steady state, from the plan of a step through trunk and
 // experts to the sampled token. The streams are read afterwards: turning ids into text is the reader's part.
 func TestNoGarbageInModel(t *testing.T) {
-	if raced {
-		t.Skip("thousands of tokens take too long under the race detector, which has its own garbage")
-	}
 	const requests, tokens, first, steps = 8, 600, 300, 200
 	p, g := load(t, coretest.PimoeTiny(t)), readGolden(t)
 	e := p.open(t, func(o *engine.Options) { o.Buffer = 2 * tokens; o.Cache.Pages = 1024 })

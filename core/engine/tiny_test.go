@@ -232,7 +232,10 @@ func readGolden(t testing.TB) golden {
 		g.Prompts = g.Prompts[2:5]
 		for i := range g.Prompts {
 			p := &g.Prompts[i]
-			p.GreedyIDs, p.FirstEOS, p.Text = p.GreedyIDs[:16], nil, ""
+			p.GreedyIDs, p.Text = p.GreedyIDs[:40], ""
+			if p.FirstEOS != nil && *p.FirstEOS >= 40 {
+				p.FirstEOS = nil
+			}
 		}
 	}
 	return g

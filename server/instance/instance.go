@@ -182,6 +182,7 @@ func (i *Instance) Close() error {
 	i.pool.Close()
 	if i.watch != nil {
 		errs = append(errs, i.watch.close())
+		i.watch = nil // Close may be called again
 	}
 	if i.trunk != nil {
 		errs = append(errs, i.trunk.Close())

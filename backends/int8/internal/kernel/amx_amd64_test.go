@@ -18,7 +18,7 @@ import (
 func tiles(t *testing.T) *kernel.Kernels {
 	t.Helper()
 	if !slices.Contains(isa.Available(), isa.AMX) {
-		t.Skip("this machine has no AMX")
+		t.Skip("needs AMX")
 	}
 	return kernel.At(isa.AMX)
 }
