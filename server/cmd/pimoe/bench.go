@@ -153,11 +153,18 @@ func (f benchFlags) list(c *cobra.Command) (out []bench.Workload, err error) {
 	return out, nil
 }
 
-// benchConfig makes room for the measurement, so that no limit of a server cuts it.
+// mostPrompts bounds the prompt tokens that a measurement computes in one step: llama-batched-bench's -b.
+const mostPrompts = 2048
+
+// benchConfig makes room for the measurement, so that no limit of a server cuts it. The prompts of a workload go in one
+// step where they fit, so that all requests decode together.
 func benchConfig(cfg config.Config, o bench.Options) config.Config {
-	requests, tokens := 1, 1
+	requests, tokens, prompts := 1, 1, 1
 	for _, w := range o.Workloads {
-		requests, tokens = max(requests, w.Parallel), max(tokens, w.Tokens())
+		requests, tokens, prompts = max(requests, w.Parallel), max(tokens, w.Tokens()), max(prompts, w.Parallel*w.Prompt)
+	}
+	if cfg.Limits.MaxBatchTokens == config.Default().Limits.MaxBatchTokens { // nobody chose another
+		cfg.Limits.MaxBatchTokens = max(cfg.Limits.MaxBatchTokens, min(prompts, mostPrompts))
 	}
 	cfg.Limits.MaxConcurrentRequests = requests
 	cfg.Limits.MaxBatchSize = max(requests, cfg.Limits.MaxBatchSize)

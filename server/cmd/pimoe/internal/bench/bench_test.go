@@ -234,6 +234,11 @@ func TestSampleOf(t *testing.T) {
 	if s.decode != 10 {
 		t.Errorf("decode without a common time: %v", s.decode)
 	}
+	// One token of the first request comes in the same instant as the second's first: no time to measure in.
+	s = sampleOf([]run{at(0, 10, 20, 30, 101), at(0, 100, 200, 300, 400)}, 1)
+	if want := 4. / 0.3; math.Abs(s.decode-want) > 1e-9 {
+		t.Errorf("decode with hardly a common time: %v, want %v", s.decode, want)
+	}
 }
 
 func TestTaxIsMedianOfRounds(t *testing.T) {

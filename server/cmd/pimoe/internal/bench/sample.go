@@ -106,10 +106,10 @@ func (r *run) do(ctx context.Context, eng Engine, request engine.Request) error 
 }
 
 // sampleOf computes the rates. Decoding is measured where all requests decode: from the last first token to the first
-// last one. Where there is no such time, because early requests end while late prompts are still computed, it is
-// measured from the last first token to the end.
+// last one. Where that is no time to speak of, because early requests have written most while late prompts were still
+// computed, it is measured from the last first token to the end.
 func sampleOf(runs []run, prompt int) sample {
-	start, from := runs[0].submitted, runs[0].tokens[0]
+	start, from, earliest := runs[0].submitted, runs[0].tokens[0], runs[0]
 	to, end := runs[0].tokens[len(runs[0].tokens)-1], runs[0].tokens[len(runs[0].tokens)-1]
 	var s sample
 	for _, r := range runs {
@@ -122,13 +122,19 @@ func sampleOf(runs []run, prompt int) sample {
 			from = first
 		}
 		if last.Before(to.Time) {
-			to = last
+			to, earliest = last, r
 		}
 		if last.After(end.Time) {
 			end = last
 		}
 	}
-	if !to.After(from.Time) {
+	common := 0
+	for _, t := range earliest.tokens {
+		if t.After(from.Time) {
+			common++
+		}
+	}
+	if 2*common < len(earliest.tokens)-1 {
 		to = end
 	}
 	s.prefill = rate(prompt*len(runs), from.Sub(start))
