@@ -23,7 +23,7 @@ func (b *batch) shape(rows, in int, m *matrix) {
 	b.rows, b.in, b.tiles = rows, in, ceil(rows, m.kernel.MaxRows())
 	n := rows * b.format.Words(in)
 	if cap(b.own) < n {
-		b.own = make([]float32, n)
+		b.own = make([]float32, max(n, 2*cap(b.own))) // doubled, so that batches of all sizes leave little behind
 	}
 	b.data = b.own[:n]
 }

@@ -1,10 +1,9 @@
 package cpu
 
 import (
-	"sync"
-
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
+	"github.com/pimoe/pimoe/backends/internal/reuse"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -22,7 +21,7 @@ func (f *ffn) Intermediate() int { return f.gate.out }
 // Apply fills y.
 func (f *ffn) Apply(y, x tensor.Matrix, t team.Team) {
 	backends.CheckFFN(f, y, x)
-	b := blocks.Get().(*block)
+	b := blocks.Take()
 	rows := chunkRows(x.Rows, max(f.gate.in, f.gate.out))
 	for r := 0; r < x.Rows; r += rows {
 		end := min(r+rows, x.Rows)
@@ -47,7 +46,7 @@ type block struct {
 // pair is a worker's results of gate and up, [rows of a piece][outputs of a piece].
 type pair struct{ gate, up tail }
 
-var blocks = sync.Pool{New: func() any { return new(block) }}
+var blocks reuse.Pool[block]
 
 func (b *block) do(f *ffn, y, x tensor.Matrix, t team.Team) {
 	both := crew(t, x.Rows, 2*f.gate.out*f.gate.in, 2*len(f.gate.data))

@@ -1,10 +1,9 @@
 package cpu
 
 import (
-	"sync"
-
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/cpu/internal/kernel"
+	"github.com/pimoe/pimoe/backends/internal/reuse"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -21,7 +20,7 @@ func (l *linear) In() int  { return l.in }
 // Apply gathers rows into tiles and multiplies them piece by piece.
 func (l *linear) Apply(y, x tensor.Matrix, t team.Team) {
 	backends.CheckApply(l, y, x)
-	p := products.Get().(*product)
+	p := products.Take()
 	most := chunkRows(x.Rows, l.in)
 	for r := 0; r < x.Rows; r += most {
 		end := min(r+most, x.Rows)
@@ -47,7 +46,7 @@ type product struct {
 // tail is room for the results of a panel of which the matrix has only some outputs.
 type tail struct{ y []float32 }
 
-var products = sync.Pool{New: func() any { return new(product) }}
+var products reuse.Pool[product]
 
 // do fills y with the products of b.
 func (p *product) do(l *linear, b *batch, y tensor.Matrix, t team.Team) {
@@ -97,7 +96,7 @@ func (p *product) Run(worker, piece int) {
 
 func (t *tail) sized(n int) []float32 {
 	if cap(t.y) < n {
-		t.y = make([]float32, n)
+		t.y = make([]float32, max(n, 2*cap(t.y)))
 	}
 	return t.y[:n]
 }

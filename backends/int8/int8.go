@@ -16,10 +16,10 @@ package int8
 import (
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/int8/internal/kernel"
+	"github.com/pimoe/pimoe/backends/internal/reuse"
 	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/vec"
@@ -33,7 +33,7 @@ const Class = "int8g32"
 // Backend computes with the instructions of one level. Make it with New.
 type Backend struct {
 	kernels *kernel.Kernels
-	jobs    sync.Pool // of *job: the memory of a call, which all matrices share
+	jobs    reuse.Pool[job] // the memory of calls, which all matrices share
 }
 
 // New takes the best level that the machine has, or the one that package isa is forced to.
@@ -41,7 +41,7 @@ func New() *Backend { return At(isa.Active()) }
 
 // At takes a level that the machine must have, for tests.
 func At(l isa.Level) *Backend {
-	return &Backend{kernels: kernel.At(l), jobs: sync.Pool{New: func() any { return new(job) }}}
+	return &Backend{kernels: kernel.At(l)}
 }
 
 // Name is "int8".

@@ -59,7 +59,7 @@ func (c cut) span(piece int) span {
 // begin takes a job with x quantised.
 func (b *Backend) begin(y, x tensor.Matrix, work int, t team.Team) (*job, team.Team) {
 	t = t.Limit(1 + work/threadWork)
-	j := b.jobs.Get().(*job)
+	j := b.jobs.Take()
 	j.Backend, j.x, j.y = b, x, y
 	for len(j.workers) < t.Threads() {
 		j.workers = append(j.workers, new(worker))

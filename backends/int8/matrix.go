@@ -33,15 +33,16 @@ type rows struct {
 
 const groupsPerBlock = pack.BlockIn / pack.Group
 
-// size makes room for n rows of cols activations. What they hold is undefined.
+// size makes room for n rows of cols activations. What they hold is undefined. Memory doubles: batches of a server have any
+// number of rows, and each new most would otherwise leave garbage behind.
 func (a *rows) size(n, cols int) {
 	a.blocks = ceil(cols, pack.BlockIn)
 	a.stride = (a.blocks | 1) * pack.BlockIn
 	if need := n * a.stride; need > len(a.q) {
-		a.q = pack.Aligned(need)
+		a.q = pack.Aligned(max(need, 2*len(a.q)))
 	}
 	if need := n * a.blocks * groupsPerBlock; need > len(a.groups) {
-		a.groups = make([]kernel.Group, need)
+		a.groups = make([]kernel.Group, max(need, 2*len(a.groups)))
 	}
 }
 
@@ -129,7 +130,7 @@ func (w *worker) outputs(k *kernel.Kernels, m *matrix, a *rows, s span, y tensor
 // sized is a slice of n floats, s if it is long enough.
 func sized(s []float32, n int) []float32 {
 	if n > cap(s) {
-		return make([]float32, n)
+		s = make([]float32, max(n, 2*cap(s)))
 	}
 	return s[:n]
 }
