@@ -66,7 +66,7 @@ func load(t testing.TB, dir string) parts {
 		t.Fatal(err)
 	}
 	groups, place := experts(t, cfg, ck, plan)
-	p.block = moe.New(rt, cfg.TopK, cfg.Experts, place, groups, cfg.Hidden, 2)
+	p.block = moe.New(rt, cfg.TopK, cfg.Experts, place, groups, cfg.Hidden, crew(t))
 	return p
 }
 
@@ -156,10 +156,8 @@ func (f *failed) Wait() error {
 // open starts an engine over the parts.
 func (p parts) open(t testing.TB, change func(*engine.Options)) *engine.Engine {
 	t.Helper()
-	pool := team.NewPool(2, team.Options{})
-	t.Cleanup(pool.Close)
 	o := engine.Options{
-		Team: pool.Team(), Model: p.cfg, Trunk: p.trunk, Block: p.block, Tokenizer: p.text, PrefixReuse: true,
+		Team: crew(t), Model: p.cfg, Trunk: p.trunk, Block: p.block, Tokenizer: p.text, PrefixReuse: true,
 		Limits: config.Limits{MaxQueuedRequests: 100},
 		Cache:  model.CacheSpec{Pages: 256},
 	}
@@ -447,4 +445,11 @@ func BenchmarkDecode(b *testing.B) {
 			b.ReportMetric(float64(32*n*b.N)/b.Elapsed().Seconds(), "tokens/s")
 		})
 	}
+}
+
+// crew is two threads that end with the test.
+func crew(t testing.TB) team.Team {
+	p := team.NewPool(2, team.Options{})
+	t.Cleanup(p.Close)
+	return p.Team()
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/model"
@@ -135,7 +136,7 @@ func BenchmarkLayer(b *testing.B) {
 	for e := range place {
 		place[e] = e
 	}
-	layer := moe.New(h.Router(), benchTopK, benchExperts, moe.Placement{0: place}, h.Groups(), benchHidden, 2)
+	layer := moe.New(h.Router(), benchTopK, benchExperts, moe.Placement{0: place}, h.Groups(), benchHidden, twoThreads(b))
 	in := moe.Input{
 		X: tensor.NewMatrix(1, benchHidden), Logits: tensor.NewMatrix(1, benchExperts), Tokens: []int32{1}, Positions: []int32{0},
 	}
@@ -165,4 +166,11 @@ func report(b *testing.B, f func() error) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2])/1e3, "p50-us")
 	b.ReportMetric(float64(took[len(took)*99/100])/1e3, "p99-us")
+}
+
+// twoThreads is a team that ends with the test.
+func twoThreads(t testing.TB) team.Team {
+	p := team.NewPool(2, team.Options{})
+	t.Cleanup(p.Close)
+	return p.Team()
 }

@@ -20,7 +20,7 @@ func TestLayerAllocatesNothing(t *testing.T) {
 		place[e] = e
 	}
 	const rows = 4
-	layer := moe.New(h.Router(), benchTopK, benchExperts, moe.Placement{0: place}, h.Groups(), benchHidden, 2)
+	layer := moe.New(h.Router(), benchTopK, benchExperts, moe.Placement{0: place}, h.Groups(), benchHidden, twoThreads(t))
 	in := moe.Input{
 		X: tensor.NewMatrix(rows, benchHidden), Logits: tensor.NewMatrix(rows, benchExperts), Tokens: make([]int32, rows), Positions: make([]int32, rows),
 	}

@@ -119,10 +119,13 @@ func (l *launcher) abandon(inc *incarnation, cause error) error {
 	return cause
 }
 
-// environment is what plugins see of the host's own: the instruction set that all processes are held to.
+// environment is what plugins are given: of the host's own the instruction set that all processes are held to, and a
+// setting of Go's runtime. Its watcher takes a lane that waits for a call for a goroutine that runs too long, and would
+// send it a signal every 10 ms; in dozens of processes that is a good part of a core.
 func environment() []string {
+	env := []string{"GODEBUG=asyncpreemptoff=1"}
 	if v := os.Getenv(isa.Env); v != "" {
-		return []string{isa.Env + "=" + v}
+		env = append(env, isa.Env+"="+v)
 	}
-	return nil
+	return env
 }

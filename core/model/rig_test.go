@@ -104,7 +104,7 @@ func rigOf(t testing.TB, cfg *model.Config, ck *weights.Checkpoint, o rigOptions
 		t.Fatal(err)
 	}
 	groups, place := expertGroups(t, cfg, ck, plan, o)
-	r.block = moe.New(rt, cfg.TopK, cfg.Experts, place, groups, cfg.Hidden, o.threads)
+	r.block = moe.New(rt, cfg.TopK, cfg.Experts, place, groups, cfg.Hidden, r.team)
 	if o.wrap != nil {
 		r.block = o.wrap(r.block)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -26,15 +27,17 @@ type Layer struct {
 	groups    []Group
 	sites     []site
 	width     int
-	cores     int
+	team      team.Team
+	cores     int       // of the plan: the team's threads
 	pool      sync.Pool // *work
 }
 
 // New makes the Block. router is configured already and picks k of experts for each row; place says which of groups
-// serves each unit; hidden is the width of a row; threads is how many cores the calls of one layer share.
-func New(r router.Router, k, experts int, place Placement, groups []Group, hidden, threads int) *Layer {
+// serves each unit; hidden is the width of a row; t has as many threads as the calls of one layer share cores, and combines
+// their answers.
+func New(r router.Router, k, experts int, place Placement, groups []Group, hidden int, t team.Team) *Layer {
 	l := &Layer{
-		router: r, k: k, experts: experts, place: place, groups: groups, width: hidden, cores: max(threads, 1),
+		router: r, k: k, experts: experts, place: place, groups: groups, width: hidden, team: t, cores: t.Threads(),
 		pool: sync.Pool{New: func() any { return new(work) }},
 	}
 	if h, ok := r.(router.HiddenRouter); ok {
@@ -69,6 +72,8 @@ type work struct {
 	calls   []expert.Call
 	pending []expert.Pending
 	y       []float32
+	to      tensor.Matrix // that is being combined
+	k       int
 }
 
 // Forward routes, dispatches, waits and combines. A failing call does not leave others behind: every call that was
@@ -101,7 +106,7 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if err := l.receive(in, w); err != nil {
 		return err
 	}
-	w.combine(y, l.k)
+	w.combine(y, l.k, l.team)
 	return nil
 }
 
@@ -138,8 +143,8 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	if err != nil {
 		return err
 	}
-	w.combine(y, l.k)
-	answer.combine(y, l.k)
+	w.combine(y, l.k, l.team)
+	answer.combine(y, l.k, l.team)
 	return nil
 }
 
@@ -222,12 +227,20 @@ func (w *work) differing(predicted *work) {
 	w.routes.IDs, w.routes.Weights = w.routes.IDs[:len(w.of)*k], w.routes.Weights[:len(w.of)*k]
 }
 
+// wakeAtOnce is the size of a call, in values, whose process is woken before the other calls are gathered: to copy 16,000
+// takes as long as to wake a thread.
+const wakeAtOnce = 1 << 14
+
 // send plans the work and sends every call before any answer is read.
 func (l *Layer) send(ctx context.Context, in Input, w *work) {
 	w.plan.fill(w.routes, l.place[in.Layer], l.sites, l.cores)
 	w.dispatch(in, l.width)
 	for i := range w.calls {
-		w.pending = append(w.pending, l.groups[w.plan.calls[i].group].Start(ctx, &w.calls[i]))
+		p := l.groups[w.plan.calls[i].group].Start(ctx, &w.calls[i])
+		w.pending = append(w.pending, p)
+		if s, ok := p.(Sleeper); ok && len(w.calls[i].From)*l.width > wakeAtOnce {
+			s.Wake(false)
+		}
 	}
 	for _, all := range [...]bool{false, true} {
 		for _, p := range w.pending {
@@ -267,11 +280,23 @@ func (l *Layer) receive(in Input, w *work) error {
 	return first
 }
 
+// combineRows are combined by one thread at a time: with hidden states of a usual width some ten microseconds of work.
+const combineRows = 16
+
 // combine is y[r] = sum over r's experts, ascending by id, of weight * result, fused.
-func (w *work) combine(y tensor.Matrix, k int) {
-	width := y.Cols
-	for n, r := range w.of {
-		yr := y.Row(int(r))
+func (w *work) combine(y tensor.Matrix, k int, t team.Team) {
+	w.to, w.k = y, k
+	t.Do((len(w.of)+combineRows-1)/combineRows, (*combining)(w))
+	w.to = tensor.Matrix{}
+}
+
+// combining is the task of combining some rows.
+type combining work
+
+func (w *combining) Run(_, piece int) {
+	width, k := w.to.Cols, w.k
+	for n := piece * combineRows; n < min((piece+1)*combineRows, len(w.of)); n++ {
+		yr := w.to.Row(int(w.of[n]))
 		clear(yr)
 		for i := n * k; i < (n+1)*k; i++ {
 			weight, at := w.plan.weight[i], int(w.plan.from[i])*width

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -153,7 +154,7 @@ func checkRows(t *testing.T, what string, in moe.Input, y tensor.Matrix) {
 func TestForward(t *testing.T) {
 	for _, n := range []int{1, 2, 4, 6} {
 		groups, all := newGroups(n)
-		l := moe.New(&byToken{}, topK, experts, placed(n, 2, 7), groups, width, 2)
+		l := moe.New(&byToken{}, topK, experts, placed(n, 2, 7), groups, width, threads(t, 2))
 		for _, tokens := range [][]int32{{4}, {0, 1, 2, 3, 4, 5}, {5, 5, 5}, {2, 0, 4, 4, 1, 3, 3, 5, 0, 1}, nil, {1}} {
 			for _, layer := range []int{2, 7} {
 				in := input(layer, tokens...)
@@ -179,7 +180,7 @@ func TestForward(t *testing.T) {
 // TestForwardStrided: rows need not be contiguous.
 func TestForwardStrided(t *testing.T) {
 	groups, _ := newGroups(2)
-	l := moe.New(&byToken{}, topK, experts, placed(2, 2), groups, width, 1)
+	l := moe.New(&byToken{}, topK, experts, placed(2, 2), groups, width, threads(t, 1))
 	in := input(2, 3, 1, 4)
 	wide := tensor.NewMatrix(3, width+4)
 	for r := range 3 {
@@ -206,7 +207,7 @@ func TestForwardStrided(t *testing.T) {
 func TestObserve(t *testing.T) {
 	groups, _ := newGroups(1)
 	b := &byToken{hidden: true}
-	l := moe.New(b, topK, experts, placed(1, 2), groups, width, 1)
+	l := moe.New(b, topK, experts, placed(1, 2), groups, width, threads(t, 1))
 	in := input(2, 4, 0)
 	var seen []string
 	in.Observe = func(layer, row, k int, ids []int32, weights []float32) {
@@ -228,7 +229,7 @@ func TestForwardErrors(t *testing.T) {
 	groups, all := newGroups(6)
 	boom, late := errors.New("boom"), errors.New("late")
 	all[2].err, all[4].err = boom, late
-	l := moe.New(&byToken{}, topK, experts, placed(6, 2), groups, width, 1)
+	l := moe.New(&byToken{}, topK, experts, placed(6, 2), groups, width, threads(t, 1))
 	err := l.Forward(t.Context(), input(2, 0, 1, 2, 3, 4, 5), tensor.NewMatrix(6, width))
 	if !errors.Is(err, boom) || !strings.Contains(err.Error(), "layer 2") {
 		t.Errorf("error %v", err)
@@ -276,7 +277,7 @@ func TestForwardRefuses(t *testing.T) {
 		"router answers NaN":     {&byToken{spoil: func(r router.Routes) { r.Weights[1] = float32(math.NaN()) }}, good, input(2, 1), 1, sdk.ErrInvalidOutput},
 		"router repeats":         {&byToken{spoil: func(r router.Routes) { r.IDs[1] = r.IDs[0] }}, good, input(2, 1), 1, sdk.ErrInvalidOutput},
 	} {
-		l := moe.New(c.router, topK, experts, c.place, groups, width, 1)
+		l := moe.New(c.router, topK, experts, c.place, groups, width, threads(t, 1))
 		if err := l.Forward(t.Context(), c.in, tensor.NewMatrix(c.rows, width)); !errors.Is(err, c.class) {
 			t.Errorf("%s: error %v, want %v", name, err, c.class)
 		}
@@ -289,7 +290,7 @@ func TestForwardRefuses(t *testing.T) {
 // TestConcurrent: Forwards at the same time do not share memory.
 func TestConcurrent(t *testing.T) {
 	groups, _ := newGroups(3)
-	l := moe.New(&byToken{}, topK, experts, placed(3, 1, 2), groups, width, 2)
+	l := moe.New(&byToken{}, topK, experts, placed(3, 1, 2), groups, width, threads(t, 2))
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
@@ -349,7 +350,7 @@ func TestPredicted(t *testing.T) {
 		"right": {}, "blind": {blind: true}, "a row": {wrong: []int32{3}}, "the order": {wrong: []int32{2}}, "all": {wrong: []int32{0, 1, 2, 3, 4, 5}},
 	} {
 		groups, all := newGroups(3)
-		l := moe.New(r, topK, experts, placed(3, 2), groups, width, 2)
+		l := moe.New(r, topK, experts, placed(3, 2), groups, width, threads(t, 2))
 		for range 3 { // memory is used again
 			in := input(2, 0, 1, 2, 3, 3, 4, 5)
 			seen, between := 0, 0
@@ -382,4 +383,11 @@ func TestPredicted(t *testing.T) {
 			t.Errorf("%s: %d calls were left behind", name, all[0].open.Load())
 		}
 	}
+}
+
+// threads is a team that ends with the test.
+func threads(t testing.TB, n int) team.Team {
+	p := team.NewPool(n, team.Options{})
+	t.Cleanup(p.Close)
+	return p.Team()
 }

@@ -1,6 +1,6 @@
 // Package moe is one Mixture-of-Experts layer as the host runs it: route, dispatch, experts, combine, in this order.
-// Route asks the router for expert ids and weights; dispatch gathers the routed rows into one call per expert group
-// and sends all calls before any reply is read; combine adds the weighted rows in expert-id order.
+// Route asks the router for expert ids and weights; dispatch deals the routed rows to cores, at most one call for each lane
+// of an expert group's process, and sends all calls before any reply is read; combine adds the weighted rows in expert-id order.
 //
 // core/model calls a Block once per sparse layer; core/host supplies the Groups. Planning is a pure function of
 // values. The package refuses to know about processes, retries or weights.

@@ -150,6 +150,7 @@ func (p *Plugin) lane(n int) {
 		})
 	}
 	bell, ctx := word(p.req, reqBell+n*line), new(callContext)
+	var waited time.Duration // the last time
 	for !p.stop.Load() {
 		rung := bell.Load() // before the slots: a post after this look changes it
 		for i := range slots {
@@ -157,7 +158,7 @@ func (p *Plugin) lane(n int) {
 				ctx = p.serve(s, ctx)
 			}
 		}
-		p.await(n, bell, rung)
+		waited = p.await(n, bell, rung, waited)
 	}
 }
 
@@ -203,28 +204,32 @@ const (
 	// lanePolls is how long a lane looks for the next call: as long as the host's own work between two layers takes.
 	// The looks give the core away, so that they cost the host little.
 	lanePolls = 200 * time.Microsecond
+	// patience is how many times that a wait may have taken for the next one to begin with looking.
+	patience = 8
 	// laneLooks is how often it looks between two yields: as many lanes as there are processes may look on one core, and the
 	// host's turn comes after theirs.
 	laneLooks = 4
-	// laneDozes is how long it sleeps in the kernel without the runtime's knowledge after that, dozeEach at a time: from
-	// one token to the next. Waking from it is quicker, and the runtime's own watcher stays asleep as well; but a garbage
-	// collection waits for it, and the watcher disturbs what seems to run for more than 10 ms.
-	laneDozes = 20 * time.Millisecond
-	dozeEach  = 5 * time.Millisecond
+	// laneDozes is how long it sleeps in the kernel without the runtime's knowledge after that, dozeEach at a time: as long
+	// as requests may be in flight. The runtime's own watcher looks every 10 ms meanwhile. After a sleep that the runtime
+	// knows of, even a short one, the watcher looks every 20 us for a millisecond: with 64 processes that took a fifth of
+	// two cores. But a garbage collection waits for a doze.
+	laneDozes = time.Second
+	dozeEach  = 10 * time.Millisecond
 	// laneSleeps is only so that no wait is without an end.
 	laneSleeps = 5 * time.Second
 )
 
-// await returns when the bell has rung or the plane stops.
-func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32) {
-	var idle time.Duration
+// await returns when the bell has rung or the plane stops, and says how long that took. A lane that waited much longer the
+// last time than it may look does not look: where there are many processes, those that look would keep the one that works
+// from its core.
+func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last time.Duration) (idle time.Duration) {
 	start := time.Now()
 	sleeping := word(p.res, resSleeping+n*line)
-	for p.polls && idle < lanePolls {
+	for p.polls && last < patience*lanePolls && idle < lanePolls {
 		for range 8 {
 			yield() // first: after an answer the host has something to do, perhaps on this core
 			if watch((*uint32)(unsafe.Pointer(bell)), rung, laneLooks) != rung || p.stop.Load() {
-				return
+				return time.Since(start)
 			}
 		}
 		idle = time.Since(start)
@@ -238,6 +243,7 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32) {
 		}
 	}
 	sleeping.Store(0)
+	return time.Since(start)
 }
 
 // A load has ended when many calls, more than the host's own tests make in some minutes, are followed by ten seconds with
