@@ -110,8 +110,8 @@ type evaluated struct {
 	Greedy []int32  `json:"greedy"`
 }
 
-// eval runs the command as a script would.
-func eval(t *testing.T, dir, store, isolation string, ids [][]int32) ([]evaluated, *weights.File) {
+// eval runs the command as a script would, with more variables.
+func eval(t *testing.T, dir, store, isolation string, ids [][]int32, env ...string) ([]evaluated, *weights.File) {
 	t.Helper()
 	tmp := t.TempDir()
 	in, out := filepath.Join(tmp, "ids.json"), filepath.Join(tmp, "out.safetensors")
@@ -124,7 +124,7 @@ func eval(t *testing.T, dir, store, isolation string, ids [][]int32) ([]evaluate
 	}
 	cmd := exec.Command(filepath.Join(coretest.Binaries(t), "pimoe"), "eval", "-m", dir, "--ids-file", in,
 		"--logits", out, "--routes", "--greedy", "32", "-o", "json", "--isolation", isolation)
-	cmd.Env = append(os.Environ(), "PIMOE_HOME="+store)
+	cmd.Env = append(append(os.Environ(), "PIMOE_HOME="+store), env...)
 	stdout, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("pimoe eval: %v\n%s", err, stderr(err))
