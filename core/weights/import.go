@@ -334,16 +334,20 @@ func (j *job) commit() (*Model, error) {
 
 // save writes the state in one step. Only the last one must survive a power cut: a resumed import hashes what it keeps.
 func (j *job) save(durable bool) error {
-	b, err := json.MarshalIndent(j.man, "", "  ")
+	return j.store.writeJSON(filepath.Join(j.partial, stateFile), j.man, durable)
+}
+
+// writeJSON puts a value into a file in one step.
+func (s *Store) writeJSON(path string, v any, durable bool) error {
+	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		return fmt.Errorf("write state: %w", err)
+		return fmt.Errorf("write %s: %w", path, err)
 	}
-	path := filepath.Join(j.partial, stateFile)
 	next := path + ".next"
-	if _, err := j.store.create(next, durable, func(w io.Writer) error { _, err := w.Write(append(b, '\n')); return err }); err != nil {
+	if _, err := s.create(next, durable, func(w io.Writer) error { _, err := w.Write(append(b, '\n')); return err }); err != nil {
 		return err
 	}
-	return j.store.change("rename", path, func() error { return os.Rename(next, path) })
+	return s.change("rename", path, func() error { return os.Rename(next, path) })
 }
 
 // write writes one of the model's files and enters it in the manifest.

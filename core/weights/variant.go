@@ -394,16 +394,7 @@ func (j *packing) advance(n int64) {
 
 // save writes the manifest in one step.
 func (j *packing) save(durable bool) error {
-	b, err := json.MarshalIndent(j.man, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write manifest: %w", err)
-	}
-	path := filepath.Join(j.partial, manifestFile)
-	next := path + ".next"
-	if _, err := j.store.create(next, durable, func(w io.Writer) error { _, err := w.Write(append(b, '\n')); return err }); err != nil {
-		return err
-	}
-	return j.store.change("rename", path, func() error { return os.Rename(next, path) })
+	return j.store.writeJSON(filepath.Join(j.partial, manifestFile), j.man, durable)
 }
 
 // commit completes the manifest and puts the folder in its place. An older variant of that name goes first: it was
