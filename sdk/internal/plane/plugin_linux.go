@@ -213,7 +213,7 @@ const (
 	// as requests may be in flight. The runtime's own watcher looks every 10 ms meanwhile. After a sleep that the runtime
 	// knows of, even a short one, the watcher looks every 20 us for a millisecond: with 64 processes that took a fifth of
 	// two cores. But a garbage collection waits for a doze.
-	laneDozes = time.Second
+	laneDozes = 250 * time.Millisecond
 	dozeEach  = 10 * time.Millisecond
 	// laneSleeps is only so that no wait is without an end.
 	laneSleeps = 5 * time.Second
