@@ -57,7 +57,7 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 	for r := range max(spec.Replicas, 1) {
 		name := fmt.Sprintf("%s/%d", spec.Name, r)
 		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }
-		g.replicas = append(g.replicas, newSupervisor(name, l.options, g.changed, launch))
+		g.replicas = append(g.replicas, newSupervisor(name, l.options, g.changed, l.fleet, launch))
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
 		g.stats = append(g.stats, newReplicaStats(l.options.Metrics, labels))
 		s := g.replicas[r]

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -112,10 +113,11 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the host's certificates: %w", err), run.close())
 	}
-	fleet := &fleet{run: run, shards: &shardSet{}}
+	fleet := &fleet{run: run, shards: &shardSet{}, children: newNotifier()}
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
 	h := &Host{close: fleet.close}
-	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads)}
+	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
+	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet}
 	var groups []*group
 	for n, spec := range o.Groups {
 		g, err := newGroup(n, spec, launch)
@@ -138,17 +140,23 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 
 // fleet owns the supervisors' goroutines and what all processes share.
 type fleet struct {
-	life   context.Context // of all supervisors
-	stop   context.CancelFunc
-	all    []*supervisor
-	wg     sync.WaitGroup // a supervisor each, and the sweep
-	shards *shardSet
-	run    *runtimeDir
+	life     context.Context // of all supervisors
+	stop     context.CancelFunc
+	all      []*supervisor
+	count    atomic.Int64   // of all
+	wg       sync.WaitGroup // a supervisor each, the sweep and the news of children
+	children *notifier      // a child of this process has stopped, goes on or has ended
+	shards   *shardSet
+	run      *runtimeDir
 }
+
+// size is how many processes are supervised.
+func (f *fleet) size() int { return int(f.count.Load()) }
 
 func (f *fleet) supervise(list ...*supervisor) {
 	for _, s := range list {
 		f.all = append(f.all, s)
+		f.count.Add(1)
 		f.wg.Go(func() { s.run(f.life) })
 	}
 }

@@ -30,6 +30,7 @@ type launcher struct {
 	shards     *shardSet
 	plain      sync.Map // path of an executable that takes no packed weights: true
 	lanes      lanes
+	fleet      *fleet
 }
 
 // errRowMajor says that a plugin was started with packed weights and does not take them.

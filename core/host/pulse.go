@@ -12,10 +12,9 @@ type pulse struct {
 func newPulse(now time.Time) *pulse { return &pulse{seen: now} }
 
 // silent takes one look at the counter and reports whether the process must be given up. A look that came late says
-// nothing about the process, since the host itself was not running. stopped says that the kernel has the process
-// stopped; a process that is only starved of processor time is given longer.
-func (p *pulse) silent(now time.Time, count uint64, stopped func() bool) bool {
-	late := now.Sub(p.seen) > 2*beatEvery
+// nothing about the process, since the host itself was not running.
+func (p *pulse) silent(now time.Time, count uint64) bool {
+	late := now.Sub(p.seen) > 2*lookEvery
 	p.seen = now
 	if count != p.last {
 		p.last, p.missed = count, 0
@@ -25,5 +24,5 @@ func (p *pulse) silent(now time.Time, count uint64, stopped func() bool) bool {
 		return false
 	}
 	p.missed++
-	return p.missed >= slowBeats || p.missed >= missedBeats && stopped()
+	return p.missed >= int(silentLooks)
 }

@@ -37,7 +37,7 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 		errors:  m.Counter("pimoe_router_errors_total"),
 	}
 	r.knownRows = knownBatch(spec.Spec)
-	r.process = newSupervisor("router", l.options, r.changed, func(ctx context.Context) (*incarnation, error) { return r.launch(ctx, l) })
+	r.process = newSupervisor("router", l.options, r.changed, l.fleet, func(ctx context.Context) (*incarnation, error) { return r.launch(ctx, l) })
 	return r
 }
 

@@ -27,13 +27,20 @@ const (
 )
 
 const (
-	// beatEvery and missedBeats: three looks without a change raise the suspicion that a process is stopped, which the kernel
-	// confirms. A process that merely gets no processor time is given slowBeats looks.
-	beatEvery   = 100 * time.Millisecond
-	missedBeats = 3
-	slowBeats   = 30
-	// probeEvery is the period of the known-answer test of an idle or busy process.
+	// lookEvery is the period of looks at a heartbeat, and silentLooks how many may find no change: three beats. A process
+	// that merely gets too little processor time must not be taken for a dead one.
+	lookEvery   = time.Second
+	silentLooks = 3 * client.BeatEvery / lookEvery
+	// stopPatience is how long a process may be stopped. The kernel tells of a stop; somebody may let it go on at once.
+	stopPatience = 200 * time.Millisecond
+	// pingEvery and pingPatience stand in for the beats of a process without shared memory.
+	pingEvery    = 300 * time.Millisecond
+	pingPatience = 3 * time.Second
+	// probeEvery is the period of a process's known-answer test, idle or busy, and probeShare the least time between two tests
+	// in all: a test wakes an idle process, and there may be some dozens of them.
 	probeEvery = 5 * time.Second
+	probeShare = 500 * time.Millisecond
+	probeLimit = 5 * time.Second
 	stopWithin = 2 * time.Second
 )
 
@@ -65,6 +72,7 @@ type supervisor struct {
 	timeout time.Duration // of one start
 	changed *notifier     // of the group that waits for this process
 	started *metrics.Counter
+	fleet   *fleet
 
 	first     chan struct{} // closed after the first start, good or not
 	firstOnce sync.Once
@@ -78,9 +86,9 @@ type supervisor struct {
 	death    *Death
 }
 
-func newSupervisor(name string, o Options, changed *notifier, launch func(context.Context) (*incarnation, error)) *supervisor {
+func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
 	return &supervisor{
-		name: name, launch: launch, changed: changed, timeout: o.StartTimeout, state: StateStarting,
+		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting,
 		log: o.Log.With("process", name), first: make(chan struct{}),
 		started: o.Metrics.Counter("pimoe_process_restarts_total", "process", name),
 	}
@@ -156,8 +164,8 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool)
 
 // watch returns the reason why the process has to be replaced, or "" when ctx ended.
 func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
-	beat := time.NewTimer(untilBeat())
-	defer beat.Stop()
+	look := time.NewTimer(untilLook())
+	defer look.Stop()
 	probing, stopProbing := context.WithCancel(ctx)
 	var probes sync.WaitGroup
 	probes.Go(func() { s.probe(probing, inc) })
@@ -166,7 +174,16 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 	}
 	defer func() { stopProbing(); probes.Wait() }()
 	pulse := newPulse(time.Now())
+	var patience <-chan time.Time // runs while the process is stopped
 	for {
+		children := s.fleet.children.wait() // before the state: a change after this look is told
+		stopped := stoppedState(inc.proc.PID())
+		switch {
+		case !stopped:
+			patience = nil
+		case patience == nil:
+			patience = time.After(stopPatience)
+		}
 		select {
 		case <-ctx.Done():
 			return ""
@@ -174,26 +191,31 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 			return deathOf(inc.proc.Death()).describe()
 		case <-inc.condemn:
 			return *inc.verdict.Load()
-		case now := <-beat.C:
-			beat.Reset(untilBeat())
-			count, ok := inc.proc.Beat()
-			if ok && pulse.silent(now, count, func() bool { return stoppedState(inc.proc.PID()) }) {
+		case <-children:
+		case <-patience:
+			if stoppedState(inc.proc.PID()) {
+				return "hung (stopped)"
+			}
+			patience = nil
+		case now := <-look.C:
+			look.Reset(untilLook())
+			if count, ok := inc.proc.Beat(); ok && pulse.silent(now, count) {
 				return "hung (no heartbeat)"
 			}
 		}
 	}
 }
 
-// untilBeat is the time to the next look at the heartbeats. All supervisors look at the same moments: that is one waking of
+// untilLook is the time to the next look at the heartbeats. All supervisors look at the same moments: that is one waking of
 // an idle host, and not one for each process.
-func untilBeat() time.Duration {
-	return time.Until(time.Now().Truncate(beatEvery).Add(beatEvery))
+func untilLook() time.Duration {
+	return time.Until(time.Now().Truncate(lookEvery).Add(lookEvery))
 }
 
 // probe repeats the known-answer test while the process lives; a wrong or missing answer condemns the process.
 func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
-	for sleep(ctx, probeEvery) {
-		one, cancel := context.WithTimeout(ctx, probeEvery)
+	for sleep(ctx, max(probeEvery, time.Duration(s.fleet.size())*probeShare)) {
+		one, cancel := context.WithTimeout(ctx, probeLimit)
 		err := inc.probe(one)
 		cancel()
 		if err != nil && ctx.Err() == nil {
@@ -210,16 +232,9 @@ func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
 
 // ping stands in for the heartbeat of a process without shared memory.
 func (s *supervisor) ping(ctx context.Context, inc *incarnation) {
-	const patience = slowBeats * beatEvery
-	for sleep(ctx, missedBeats*beatEvery) {
-		one, cancel := context.WithTimeout(ctx, patience)
-		early := time.AfterFunc(missedBeats*beatEvery, func() {
-			if stoppedState(inc.proc.PID()) {
-				cancel()
-			}
-		})
+	for sleep(ctx, pingEvery) {
+		one, cancel := context.WithTimeout(ctx, pingPatience)
 		err := inc.proc.Ping(one)
-		early.Stop()
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			inc.condemned("hung (no answer to a ping)")

@@ -77,7 +77,10 @@ func (p *Process) deathNow() Death {
 	return d
 }
 
-// Beat is the process's heartbeat counter, which rises every 500 ms; false where there is none (gRPC) or no more.
+// BeatEvery is the period of heartbeats.
+const BeatEvery = plane.BeatEvery
+
+// Beat is the process's heartbeat counter, which rises every BeatEvery; false where there is none (gRPC) or no more.
 func (p *Process) Beat() (uint64, bool) {
 	theOOM.look()
 	if p.plane == nil {

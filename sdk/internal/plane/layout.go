@@ -16,6 +16,7 @@ package plane
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pimoe/pimoe/sdk"
 )
@@ -84,9 +85,9 @@ const DefaultMaxRows = 256
 // call a layer and process, so that a few are enough for overlapping requests and probes.
 const DefaultSlots = 4
 
-// BeatEvery is the heartbeat's period in milliseconds. That a process is stopped is seen by other signs within a few looks of
-// the host; a beat wakes an idle process, and there may be some dozens of them.
-const BeatEvery = 500
+// BeatEvery is the heartbeat's period. It is for processes that are alive and get nowhere: the kernel tells the host of those
+// that end or are stopped. A beat wakes an idle process, and there may be some dozens of them.
+const BeatEvery = 2 * time.Second
 
 var (
 	// ErrClosed: the other side is gone or this side is closing.

@@ -214,14 +214,14 @@ const (
 	// knows of, even a short one, the watcher looks every 20 us for a millisecond: with 64 processes that took a fifth of
 	// two cores. But a garbage collection waits for a doze.
 	laneDozes = 250 * time.Millisecond
-	dozeEach  = 10 * time.Millisecond
+	dozeEach  = 50 * time.Millisecond
 	// laneSleeps is only so that no wait is without an end.
-	laneSleeps = 5 * time.Second
+	laneSleeps = time.Minute
 )
 
 // await returns when the bell has rung or the plane stops, and says how long that took. A lane that waited much longer the
 // last time than it may look does not look: where there are many processes, those that look would keep the one that works
-// from its core.
+// from its core. Nor does it doze if it waited much longer than that: its last call was a lone one, such as a test.
 func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last time.Duration) (idle time.Duration) {
 	start := time.Now()
 	sleeping := word(p.res, resSleeping+n*line)
@@ -236,8 +236,8 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last time.Durati
 	}
 	sleeping.Store(1)
 	for bell.Load() == rung && !p.stop.Load() {
-		if idle = time.Since(start); p.polls && idle < lanePolls+laneDozes {
-			futexDoze(bell, rung, dozeEach)
+		if idle = time.Since(start); p.polls && last < patience*laneDozes && idle < lanePolls+laneDozes {
+			doze(bell, rung, dozeEach)
 		} else {
 			futexWait(bell, rung, laneSleeps)
 		}
@@ -251,12 +251,12 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last time.Durati
 const (
 	loadCalls  = 128
 	quietCalls = 4
-	quietBeats = 20
+	quietBeats = 5
 )
 
 // beat counts up, and notices the end of a load.
 func (p *Plugin) beat() {
-	tick := time.NewTicker(BeatEvery * time.Millisecond)
+	tick := time.NewTicker(BeatEvery)
 	defer tick.Stop()
 	var before, told uint32
 	quiet := 0
