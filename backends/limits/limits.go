@@ -39,7 +39,20 @@ func BF16Dot(threads int, d time.Duration) float64 {
 	return rate(loop, flops, threads, d)
 }
 
-// rounds is how often a loop runs in one call: a few microseconds, so that no thread holds up the runtime for long.
+// Int8Tiles is the peak of 8-bit products of tiles (AMX-INT8) in GOP/s, 0 where the machine has none.
+func Int8Tiles(threads int, d time.Duration) float64 {
+	loop, ops := int8tiles()
+	return rate(loop, ops, threads, d)
+}
+
+// BF16Tiles is the peak of bfloat16 products of tiles (AMX-BF16) in GFLOP/s, 0 where the machine has none.
+func BF16Tiles(threads int, d time.Duration) float64 {
+	loop, flops := bf16tiles()
+	return rate(loop, flops, threads, d)
+}
+
+// rounds is how often a loop runs in one call: a few microseconds, some 25 with tiles, so that no thread holds up the runtime
+// for long.
 const rounds = 1000
 
 // rate runs loop, of ops operations a round, on all threads at once; a nil loop gives 0.

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/limits"
 )
 
@@ -26,6 +27,15 @@ func TestLimits(t *testing.T) {
 	if v := limits.BF16Dot(1, d); v != 0 {
 		plausible("BF16Dot", v)
 	}
+	tiled := limits.Best() >= isa.AMX
+	for what, v := range map[string]float64{"Int8Tiles": limits.Int8Tiles(1, d), "BF16Tiles": limits.BF16Tiles(2, d)} {
+		if tiled != (v > 0) {
+			t.Errorf("%s: %g, tiles: %v", what, v, tiled)
+		}
+		if tiled {
+			plausible(what, v)
+		}
+	}
 	for _, n := range []int{1, 2, 3} {
 		plausible("Read", limits.Read(make([]byte, 3<<20+77), n))
 	}
@@ -39,9 +49,11 @@ func BenchmarkLimits(b *testing.B) {
 	}
 	for threads := 1; threads <= 2; threads++ {
 		for name, f := range map[string]func() (float64, string){
-			"VNNI":    func() (float64, string) { return limits.VNNI(threads, d), "GOP/s" },
-			"BF16Dot": func() (float64, string) { return limits.BF16Dot(threads, d), "GFLOP/s" },
-			"Read":    func() (float64, string) { return limits.Read(memory, threads), "GB/s" },
+			"VNNI":      func() (float64, string) { return limits.VNNI(threads, d), "GOP/s" },
+			"BF16Dot":   func() (float64, string) { return limits.BF16Dot(threads, d), "GFLOP/s" },
+			"Int8Tiles": func() (float64, string) { return limits.Int8Tiles(threads, d), "GOP/s" },
+			"BF16Tiles": func() (float64, string) { return limits.BF16Tiles(threads, d), "GFLOP/s" },
+			"Read":      func() (float64, string) { return limits.Read(memory, threads), "GB/s" },
 		} {
 			measure(b, fmt.Sprintf("%s/threads=%d", name, threads), f)
 		}

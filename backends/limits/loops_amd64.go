@@ -21,6 +21,12 @@ func vnniAVX512(rounds int) // 24 x 64
 func bf16AVX512(rounds int) // 12 x 32
 
 //go:noescape
+func int8AMX(rounds int) // 4 x 16 x 16 x 64, with tiles of its own configuration
+
+//go:noescape
+func bf16AMX(rounds int) // 4 x 16 x 16 x 32
+
+//go:noescape
 func readAVX2(at *byte, stride, n int) // n bytes, a multiple of 256, at each of at + 0, 1, 2, 3 strides
 
 //go:noescape
@@ -48,6 +54,20 @@ func bf16dot() (loop func(int), flops int) {
 		return nil, 0
 	}
 	return bf16AVX512, 2 * 12 * 32
+}
+
+func int8tiles() (loop func(int), ops int) {
+	if isa.Active() < isa.AMX {
+		return nil, 0
+	}
+	return int8AMX, 2 * 4 * 16 * 16 * 64
+}
+
+func bf16tiles() (loop func(int), flops int) {
+	if isa.Active() < isa.AMX {
+		return nil, 0
+	}
+	return bf16AMX, 2 * 4 * 16 * 16 * 32
 }
 
 func read4(b []byte, at, stride, n int) {

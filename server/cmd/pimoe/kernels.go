@@ -51,7 +51,7 @@ ffn is its whole block.`,
 	f := c.Flags()
 	f.StringSliceVar(&names, "backend", []string{"cpu"}, "`backends` that this program links")
 	f.DurationVar(&o.Time, "time", 200*time.Millisecond, "`time` of each measurement; the best of three counts")
-	f.IntVar(&memory, "memory", 256, "`MiB` of weights for few rows: many times the caches")
+	f.IntVar(&memory, "memory", 1024, "`MiB` of weights for few rows: more than the caches hold")
 	f.IntVar(&o.Many, "rows", o.Many, "`rows` of the large products")
 	f.IntVar(&o.In, "hidden", o.In, "`inputs` of gate and up")
 	f.IntVar(&o.Out, "inner", o.Out, "`outputs` of gate and up")

@@ -17,21 +17,23 @@ type Limits struct {
 	Huge    [2]Rate `json:"read_huge_gbs"`   // reads of memory in huge pages; 0 where there are none
 	FMA     [2]Rate `json:"fma_gflops"`      // float32
 	VNNI    [2]Rate `json:"vnni_gops"`       // int8; 0 where the machine has none
+	Int8    [2]Rate `json:"amx_int8_gops"`   // int8 in tiles, the same
+	BF16    [2]Rate `json:"amx_bf16_gflops"` // bfloat16 in tiles, the same
 }
 
 // Rate is in 1e9 a second.
 type Rate = float64
 
 const (
-	// probe is read for the bandwidth: several times the largest cache of a machine of this decade.
-	probe = 256 << 20
+	// probe is read for the bandwidth: more than the largest cache of a server of this decade, which a virtual machine sees whole.
+	probe = 1 << 30
 	// spin is how long arithmetic is measured: enough for the clock to settle.
 	spin = 50 * time.Millisecond
 	// tries of each limit; the best counts, because a limit is what is possible.
 	tries = 3
 )
 
-// MeasureLimits takes about two seconds. dir is where the mapped file lies for the moment: on the disk of the store.
+// MeasureLimits takes about five seconds. dir is where the mapped file lies for the moment: on the disk of the store.
 func MeasureLimits(dir string, threads int) (Limits, error) {
 	l := Limits{Threads: threads}
 	mapped, unmap, err := mapProbe(dir)
@@ -46,6 +48,8 @@ func MeasureLimits(dir string, threads int) (Limits, error) {
 	}
 	l.FMA = best(threads, func(n int) Rate { return limits.FMA(limits.Best(), n, spin) })
 	l.VNNI = best(threads, func(n int) Rate { return limits.VNNI(n, spin) })
+	l.Int8 = best(threads, func(n int) Rate { return limits.Int8Tiles(n, spin) })
+	l.BF16 = best(threads, func(n int) Rate { return limits.BF16Tiles(n, spin) })
 	return l, nil
 }
 

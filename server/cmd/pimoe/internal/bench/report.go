@@ -132,7 +132,7 @@ func (r Report) writeLimits(w io.Writer) error {
 			continue
 		}
 		row := []string{l.when, fmt.Sprintf("1 / %d", l.Threads)}
-		for _, x := range [][2]Rate{l.Mapped, l.Huge, l.FMA, l.VNNI} {
+		for _, x := range [][2]Rate{l.Mapped, l.Huge, l.FMA, l.VNNI, l.Int8, l.BF16} {
 			row = append(row, fmt.Sprintf("%.1f / %.1f", x[0], x[1]))
 		}
 		rows = append(rows, row)
@@ -140,7 +140,7 @@ func (r Report) writeLimits(w io.Writer) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	return section(w, []string{"LIMITS", "THREADS", "READ MAPPED GB/S", "READ 2M PAGES GB/S", "F32 FMA GFLOP/S", "INT8 VNNI GOP/S"}, rows)
+	return section(w, []string{"LIMITS", "THREADS", "READ MAPPED GB/S", "READ 2M PAGES GB/S", "F32 FMA GFLOP/S", "INT8 VNNI GOP/S", "INT8 AMX GOP/S", "BF16 AMX GFLOP/S"}, rows)
 }
 
 // WriteResults prints the figures, then the ratios to peers. Columns that nothing fills are left out.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pimoe/pimoe/backends"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/limits"
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/backends/team"
@@ -43,7 +44,7 @@ type Result struct {
 	Threads int     `json:"threads"`
 	GFLOPS  float64 `json:"gflops"` // a multiply-add is two operations
 	GBS     float64 `json:"gbs"`    // weights read
-	Limit   string  `json:"limit"`  // what bounds it: fma, vnni or read
+	Limit   string  `json:"limit"`  // what bounds it: fma, vnni, amx int8, amx bf16 or read
 	Best    float64 `json:"best"`   // that limit, in the kernel's unit
 	Share   float64 `json:"share"`
 }
@@ -128,10 +129,15 @@ func (r *Result) compare(best bounds) {
 	}
 }
 
-// arithmetic is the limit of many rows.
+// arithmetic is the limit of many rows: that of the quickest instructions with which the class can be computed here.
 func (j job) arithmetic() string {
-	if j.class == "int8g32" && limits.VNNI(1, time.Millisecond) > 0 {
+	switch {
+	case j.class == "int8g32" && isa.Active() >= isa.AMX:
+		return "amx int8"
+	case j.class == "int8g32" && isa.Active() >= isa.VNNI:
 		return "vnni"
+	case j.class == "bf16" && isa.Active() >= isa.AMX:
+		return "amx bf16"
 	}
 	return "fma"
 }
@@ -151,6 +157,10 @@ func (b bounds) measure(limit string, threads int, file []byte, d time.Duration)
 		rate = limits.Read(file, threads)
 	case "vnni":
 		rate = limits.VNNI(threads, d)
+	case "amx int8":
+		rate = limits.Int8Tiles(threads, d)
+	case "amx bf16":
+		rate = limits.BF16Tiles(threads, d)
 	default:
 		rate = limits.FMA(limits.Best(), threads, d)
 	}
@@ -220,6 +230,9 @@ func aligned(n int) int { return (n + pack.Align - 1) / pack.Align * pack.Align 
 
 // mapped is a file without a name that holds the matrices copies times, one after the other.
 func mapped(dir string, data [3][]byte, copies int) ([]byte, func(), error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("map weights: %w", err)
+	}
 	f, err := os.CreateTemp(dir, ".kernels-")
 	if err != nil {
 		return nil, nil, fmt.Errorf("map weights: %w", err)
