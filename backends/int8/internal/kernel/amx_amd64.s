@@ -131,6 +131,56 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 #define ADD_EVEN ADD(0)
 #define ADD_ODD ADD(2048)
 
+#define STEP \
+	ADDQ $64, R8 \
+	ADDQ $1024, R10 \
+	ADDQ $1088, SI \
+	ADDQ $16, DX \
+	ADDQ $16, AX
+
+// EVEN and ODD are a whole step, group after group: a block is multiplied, the one before stored, the one before that added.
+#define EVEN \
+	TILELOADD_4 \
+	TILELOADD_6 \
+	TILEZERO_0 \
+	TDPBSSD_0_4_6 \
+	TILESTORED_2 \
+	GROUP(0, 0) \
+	TILELOADD_5 \
+	TILELOADD_7 \
+	TILEZERO_1 \
+	TDPBSSD_1_5_7 \
+	TILESTORED_3 \
+	GROUP(1024, 1) \
+	STEP
+
+#define ODD \
+	TILELOADD_4 \
+	TILELOADD_6 \
+	TILEZERO_2 \
+	TDPBSSD_2_4_6 \
+	TILESTORED_0 \
+	GROUP(2048, 0) \
+	TILELOADD_5 \
+	TILELOADD_7 \
+	TILEZERO_3 \
+	TDPBSSD_3_5_7 \
+	TILESTORED_1 \
+	GROUP(3072, 1) \
+	STEP
+
+// AHEAD fetches some of the next panel's weights, as far as R10's limit, into the second cache.
+#define AHEAD \
+	PREFETCHT1 (R15) \
+	PREFETCHT1 64(R15) \
+	PREFETCHT1 128(R15) \
+	PREFETCHT1 192(R15) \
+	PREFETCHT1 256(R15) \
+	PREFETCHT1 320(R15) \
+	PREFETCHT1 384(R15) \
+	PREFETCHT1 448(R15) \
+	ADDQ $512, R15
+
 // MULTIPLES makes R12, R13 and R14 3, 5 and 7 times R11.
 #define MULTIPLES \
 	LEAQ (R11)(R11*2), R12 \
@@ -155,7 +205,7 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 //
 // The frame is 64 bytes of variables, 4 KiB of sums, 16 KiB of signed weights and 64 bytes to begin at a line. The stack is
 // checked before there are tiles, and nothing here can be preempted.
-TEXT ·amxRun(SB), 0, $20608-24
+TEXT ·amxRun(SB), 0, $20672-24
 	LEAQ amxConfig<>(SB), R15
 	LDTILECFG_R15
 	VPBROADCASTD amxSign<>(SB), Z31
@@ -171,6 +221,13 @@ TEXT ·amxRun(SB), 0, $20608-24
 
 panel:
 	MOVQ $0, row-24(SP)  // the first row that is still to do
+	MOVQ t+0(FP), AX
+	MOVQ w-8(SP), DX
+	ADDQ 8(AX), DX
+	MOVQ DX, next-72(SP) // the next panel's weights that have not been fetched
+	IMUL3Q $1088, 64(AX), SI
+	ADDQ SI, DX
+	MOVQ DX, end-80(SP)
 
 rows:
 	// SI = the first of the 16 rows, DX = how many of them are done
@@ -243,6 +300,7 @@ fresh:
 	LEAQ 4096(BX), R10
 	MOVQ $1<<30, R15
 	MOVQ R15, ahead-56(SP) // later rows sign no block
+	MOVQ next-72(SP), R15
 	CMPQ row-24(SP), $0
 	JNE multiply
 	MOVQ $1, ahead-56(SP)  // the first ones do while more blocks than this are left
@@ -270,25 +328,33 @@ blocks:
 	MOVQ left-48(SP), CX
 	CMPQ CX, ahead-56(SP)
 	MOVQ $64, CX
-	JLE even
+	JLE evenAhead
 	SIGN_BLOCK
+	JMP even
+
+evenAhead:
+	CMPQ R15, end-80(SP)
+	JGE even
+	AHEAD
 
 even:
-	MULTIPLY_EVEN
-	STORE_ODD
-	ADD_EVEN
+	EVEN
 	DECQ left-48(SP)
 	JEQ lastEven
 	MOVQ left-48(SP), CX
 	CMPQ CX, ahead-56(SP)
 	MOVQ $64, CX
-	JLE odd
+	JLE oddAhead
 	SIGN_BLOCK
+	JMP odd
+
+oddAhead:
+	CMPQ R15, end-80(SP)
+	JGE odd
+	AHEAD
 
 odd:
-	MULTIPLY_ODD
-	STORE_EVEN
-	ADD_ODD
+	ODD
 	JMP blocks
 
 lastOdd:
@@ -306,6 +372,9 @@ last:
 
 put:
 	MOVQ t+0(FP), AX
+	CMPQ row-24(SP), $0
+	JEQ 2(PC)
+	MOVQ R15, next-72(SP)
 	MOVQ 56(AX), R11
 	MULTIPLES
 	MOVQ out-32(SP), SI
