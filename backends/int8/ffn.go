@@ -26,7 +26,7 @@ func (f *ffn) Apply(y, x tensor.Matrix, t team.Team) {
 	}
 	j, t := f.backend.begin(y, x, x.Rows*(len(f.gate.data)+len(f.up.data)+len(f.down.w.data)), t)
 	defer j.end()
-	j.f, j.cut = f, newCut(x.Rows, f.gate)
+	j.f, j.cut = f, newCut(x.Rows, f.gate, t)
 	j.qh.size(x.Rows, f.Intermediate())
 	t.Do(j.cut.pieces(), (*gating)(j))
 	j.multiply(&f.down, &j.qh, t)

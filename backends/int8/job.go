@@ -20,7 +20,10 @@ type job struct {
 
 // cut says how a step's outputs are shared: pieces of up to rows x panels, panels ascending fastest, so that threads that run
 // together read the same rows.
-type cut struct{ rows, panels, allRows, allPanels int }
+type cut struct {
+	rows, panels, allRows, allPanels int
+	threads                          int // that share the pieces
+}
 
 const (
 	// fewRows are computed in pieces of all rows: their time is that of reading weights.
@@ -31,18 +34,20 @@ const (
 	panelsPerPiece = 8
 	// pieceBytes of weights, which take 5 us from memory and 2 from the third cache, are a piece of few rows.
 	pieceBytes = 128 << 10
+	// fewPieces of a matrix for each thread are enough to share it evenly.
+	fewPieces = 4
 	// threadWork is how many multiplications, or bytes of weights read, pay for one more thread.
 	threadWork = 256 << 10
 	// unit is how many panels are not separated: their outputs are one block of inputs for the next matrix.
 	unit = pack.BlockIn / pack.Panel
 )
 
-func newCut(nRows int, m *matrix) cut {
-	c := cut{rows: nRows, panels: panelsPerPiece, allRows: nRows, allPanels: m.panels}
+func newCut(nRows int, m *matrix, t team.Team) cut {
+	c := cut{rows: nRows, panels: panelsPerPiece, allRows: nRows, allPanels: m.panels, threads: t.Threads()}
 	if nRows > fewRows {
 		c.rows = rowsPerPiece
 	} else {
-		c.panels = max(ceil(pieceBytes/m.panelBytes(), unit), 1) * unit
+		c.panels = max(ceil(pieceBytes/m.panelBytes(), unit), m.panels/(fewPieces*c.threads*unit), 1) * unit
 	}
 	return c
 }
@@ -53,6 +58,9 @@ func (c cut) span(piece int) span {
 	across := ceil(c.allPanels, c.panels)
 	s := span{row: piece / across * c.rows, panel: piece % across * c.panels}
 	s.rows, s.panels = min(c.rows, c.allRows-s.row), min(c.panels, c.allPanels-s.panel)
+	if across > 1 {
+		s.skip = (c.threads - 1) * c.panels
+	}
 	return s
 }
 

@@ -29,7 +29,7 @@ func (l *linear) Apply(y, x tensor.Matrix, t team.Team) {
 
 // multiply fills y with l times quantised rows.
 func (j *job) multiply(l *linear, in *rows, t team.Team) {
-	j.l, j.in, j.cut = l, in, newCut(j.y.Rows, l.w)
+	j.l, j.in, j.cut = l, in, newCut(j.y.Rows, l.w, t)
 	t.Do(j.cut.pieces(), (*multiplying)(j))
 }
 

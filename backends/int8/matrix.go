@@ -77,8 +77,8 @@ func (w *worker) quantize(k *kernel.Kernels, a *rows, row, block int, x []float3
 	}
 }
 
-// span is a range of rows and panels.
-type span struct{ row, rows, panel, panels int }
+// span is a range of rows and panels. The thread's next one probably begins skip panels behind this one's end.
+type span struct{ row, rows, panel, panels, skip int }
 
 // deep is how many blocks of 64 inputs are taken at once when the rows fill more than one tile: two panels of them stay in
 // the first cache (17 KiB), while the rows go by.
@@ -98,7 +98,11 @@ func (w *worker) product(k *kernel.Kernels, m *matrix, a *rows, s span, y []floa
 		for p := 0; p < s.panels; {
 			tall, wide := k.Shape(s.rows, s.panels-p)
 			t.W = m.at(s.panel+p, block)
-			t.Next(wide, uintptr(wide*m.panelBytes()))
+			next := wide
+			if p+wide >= s.panels {
+				next += s.skip
+			}
+			t.Next(wide, uintptr(next*m.panelBytes()))
 			for r := 0; r < s.rows; r += tall {
 				t.X, t.G = unsafe.Pointer(a.q8(s.row+r, block)), unsafe.Pointer(a.group(s.row+r, block))
 				t.Y = unsafe.Pointer(&y[r*stride+p*pack.Panel])
@@ -114,14 +118,14 @@ func (w *worker) product(k *kernel.Kernels, m *matrix, a *rows, s span, y []floa
 func (w *worker) outputs(k *kernel.Kernels, m *matrix, a *rows, s span, y tensor.Matrix) {
 	whole := min(s.panels, y.Cols/pack.Panel-s.panel)
 	if whole > 0 {
-		w.product(k, m, a, span{s.row, s.rows, s.panel, whole}, y.Data[s.row*y.Stride+s.panel*pack.Panel:], y.Stride)
+		w.product(k, m, a, span{s.row, s.rows, s.panel, whole, s.skip}, y.Data[s.row*y.Stride+s.panel*pack.Panel:], y.Stride)
 	}
 	if whole == s.panels {
 		return
 	}
 	last := s.panel + s.panels - 1
 	w.edge = sized(w.edge, s.rows*pack.Panel)
-	w.product(k, m, a, span{s.row, s.rows, last, 1}, w.edge, pack.Panel)
+	w.product(k, m, a, span{s.row, s.rows, last, 1, 0}, w.edge, pack.Panel)
 	for r := range s.rows {
 		copy(y.Row(s.row + r)[last*pack.Panel:], w.edge[r*pack.Panel:][:pack.Panel])
 	}

@@ -20,3 +20,12 @@ var detect = sync.OnceValue(func() Level {
 	}
 	return AMX
 })
+
+// vendor is the processor's maker: 12 letters.
+func vendor() (b, d, c uint32)
+
+// AMD says that the processor is one of AMD's, whose prefetches differ from Intel's.
+func AMD() bool {
+	b, d, c := vendor()
+	return b == 0x68747541 && d == 0x69746e65 && c == 0x444d4163 // AuthenticAMD
+}

@@ -28,7 +28,14 @@ func shapeVNNI(rows, panels int) (tall, wide int) {
 	return (rows + times - 1) / times, min(panels, 2)
 }
 
+// fenced says which kernels for up to three rows read memory faster.
+var fenced = isa.AMD()
+
 func runVNNI(t *Tile, rows, panels int) {
+	if fenced && panels == 1 && rows <= 3 {
+		runFenced(t, rows)
+		return
+	}
 	switch rows<<4 | panels {
 	case 0x11:
 		vnni1x1(t)
@@ -60,6 +67,17 @@ func runVNNI(t *Tile, rows, panels int) {
 		vnni8x1(t)
 	default:
 		panic("kernel: no such tile")
+	}
+}
+
+func runFenced(t *Tile, rows int) {
+	switch rows {
+	case 1:
+		vnni1x1fenced(t)
+	case 2:
+		vnni2x1fenced(t)
+	case 3:
+		vnni3x1fenced(t)
 	}
 }
 

@@ -1,9 +1,13 @@
 package kernel
 
-// Tiles of rows x panels: vnniRxP with AVX512_VNNI, avx2xR of one panel with AVX2 and FMA. Each does what runGeneric does for its shape.
+// Tiles of rows x panels: vnniRxP with AVX512_VNNI, fenced or not, avx2xR of one panel with AVX2 and FMA. Each does what runGeneric
+// does for its shape.
 
 //go:noescape
 func vnni1x1(t *Tile)
+
+//go:noescape
+func vnni1x1fenced(t *Tile)
 
 //go:noescape
 func vnni1x2(t *Tile)
@@ -12,10 +16,16 @@ func vnni1x2(t *Tile)
 func vnni2x1(t *Tile)
 
 //go:noescape
+func vnni2x1fenced(t *Tile)
+
+//go:noescape
 func vnni2x2(t *Tile)
 
 //go:noescape
 func vnni3x1(t *Tile)
+
+//go:noescape
+func vnni3x1fenced(t *Tile)
 
 //go:noescape
 func vnni3x2(t *Tile)
