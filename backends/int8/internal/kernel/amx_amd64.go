@@ -48,6 +48,7 @@ func runAMX(t *Tile, rows, panels int) {
 			tiled -= rows % tileRows
 		}
 		part := *t
+		part.Ahead = t.next()
 		for left := t.Blocks; left > 0; left -= part.Blocks {
 			part.Blocks = min(left, tileBlocks)
 			amxRun(&part, tiled, panels)

@@ -35,8 +35,9 @@ GLOBL amxConfig<>(SB), RODATA|NOPTR, $64
 DATA amxSign<>+0(SB)/4, $0x80808080
 GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 
-// SIGN makes signed bytes of a line of weights.
+// SIGN makes signed bytes of a line of weights, and fetches the line of the next panel into the second cache.
 #define SIGN(line, Z) \
+	PREFETCHT1 line*64(R15)(BP*1) \
 	VPXORD line*64(R15), Z31, Z \
 	VMOVDQA64 Z, line*64(DI)
 
@@ -58,6 +59,7 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 	SIGN(13, Z17) \
 	SIGN(14, Z18) \
 	SIGN(15, Z19) \
+	PREFETCHT1 1024(R15)(BP*1) \
 	ADDQ $1088, R15 \
 	ADDQ $1024, DI
 
@@ -169,18 +171,6 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 	GROUP(3072, 1) \
 	STEP
 
-// AHEAD fetches some of the next panel's weights, as far as R10's limit, into the second cache.
-#define AHEAD \
-	PREFETCHT1 (R15) \
-	PREFETCHT1 64(R15) \
-	PREFETCHT1 128(R15) \
-	PREFETCHT1 192(R15) \
-	PREFETCHT1 256(R15) \
-	PREFETCHT1 320(R15) \
-	PREFETCHT1 384(R15) \
-	PREFETCHT1 448(R15) \
-	ADDQ $512, R15
-
 // MULTIPLES makes R12, R13 and R14 3, 5 and 7 times R11.
 #define MULTIPLES \
 	LEAQ (R11)(R11*2), R12 \
@@ -202,10 +192,11 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 // BX      sums: [2 blocks][2 groups][16 rows][16]       R10       signed weights, to multiply
 // CX      64                                            R11-R14   bytes from a row's scales to the next, times 1, 3, 5, 7
 // SI      a block of weights, for its scales            R15, DI   weights, and signed weights to make of them
+// BP      bytes from weights to those that come next
 //
 // The frame is 64 bytes of variables, 4 KiB of sums, 16 KiB of signed weights and 64 bytes to begin at a line. The stack is
 // checked before there are tiles, and nothing here can be preempted.
-TEXT ·amxRun(SB), 0, $20672-24
+TEXT ·amxRun(SB), 0, $20608-24
 	LEAQ amxConfig<>(SB), R15
 	LDTILECFG_R15
 	VPBROADCASTD amxSign<>(SB), Z31
@@ -222,12 +213,12 @@ TEXT ·amxRun(SB), 0, $20672-24
 panel:
 	MOVQ $0, row-24(SP)  // the first row that is still to do
 	MOVQ t+0(FP), AX
-	MOVQ w-8(SP), DX
-	ADDQ 8(AX), DX
-	MOVQ DX, next-72(SP) // the next panel's weights that have not been fetched
-	IMUL3Q $1088, 64(AX), SI
-	ADDQ SI, DX
-	MOVQ DX, end-80(SP)
+	MOVQ 8(AX), BP       // bytes to the next panel, or to where the next tile begins
+	CMPQ panels+16(FP), $1
+	JNE rows
+	MOVQ 0(AX), BP
+	ADDQ 88(AX), BP
+	SUBQ w-8(SP), BP
 
 rows:
 	// SI = the first of the 16 rows, DX = how many of them are done
@@ -300,7 +291,6 @@ fresh:
 	LEAQ 4096(BX), R10
 	MOVQ $1<<30, R15
 	MOVQ R15, ahead-56(SP) // later rows sign no block
-	MOVQ next-72(SP), R15
 	CMPQ row-24(SP), $0
 	JNE multiply
 	MOVQ $1, ahead-56(SP)  // the first ones do while more blocks than this are left
@@ -328,14 +318,8 @@ blocks:
 	MOVQ left-48(SP), CX
 	CMPQ CX, ahead-56(SP)
 	MOVQ $64, CX
-	JLE evenAhead
+	JLE even
 	SIGN_BLOCK
-	JMP even
-
-evenAhead:
-	CMPQ R15, end-80(SP)
-	JGE even
-	AHEAD
 
 even:
 	EVEN
@@ -344,14 +328,8 @@ even:
 	MOVQ left-48(SP), CX
 	CMPQ CX, ahead-56(SP)
 	MOVQ $64, CX
-	JLE oddAhead
+	JLE odd
 	SIGN_BLOCK
-	JMP odd
-
-oddAhead:
-	CMPQ R15, end-80(SP)
-	JGE odd
-	AHEAD
 
 odd:
 	ODD
@@ -372,9 +350,6 @@ last:
 
 put:
 	MOVQ t+0(FP), AX
-	CMPQ row-24(SP), $0
-	JEQ 2(PC)
-	MOVQ R15, next-72(SP)
 	MOVQ 56(AX), R11
 	MULTIPLES
 	MOVQ out-32(SP), SI

@@ -48,6 +48,14 @@ func (t *Tile) Next(panels int, bytes uintptr) {
 	}
 }
 
+// next is what Next was told: bytes from W to where the next tile begins.
+func (t *Tile) next() uintptr {
+	if t.Jump == 0 {
+		return t.Ahead
+	}
+	return t.Jump + uintptr(t.Blocks*pack.BlockBytes)
+}
+
 // Kernels are the loops of one level of instructions.
 type Kernels struct {
 	// Quantize makes integers and groups of blocks x 64 activations.
