@@ -87,6 +87,7 @@ const spareProcs = 2
 
 // serve does everything between the first and the last breath of a plugin process.
 func (c config) serve(make func(shards [][]byte) service.Service) error {
+	quietWatcher()
 	signal.Ignore(syscall.SIGINT)
 	term := newSignal(syscall.SIGTERM)
 	doc, err := bootstrap.Read()

@@ -141,6 +141,7 @@ func (p *Plugin) unmap() error {
 // lane serves its slots, on a thread of its own that ends with it.
 func (p *Plugin) lane(n int) {
 	runtime.LockOSThread()
+	ordinary()
 	p.pin(n)
 	var slots []slot
 	for i := n; i < p.layout.Slots; i += p.layout.Lanes {
@@ -160,6 +161,11 @@ func (p *Plugin) lane(n int) {
 		}
 		waited = p.await(n, bell, rung, waited)
 	}
+}
+
+// ordinary takes back what the thread may have inherited from one that runs only where nobody else does (package serve).
+func ordinary() {
+	unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
 }
 
 // pin binds the thread to the lane's core. A system that refuses it gets lanes that are not bound.
@@ -256,6 +262,9 @@ const (
 
 // beat counts up, and notices the end of a load.
 func (p *Plugin) beat() {
+	runtime.LockOSThread() // whatever other threads wait for
+	defer runtime.UnlockOSThread()
+	ordinary()
 	tick := time.NewTicker(BeatEvery)
 	defer tick.Stop()
 	var before, told uint32
