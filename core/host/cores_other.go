@@ -4,3 +4,5 @@ package host
 
 // usableCores is empty: threads are not bound here.
 func usableCores() []int { return nil }
+
+func core() int { return -1 }

@@ -36,6 +36,7 @@ type group struct {
 	spec     GroupSpec
 	replicas []*supervisor
 	changed  *notifier
+	lanes    lanes
 	cores    []int // of the plan, one for each lane of each replica
 	stats    []*replicaStats
 }
@@ -53,7 +54,7 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &group{spec: spec, changed: newNotifier(), cores: l.lanes.of(n)}
+	g := &group{spec: spec, changed: newNotifier(), lanes: l.lanes, cores: l.lanes.of(n)}
 	for r := range max(spec.Replicas, 1) {
 		name := fmt.Sprintf("%s/%d", spec.Name, r)
 		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }
@@ -121,6 +122,9 @@ func (p *groupCall) Wake(all bool) {
 
 // Cores implements moe.Bound.
 func (g *group) Cores() []int { return g.cores }
+
+// Here implements moe.Neighbour.
+func (g *group) Here() int { return g.lanes.here() }
 
 // pick is the ready replica with the fewest calls under way, other than avoid; nil if there is none.
 func (g *group) pick(avoid *incarnation) (int, *incarnation) {
@@ -349,7 +353,8 @@ func publicCause(err error) string {
 }
 
 var (
-	_ member      = (*group)(nil)
-	_ moe.Bound   = (*group)(nil)
-	_ moe.Sleeper = (*groupCall)(nil)
+	_ member        = (*group)(nil)
+	_ moe.Bound     = (*group)(nil)
+	_ moe.Neighbour = (*group)(nil)
+	_ moe.Sleeper   = (*groupCall)(nil)
 )

@@ -2,6 +2,7 @@ package host
 
 import (
 	"runtime"
+	"slices"
 
 	"github.com/pimoe/pimoe/sdk/client"
 )
@@ -37,6 +38,14 @@ func (l lanes) of(n int) []int {
 		own[i] = (n*count + i) % len(l.cores)
 	}
 	return own
+}
+
+// here is the plan's core on which the caller runs, -1 if it is none of them.
+func (l lanes) here() int {
+	if !l.bind {
+		return -1
+	}
+	return slices.Index(l.cores, core())
 }
 
 // apply gives a command its lanes. Two slots a lane: one to be filled or read while the other is computed.

@@ -64,6 +64,16 @@ func siteOf(g Group, cores int) site {
 	return all
 }
 
+// here is the plan's core of the caller, -1 if it isn't known.
+func (l *Layer) here() int {
+	if len(l.groups) > 0 {
+		if n, ok := l.groups[0].(Neighbour); ok {
+			return min(n.Here(), l.cores-1)
+		}
+	}
+	return -1
+}
+
 // work is the memory of one dispatch. Calls and their Y live until the last Wait returned.
 type work struct {
 	of      []int32       // the input rows that it is about
@@ -233,7 +243,7 @@ const wakeAtOnce = 1 << 14
 
 // send plans the work and sends every call before any answer is read.
 func (l *Layer) send(ctx context.Context, in Input, w *work) {
-	w.plan.fill(w.routes, l.place[in.Layer], l.sites, l.cores)
+	w.plan.fill(w.routes, l.place[in.Layer], l.sites, l.cores, l.here())
 	w.dispatch(in, l.width)
 	for i := range w.calls {
 		p := l.groups[w.plan.calls[i].group].Start(ctx, &w.calls[i])

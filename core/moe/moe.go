@@ -47,6 +47,13 @@ type Bound interface {
 	Cores() []int
 }
 
+// Neighbour is a Group that knows on which of the plan's cores its caller runs just now. That core gets less to do, since the
+// caller gathers rows on it and reads answers.
+type Neighbour interface {
+	// Here is -1 where that isn't known.
+	Here() int
+}
+
 // Sleeper is a Pending whose process may be asleep after Start: Wake wakes it without waiting. All calls of a layer are sent
 // before anybody is woken, because a thread that is woken may take the host's core; for the same reason the first Wake leaves
 // out threads of that core, and a second one, with all, wakes the rest. Wait does it too.

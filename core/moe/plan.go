@@ -75,9 +75,9 @@ func CheckRoutes(routes router.Routes, layer, experts int) error {
 	return nil
 }
 
-// fill plans checked routes. groups says which group serves each expert, sites where each group runs, and cores how many
-// there are.
-func (p *plan) fill(routes router.Routes, groups []int, sites []site, cores int) {
+// fill plans checked routes. groups says which group serves each expert, sites where each group runs, cores how many there
+// are, and here on which of them the caller is, -1 if on none.
+func (p *plan) fill(routes router.Routes, groups []int, sites []site, cores, here int) {
 	n := len(routes.IDs)
 	p.calls, p.segments = p.calls[:0], p.segments[:0]
 	p.rows, p.from = resize(p.rows, n), resize(p.from, n)
@@ -88,7 +88,7 @@ func (p *plan) fill(routes router.Routes, groups []int, sites []site, cores int)
 		p.count[id]++
 	}
 	p.divide(groups)
-	p.assign(sites, cores)
+	p.assign(sites, cores, here)
 	p.balance(sites)
 	p.lay(cores)
 	k := routes.K
@@ -100,6 +100,9 @@ func (p *plan) fill(routes router.Routes, groups []int, sites []site, cores int)
 // The cost of a part, in rows: its rows, and the reading of the unit's weights. On the machines measured a core reads
 // an int8 or bf16 unit in the time that it computes 12 to 20 rows.
 const weightRows = 16
+
+// carriedRows are gathered, and their answers read, in the time that one is computed.
+const carriedRows = 32
 
 func cost(rows int32) float64 { return weightRows + float64(rows) }
 
@@ -118,9 +121,12 @@ func (p *plan) divide(groups []int) {
 }
 
 // assign gives each part to a core, the longest first, each to the core with the least to do (Graham 1969).
-func (p *plan) assign(sites []site, cores int) {
+func (p *plan) assign(sites []site, cores, here int) {
 	p.load = resize(p.load, cores)
 	clear(p.load)
+	if here >= 0 {
+		p.load[here] = float64(len(p.rows)) / carriedRows
+	}
 	slices.SortStableFunc(p.order, func(a, b int32) int { return cmp.Compare(p.parts[b].rows, p.parts[a].rows) })
 	for _, i := range p.order {
 		t := &p.parts[i]
@@ -166,7 +172,7 @@ func (p *plan) split(sites []site, high int32, low int, move int32) bool {
 		if t.core != high || t.rows < move+minRows || best >= 0 && t.rows <= p.parts[best].rows {
 			continue
 		}
-		if l := slices.Index(sites[t.group], low); l >= 0 {
+		if l := slices.Index(sites[t.group], low); l >= 0 && !p.has(t.expert, int32(low)) {
 			best, lane = i, l
 		}
 	}
@@ -182,6 +188,11 @@ func (p *plan) split(sites []site, high int32, low int, move int32) bool {
 	p.load[high] -= float64(move)
 	p.load[low] += cost(move)
 	return true
+}
+
+// has says whether a core has a part of the expert: a call has one segment of it.
+func (p *plan) has(expert, core int32) bool {
+	return slices.ContainsFunc(p.parts, func(t part) bool { return t.expert == expert && t.core == core })
 }
 
 // lay orders the parts by group, lane and expert, and makes calls and segments of them.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,7 +88,7 @@ func TestPlan(t *testing.T) {
 	} {
 		var p plan
 		for range 2 { // memory of an earlier plan must not show
-			p.fill(c.routes, c.groups, everywhere(6, c.cores), c.cores)
+			p.fill(c.routes, c.groups, everywhere(6, c.cores), c.cores, -1)
 			var got []call
 			for _, planned := range p.calls {
 				got = append(got, call{planned.group, planned.lane, planned.threads, planned.segments, p.rows[planned.from:planned.to]})
@@ -95,6 +96,22 @@ func TestPlan(t *testing.T) {
 			if !reflect.DeepEqual(got, c.want) {
 				t.Errorf("%s: %+v, want %+v", name, got, c.want)
 			}
+		}
+	}
+}
+
+// TestCallersCore: the core on which rows are gathered computes fewer.
+func TestCallersCore(t *testing.T) {
+	routes := router.Routes{K: 1, IDs: make([]int32, 640), Weights: make([]float32, 640)}
+	for here, want := range map[int][]int{-1: {320, 320}, 0: {310, 330}, 1: {330, 310}} {
+		var p plan
+		p.fill(routes, []int{0}, everywhere(1, 2), 2, here)
+		var got []int
+		for _, c := range p.calls {
+			got = append(got, c.to-c.from)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("caller on core %d: calls of %v rows, want %v", here, got, want)
 		}
 	}
 }
@@ -122,7 +139,7 @@ func TestPlanProperties(t *testing.T) {
 		for g := range sites { // some run on some cores only
 			sites[g] = sites[g][rng.IntN(cores):]
 		}
-		p.fill(routes, groups, sites, cores)
+		p.fill(routes, groups, sites, cores, rng.IntN(cores+1)-1)
 		owner := make([]int, len(p.rows)) // expert of each dispatched row
 		at, last := 0, -1
 		for _, c := range p.calls {
