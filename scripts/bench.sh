@@ -57,6 +57,9 @@ for shape in "$@"; do
   section "$shape, bf16w-f32" bench --shape "$shape" --max-processes 8 --workload prefill,decode "${common[@]}" "${halfpeer[@]}"
 done
 case " $* " in *" olmoe-4l "*)
+  peer=()
+  [ -z "${PEER_OLMOE_4L_BF16:-}" ] || peer=(--peer "$PEER_OLMOE_4L_BF16")
+  section "olmoe-4l, bf16" bench --shape olmoe-4l --precision bf16 --trunk-precision bf16 --max-processes 8 --workload prefill,decode "${common[@]}" "${peer[@]}"
   section "olmoe-4l, 64 processes" bench --shape olmoe-4l "${int8[@]}" --workload decode,batch8,batch32 "${common[@]}" ;;
 esac
 section "One layer" bench --shape layer512 "${int8[@]}" --workload layer32 --isolation both --rounds "$rounds" --threads "$threads"
