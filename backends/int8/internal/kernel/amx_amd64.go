@@ -10,10 +10,14 @@ import (
 // integers of a group go through memory, since only vector instructions can scale them; the sums of 16 x 16 outputs stay in
 // vector registers. Weights become signed bytes first, once for all rows, so that nothing has to be corrected.
 //
-// What Sapphire Rapids should do, by counting and not measured: 16 x 16 outputs of a group are 16 cycles of the tile unit and 16
-// of the port that stores 64 bytes, but 48 instructions (convert, scale, add) for the two ports with 512-bit arithmetic and 56
-// loads for two ports. That bounds a group at 28 cycles: 585 operations a cycle, 1.8 TOP/s at 3.1 GHz. A panel's first 16 rows
-// take 4 cycles more, for the signed weights.
+// What binds on Sapphire Rapids, measured: while tile registers are in use, and some 200 cycles longer, 512-bit floating point has
+// one port instead of two. The 48 instructions that convert, scale and add 16 x 16 outputs of a group so take 48 cycles, beside
+// which the 26 of loading, multiplying and storing tiles nearly vanish: 1.3 TOP/s at best at 3.9 GHz. 0.8 are reached, 1.4 times
+// what VNNI reaches: activations come from the second cache, and a panel's first rows wait for its weights.
+//
+// Tried and not quicker: the integers as bfloat16, which fills tile registers and spares the conversion (1.2 TOP/s with all in the
+// first cache, 0.7 from the second, which it reads twice as much from; and widening weights costs four times what signing does);
+// sums added two to four blocks after they were stored; fetching activations into the first cache; other shapes of a call.
 var amx = Kernels{Quantize: quantizeAVX2, Shape: shapeAMX, Run: runAMX}
 
 const (
