@@ -33,7 +33,7 @@ func TestOutsideModule(t *testing.T) {
 			dir := t.TempDir()
 			put(t, dir, "main.go", read(t, filepath.Join(root, "sdk/examples", example, "main.go")))
 			put(t, dir, "go.sum", read(t, filepath.Join(root, "go.sum")))
-			put(t, dir, "go.mod", []byte("module example.com/outside\n\ngo 1.26.0\n\nrequire github.com/pimoe/pimoe v0.0.0\n\nreplace github.com/pimoe/pimoe => "+root+"\n"))
+			put(t, dir, "go.mod", outside(t, root))
 			run(t, dir, "build", "-o", "plugin", ".")
 
 			for line := range strings.Lines(run(t, dir, "list", "-deps", ".")) {
@@ -53,6 +53,18 @@ func TestOutsideModule(t *testing.T) {
 			}
 		})
 	}
+}
+
+// outside is the go.mod of an author whose other modules have the project's versions, as go mod tidy would choose them: to choose
+// takes files of versions that nobody builds, and a network on a machine that never had them.
+func outside(t *testing.T, root string) []byte {
+	t.Helper()
+	const project = "github.com/pimoe/pimoe"
+	own, found := strings.CutPrefix(string(read(t, filepath.Join(root, "go.mod"))), "module "+project+"\n")
+	if !found {
+		t.Fatal("go.mod does not begin with the module's name")
+	}
+	return []byte("module example.com/outside\n" + own + "\nrequire " + project + " v0.0.0\n\nreplace " + project + " => " + root + "\n")
 }
 
 func read(t *testing.T, path string) []byte {
