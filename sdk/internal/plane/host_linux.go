@@ -353,10 +353,10 @@ func (t Ticket) Wait(ctx context.Context, limit time.Duration, take func(r Reply
 }
 
 const (
-	// hostPolls is how long the host looks for an answer before it sleeps. While experts work, its looks between two
-	// yields cost them next to nothing; to be woken costs it more than most layers' whole dispatch. The end is there for
-	// very long calls, prompts on slow machines, where it no longer matters.
-	hostPolls = 20 * time.Millisecond
+	// hostPolls is how long the host looks for an answer before it sleeps. Its looks between two yields cost the experts little,
+	// and to be woken costs it more than most layers' whole dispatch of a few rows. The calls of a prompt or of many rows take
+	// longer than this, and then the yields of a thread that shares a core with the lanes cost them a tenth of their time.
+	hostPolls = 2 * time.Millisecond
 	// checkEvery is after how many rounds of looking the clock and the context are looked at.
 	checkEvery = 16
 	// goschedEvery is the same for the runtime's scheduler. It starts a thread that looks for work, so it is seldom.
@@ -408,7 +408,7 @@ func (t Ticket) sleep(ctx context.Context, done *atomic.Uint32, before uint32) {
 	waiting := word(h.req, h.layout.reqSlot(t.slot)+slotWaiting)
 	waiting.Store(1)
 	if done.Load() == before && !h.aborted.Load() { // again, so that a wake that came too early is not waited for
-		futexWait(done, before, glance(ctx))
+		doze(done, before, glance(ctx))
 	}
 	waiting.Store(0)
 }
