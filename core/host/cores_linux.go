@@ -1,10 +1,6 @@
 package host
 
-import (
-	"unsafe"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // usableCores are the numbers of the cores that this process may run on.
 func usableCores() []int {
@@ -19,13 +15,4 @@ func usableCores() []int {
 		}
 	}
 	return cores
-}
-
-// core is the number of the core that the caller runs on just now, -1 if the system doesn't tell.
-func core() int {
-	var cpu uint32
-	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
-		return -1
-	}
-	return int(cpu)
 }

@@ -4,5 +4,3 @@ package host
 
 // usableCores is empty: threads are not bound here.
 func usableCores() []int { return nil }
-
-func core() int { return -1 }

@@ -45,7 +45,7 @@ func (l lanes) here() int {
 	if !l.bind {
 		return -1
 	}
-	return slices.Index(l.cores, core())
+	return slices.Index(l.cores, client.Core())
 }
 
 // apply gives a command its lanes. Two slots a lane: one to be filled or read while the other is computed.

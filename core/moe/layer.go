@@ -68,7 +68,9 @@ func siteOf(g Group, cores int) site {
 func (l *Layer) here() int {
 	if len(l.groups) > 0 {
 		if n, ok := l.groups[0].(Neighbour); ok {
-			return min(n.Here(), l.cores-1)
+			if core := n.Here(); core < l.cores {
+				return core
+			}
 		}
 	}
 	return -1

@@ -77,6 +77,9 @@ func (p *Process) deathNow() Death {
 	return d
 }
 
+// Core is the core that the caller runs on just now, as Command.Cores counts them; -1 if the system doesn't tell.
+func Core() int { return plane.Core() }
+
 // BeatEvery is the period of heartbeats.
 const BeatEvery = plane.BeatEvery
 

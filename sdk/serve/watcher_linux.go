@@ -15,9 +15,9 @@ import (
 var sleeps = map[string]string{"amd64": "35", "arm64": "101"}
 
 const (
-	// watcherTries and watcherPause bound how long the watcher is looked for: it sleeps 20 us at a time while a program
-	// starts, so the first looks find it.
-	watcherTries = 20
+	// watcherTries and watcherPause bound how long the watcher is looked for, some 15 ms: it sleeps 20 us at a time while a
+	// program starts, so the first looks find it, unless all was idle for a moment and it sleeps until something goes on.
+	watcherTries = 200
 	watcherPause = 50 * time.Microsecond
 	// spareThreads are more than the runtime ever misses beside those of the lanes.
 	spareThreads = 6

@@ -64,8 +64,8 @@ func futexWake(word *atomic.Uint32) {
 // yield gives the core to another thread that is ready to run on it.
 func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
-// core is the one that the caller runs on just now.
-func core() int {
+// Core is the one that the caller runs on just now, -1 if the system doesn't tell.
+func Core() int {
 	var cpu uint32
 	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
 		return -1

@@ -299,7 +299,7 @@ func (h *Host) Wake(all bool) {
 	defer h.users.RUnlock()
 	here := -1
 	if !all {
-		here = core()
+		here = Core()
 	}
 	for lanes := h.asleep.Swap(0); lanes != 0; lanes &= lanes - 1 {
 		lane := bits.TrailingZeros32(lanes)

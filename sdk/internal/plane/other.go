@@ -78,3 +78,6 @@ func (*Plugin) Serve(Handler) {}
 
 // Stop has nothing to stop.
 func (*Plugin) Stop(context.Context) error { return nil }
+
+// Core doesn't tell.
+func Core() int { return -1 }

@@ -163,9 +163,15 @@ func (p *Plugin) lane(n int) {
 	}
 }
 
-// ordinary takes back what the thread may have inherited from one that runs only where nobody else does (package serve).
+// ordinary takes back what the thread may have inherited from one that runs only where nobody else does (package serve): it is
+// scheduled as the process was started. Where the system refuses, it stays as it is.
 func ordinary() {
-	unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
+	a, err := unix.SchedGetAttr(os.Getpid(), 0)
+	if err != nil {
+		return
+	}
+	a.Runtime = 0 // the slice in force, which nobody has chosen
+	unix.SchedSetAttr(0, a, 0)
 }
 
 // pin binds the thread to the lane's core. A system that refuses it gets lanes that are not bound.

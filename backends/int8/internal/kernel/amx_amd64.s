@@ -63,30 +63,51 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 	ADDQ $1088, R15 \
 	ADDQ $1024, DI
 
-// MULTIPLY_EVEN and MULTIPLY_ODD start the sums of a block.
-#define MULTIPLY_EVEN \
+// FIRST and SECOND start the sums of a block's groups, EVEN and ODD in the tiles of that block.
+#define FIRST_EVEN \
 	TILELOADD_4 \
 	TILELOADD_6 \
 	TILEZERO_0 \
-	TDPBSSD_0_4_6 \
+	TDPBSSD_0_4_6
+
+#define SECOND_EVEN \
 	TILELOADD_5 \
 	TILELOADD_7 \
 	TILEZERO_1 \
-	TDPBSSD_1_5_7 \
-	ADDQ $64, R8 \
-	ADDQ $1024, R10
+	TDPBSSD_1_5_7
 
-#define MULTIPLY_ODD \
+#define FIRST_ODD \
 	TILELOADD_4 \
 	TILELOADD_6 \
 	TILEZERO_2 \
-	TDPBSSD_2_4_6 \
+	TDPBSSD_2_4_6
+
+#define SECOND_ODD \
 	TILELOADD_5 \
 	TILELOADD_7 \
 	TILEZERO_3 \
-	TDPBSSD_3_5_7 \
+	TDPBSSD_3_5_7
+
+// MULTIPLIED and ADDED go on to the next block, of what is multiplied and of the scales.
+#define MULTIPLIED \
 	ADDQ $64, R8 \
 	ADDQ $1024, R10
+
+#define ADDED \
+	ADDQ $1088, SI \
+	ADDQ $16, DX \
+	ADDQ $16, AX
+
+// MULTIPLY_EVEN and MULTIPLY_ODD start the sums of a block.
+#define MULTIPLY_EVEN \
+	FIRST_EVEN \
+	SECOND_EVEN \
+	MULTIPLIED
+
+#define MULTIPLY_ODD \
+	FIRST_ODD \
+	SECOND_ODD \
+	MULTIPLIED
 
 #define STORE_EVEN \
 	TILESTORED_0 \
@@ -126,50 +147,31 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 #define ADD(sums) \
 	GROUP(sums, 0) \
 	GROUP(sums+1024, 1) \
-	ADDQ $1088, SI \
-	ADDQ $16, DX \
-	ADDQ $16, AX
+	ADDED
 
 #define ADD_EVEN ADD(0)
 #define ADD_ODD ADD(2048)
 
-#define STEP \
-	ADDQ $64, R8 \
-	ADDQ $1024, R10 \
-	ADDQ $1088, SI \
-	ADDQ $16, DX \
-	ADDQ $16, AX
-
 // EVEN and ODD are a whole step, group after group: a block is multiplied, the one before stored, the one before that added.
 #define EVEN \
-	TILELOADD_4 \
-	TILELOADD_6 \
-	TILEZERO_0 \
-	TDPBSSD_0_4_6 \
+	FIRST_EVEN \
 	TILESTORED_2 \
 	GROUP(0, 0) \
-	TILELOADD_5 \
-	TILELOADD_7 \
-	TILEZERO_1 \
-	TDPBSSD_1_5_7 \
+	SECOND_EVEN \
 	TILESTORED_3 \
 	GROUP(1024, 1) \
-	STEP
+	MULTIPLIED \
+	ADDED
 
 #define ODD \
-	TILELOADD_4 \
-	TILELOADD_6 \
-	TILEZERO_2 \
-	TDPBSSD_2_4_6 \
+	FIRST_ODD \
 	TILESTORED_0 \
 	GROUP(2048, 0) \
-	TILELOADD_5 \
-	TILELOADD_7 \
-	TILEZERO_3 \
-	TDPBSSD_3_5_7 \
+	SECOND_ODD \
 	TILESTORED_1 \
 	GROUP(3072, 1) \
-	STEP
+	MULTIPLIED \
+	ADDED
 
 // MULTIPLES makes R12, R13 and R14 3, 5 and 7 times R11.
 #define MULTIPLES \
