@@ -12,8 +12,8 @@ import (
 // resets the connection, and the reset overtakes the answer. More would let a client hold a connection that is done.
 const lingerFor = time.Second
 
-// lingering is a listener whose connections close in two steps: our half at once, theirs when they have ended it or
-// lingerFor has passed (RFC 9112, section 9.6).
+// lingering is a listener that resets nobody: its connections close in two steps, our half at once, theirs when they
+// have ended it or lingerFor has passed (RFC 9112, section 9.6), and it ends when its queue is empty.
 type lingering struct{ net.Listener }
 
 // Accept waits for the next connection.
@@ -23,6 +23,15 @@ func (l lingering) Accept() (net.Conn, error) {
 		return lingerConn{tcp}, nil
 	}
 	return c, err
+}
+
+// ebbFor is how long a closing listener lets its queue be accepted: it takes microseconds where somebody serves.
+const ebbFor = 50 * time.Millisecond
+
+// Close refuses new connections and leaves those in the queue to be accepted before it ends the listener.
+func (l lingering) Close() error {
+	ebb(l.Listener, ebbFor)
+	return l.Listener.Close()
 }
 
 // lingerConn is a TCP connection with everything that it can do, and a gentler end.
