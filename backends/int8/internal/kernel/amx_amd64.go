@@ -30,10 +30,11 @@ const (
 	tallest, widest = 96, 8
 )
 
-// amxRun computes a tile of at least 16 rows and at most 16 blocks. It leaves no tile configured.
+// amxRun computes a tile of at least 16 rows and at most 16 blocks, and fetches lines of the weights that come next with each
+// block of each 16 rows. It leaves no tile configured.
 //
 //go:noescape
-func amxRun(t *Tile, rows, panels int)
+func amxRun(t *Tile, rows, panels, lines int)
 
 // shapeAMX leaves fewer than 16 rows to VNNI.
 func shapeAMX(rows, panels int) (tall, wide int) {
@@ -53,9 +54,11 @@ func runAMX(t *Tile, rows, panels int) {
 		}
 		part := *t
 		part.Ahead = t.next()
+		times := (tiled + tileRows - 1) / tileRows
+		lines := (pack.BlockBytes/64 + times - 1) / times
 		for left := t.Blocks; left > 0; left -= part.Blocks {
 			part.Blocks = min(left, tileBlocks)
-			amxRun(&part, tiled, panels)
+			amxRun(&part, tiled, panels, lines)
 			part.W = unsafe.Add(part.W, part.Blocks*pack.BlockBytes)
 			part.X = unsafe.Add(part.X, part.Blocks*pack.BlockIn)
 			part.G = unsafe.Add(part.G, uintptr(part.Blocks*groups)*unsafe.Sizeof(Group{}))

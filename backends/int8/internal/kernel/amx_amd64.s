@@ -35,9 +35,8 @@ GLOBL amxConfig<>(SB), RODATA|NOPTR, $64
 DATA amxSign<>+0(SB)/4, $0x80808080
 GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 
-// SIGN makes signed bytes of a line of weights, and fetches the line of the next panel into the second cache.
+// SIGN makes signed bytes of a line of weights.
 #define SIGN(line, Z) \
-	PREFETCHT1 line*64(R15)(BP*1) \
 	VPXORD line*64(R15), Z31, Z \
 	VMOVDQA64 Z, line*64(DI)
 
@@ -59,9 +58,17 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 	SIGN(13, Z17) \
 	SIGN(14, Z18) \
 	SIGN(15, Z19) \
-	PREFETCHT1 1024(R15)(BP*1) \
 	ADDQ $1088, R15 \
 	ADDQ $1024, DI
+
+// FETCH fetches the next lines of the weights that come next into the second cache.
+#define FETCH \
+	MOVQ lines+24(FP), CX \
+	PREFETCHT1 (BP) \
+	ADDQ $64, BP \
+	DECQ CX \
+	JNE -3(PC) \
+	MOVQ $64, CX
 
 // FIRST and SECOND start the sums of a block's groups, EVEN and ODD in the tiles of that block.
 #define FIRST_EVEN \
@@ -185,20 +192,21 @@ GLOBL amxSign<>(SB), RODATA|NOPTR, $4
 	JCS 2(PC) \
 	VMOVUPS Z, at
 
-// func amxRun(t *Tile, rows, panels int)
+// func amxRun(t *Tile, rows, panels, lines int)
 //
-// Of each panel, the first 16 rows make signed bytes of its weights, a block ahead of their use; the other rows find them.
+// Of each panel, the first 16 rows make signed bytes of its weights, a block ahead of their use; the other rows find them. All
+// rows fetch the next panel's weights, so many lines with each block, so that the memory is asked all the time.
 // The last 16 rows begin where they end at the last row, and those that the 16 before them had are not stored again.
 //
 // AX, DX  the scales of activations of rows 8 and 0     R8, R9    activations of row 0, bytes from a row to the next
 // BX      sums: [2 blocks][2 groups][16 rows][16]       R10       signed weights, to multiply
 // CX      64                                            R11-R14   bytes from a row's scales to the next, times 1, 3, 5, 7
 // SI      a block of weights, for its scales            R15, DI   weights, and signed weights to make of them
-// BP      bytes from weights to those that come next
+// BP      weights that come next, to fetch
 //
 // The frame is 64 bytes of variables, 4 KiB of sums, 16 KiB of signed weights and 64 bytes to begin at a line. The stack is
 // checked before there are tiles, and nothing here can be preempted.
-TEXT ·amxRun(SB), 0, $20608-24
+TEXT ·amxRun(SB), 0, $20608-32
 	LEAQ amxConfig<>(SB), R15
 	LDTILECFG_R15
 	VPBROADCASTD amxSign<>(SB), Z31
@@ -215,12 +223,12 @@ TEXT ·amxRun(SB), 0, $20608-24
 panel:
 	MOVQ $0, row-24(SP)  // the first row that is still to do
 	MOVQ t+0(FP), AX
-	MOVQ 8(AX), BP       // bytes to the next panel, or to where the next tile begins
+	MOVQ w-8(SP), BP     // the next panel, or where the next tile begins
+	ADDQ 8(AX), BP
 	CMPQ panels+16(FP), $1
 	JNE rows
 	MOVQ 0(AX), BP
 	ADDQ 88(AX), BP
-	SUBQ w-8(SP), BP
 
 rows:
 	// SI = the first of the 16 rows, DX = how many of them are done
@@ -308,9 +316,11 @@ fresh:
 
 multiply:
 	MULTIPLY_EVEN
+	FETCH
 	DECQ left-48(SP)
 	JEQ last
 	MULTIPLY_ODD
+	FETCH
 	STORE_EVEN
 
 blocks:
@@ -325,6 +335,7 @@ blocks:
 
 even:
 	EVEN
+	FETCH
 	DECQ left-48(SP)
 	JEQ lastEven
 	MOVQ left-48(SP), CX
@@ -335,6 +346,7 @@ even:
 
 odd:
 	ODD
+	FETCH
 	JMP blocks
 
 lastOdd:

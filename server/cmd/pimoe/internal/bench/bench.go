@@ -3,7 +3,8 @@
 // Other programs can take part in the rounds as peers.
 //
 // The bench command uses it. Prompts are random and all different, continuations greedy, nothing is reused, and a warm-up
-// is left out. It refuses to compare figures of different runs.
+// is left out: the first round, and in every round the first of two prompts where only a prompt is measured, as llama-bench
+// does too; all else has its own prompts before what is measured. It refuses to compare figures of different runs.
 package bench
 
 import (
@@ -129,7 +130,13 @@ func (r *record) measure(ctx context.Context, i int, w Workload, round int) erro
 		if round < 0 && t == 0 && w.Gen > 1 {
 			routes = &census{seen: map[[2]int]map[int32]bool{}}
 		}
-		s, err := measure(ctx, r.targets[t].Engine, w, round, r.options, routes)
+		s, err := sample{}, error(nil)
+		if w.promptOnly() && round >= 0 {
+			_, err = measure(ctx, r.targets[t].Engine, w, -2-round, r.options, nil)
+		}
+		if err == nil {
+			s, err = measure(ctx, r.targets[t].Engine, w, round, r.options, routes)
+		}
 		if err != nil {
 			return fmt.Errorf("workload %s, isolation %s: %w", w.Name, r.targets[t].Isolation, err)
 		}

@@ -118,6 +118,22 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// Where only a prompt is measured, another one goes before it in every round, and is not counted.
+func TestPromptIsWarmedUp(t *testing.T) {
+	e := &instant{}
+	results, err := Run(context.Background(), []Target{{Process, e}}, Options{Workloads: parse(t, "1x5+1"), Vocab: 100000, Rounds: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[[5]int32]bool{}
+	for _, p := range e.prompts {
+		seen[[5]int32(p)] = true
+	}
+	if len(seen) != 1+2*3 || len(results) != 1 || results[0].Prompt != 5 {
+		t.Errorf("%d different prompts, want 7; results %+v", len(seen), results)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	good := Options{Workloads: parse(t, "1x1+2"), Vocab: 2, Rounds: 1}
 	for _, change := range []func(*Options){

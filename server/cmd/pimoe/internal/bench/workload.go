@@ -59,5 +59,8 @@ func ParseWorkload(text string) (Workload, error) {
 	return w, nil
 }
 
+// promptOnly says that nothing but the way to the first token is measured.
+func (w Workload) promptOnly() bool { return !w.Layer && w.Gen == 1 }
+
 // Tokens is the longest sequence.
 func (w Workload) Tokens() int { return w.Prompt + w.Gen }
