@@ -52,13 +52,16 @@ type Router struct {
 type Experts struct {
 	// Group is "expert" (default: expert i of every layer = one process), "layer", or a map NAME: [{layers, experts}].
 	Group        any        `koanf:"group"`
-	MaxProcesses int        `koanf:"max_processes"` // default 64; further experts are grouped round robin
-	Backend      string     `koanf:"backend"`       // NAME of the built-in backend or of a plugin; default "cpu"
-	Precision    string     `koanf:"precision"`     // numeric class; default "auto" = the backend's own for the weights' dtype
-	Replicas     int        `koanf:"replicas"`      // default 1
-	Overrides    []Override `koanf:"overrides"`     // later ones win
-	Transport    string     `koanf:"transport"`     // tensors by "auto" (default: shared memory where the platform has it), "shm" or "grpc"
-	Isolation    string     `koanf:"isolation"`     // "process" (default) or "inproc"
+	MaxProcesses int        `koanf:"max_processes"`  // default 64; further experts are grouped round robin
+	Backend      string     `koanf:"backend"`        // NAME of the built-in backend or of a plugin; default "cpu"
+	Precision    string     `koanf:"precision"`      // numeric class; default "auto" = the backend's own for the weights' dtype
+	Replicas     int        `koanf:"replicas"`       // default 1
+	Standby      int        `koanf:"standby"`        // further processes that get calls only while no other is ready; default 0
+	Hedge        string     `koanf:"hedge"`          // "on" (default): a slow call is sent to a second replica, too; or "off"
+	RecheckOneIn int        `koanf:"recheck_one_in"` // one call of so many is repeated elsewhere and compared; default 1000, 0 = none
+	Overrides    []Override `koanf:"overrides"`      // later ones win
+	Transport    string     `koanf:"transport"`      // tensors by "auto" (default: shared memory where the platform has it), "shm" or "grpc"
+	Isolation    string     `koanf:"isolation"`      // "process" (default) or "inproc"
 }
 
 // Override changes how some units are served. An empty or zero field keeps the value of Experts.
@@ -93,6 +96,9 @@ type Limits struct {
 	MaxQueuedRequests     int           `koanf:"max_queued_requests"`     // behind them; default 1000; a full queue is 503
 	RequestTimeout        time.Duration `koanf:"request_timeout"`         // default 30 s
 	Threads               int           `koanf:"threads"`                 // 0 (default) = all cores
+	MaxRetries            int           `koanf:"max_retries"`             // of an expert call that was answered wrongly; default 2
+	// CircuitBreakerThreshold is how many failures in a row take a replica out of use for a while; default 10.
+	CircuitBreakerThreshold int `koanf:"circuit_breaker_threshold"`
 }
 
 // Log is how the host logs, to standard error.

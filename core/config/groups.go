@@ -19,12 +19,13 @@ type GroupPlan struct {
 	Plugin    string // path of an executable; empty = pimoe-expert-BACKEND
 	Precision string
 	Replicas  int // at least 1
+	Standby   int // further ones
 }
 
 // traits are what all units of a group share.
 type traits struct {
 	backend, plugin, precision string
-	replicas                   int
+	replicas, standby          int
 }
 
 // Groups spreads the units of a model, (layer, expert) for every sparse layer and 0 <= expert < experts, over groups.
@@ -85,7 +86,7 @@ func (e Experts) regular(layers []int, experts int, traitsOf map[expert.Unit]tra
 	}
 	n := processes(split(roundRobin(layers, experts, 1, byLayer), traitsOf))
 	return nil, nil, Problems{{Key: "experts.max_processes", Value: strconv.Itoa(e.MaxProcesses),
-		Want: fmt.Sprintf("at least %d: experts.replicas and experts.overrides need that many processes", n)}}
+		Want: fmt.Sprintf("at least %d: experts.replicas, experts.standby and experts.overrides need that many processes", n)}}
 }
 
 // roundRobin deals experts (or layers) to n groups. A group carries the number of its first expert (or layer).
@@ -131,7 +132,7 @@ func split(bases []base, traitsOf map[expert.Unit]traits) []GroupPlan {
 				name = free(b.name+"-"+t.backend, taken)
 			}
 			plans = append(plans, GroupPlan{Name: name, Units: parts[t], Backend: t.backend, Plugin: t.plugin,
-				Precision: t.precision, Replicas: t.replicas})
+				Precision: t.precision, Replicas: t.replicas, Standby: t.standby})
 		}
 	}
 	return plans
@@ -149,7 +150,7 @@ func free(name string, taken map[string]bool) string {
 func processes(plans []GroupPlan) int {
 	n := 0
 	for _, p := range plans {
-		n += p.Replicas
+		n += p.Replicas + p.Standby
 	}
 	return n
 }
@@ -159,7 +160,7 @@ func (e Experts) traits(layers []int, experts int) (map[expert.Unit]traits, []Pr
 	of := make(map[expert.Unit]traits, len(layers)*experts)
 	for _, l := range layers {
 		for x := range experts {
-			of[expert.Unit{Layer: l, Expert: x}] = traits{e.Backend, "", e.Precision, max(1, e.Replicas)}
+			of[expert.Unit{Layer: l, Expert: x}] = traits{e.Backend, "", e.Precision, max(1, e.Replicas), e.Standby}
 		}
 	}
 	var bad []Problem

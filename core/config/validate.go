@@ -257,9 +257,15 @@ func (v *validator) classes(c Config) {
 	}
 }
 
+// maxReplicas is how many processes serve the same units at most, standbys included.
+const maxReplicas = 64
+
 func (v *validator) placement(e Experts) {
 	if e.Replicas > e.MaxProcesses && e.MaxProcesses > 0 {
 		v.bad("experts.replicas", strconv.Itoa(e.Replicas), fmt.Sprintf("at most experts.max_processes (%d)", e.MaxProcesses))
+	}
+	if e.Replicas+e.Standby > maxReplicas {
+		v.bad("experts.standby", strconv.Itoa(e.Standby), fmt.Sprintf("with experts.replicas at most %d processes for the same units", maxReplicas))
 	}
 	if _, err := e.lists(); err != nil {
 		v.problems = append(v.problems, *err)

@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
 )
-
-// maxInvalid is how many invalid answers to one call are repeated on a fresh process; more would hide a plugin that
-// always lies.
-const maxInvalid = 2
 
 // UnavailableError says that an expert group or the router can't answer and why. Its text holds nothing that a client
 // must not see.
@@ -39,7 +38,22 @@ type group struct {
 	lanes    lanes
 	cores    []int // of the plan, one for each lane of each replica
 	stats    []*replicaStats
+	answers  *knownAnswers
+	recheck  *recheck // nil where no calls are repeated to be compared
+	draw     func() float64
+	log      *slog.Logger
+	counts   groupCounts
+	// maxInvalid is how many invalid answers to one call are repeated on another process; more would hide a plugin that always
+	// lies.
+	maxInvalid int
+
+	mu     sync.Mutex // guards both
+	set    *resilience.Set
+	living []*incarnation // by replica; nil while there is none
 }
+
+// groupCounts are what the group has done about slow and failed calls.
+type groupCounts struct{ retries, hedges, hedgesWon *metrics.Counter }
 
 // replicaStats are the counts of one replica over all its incarnations.
 type replicaStats struct {
@@ -54,22 +68,72 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &group{spec: spec, changed: newNotifier(), lanes: l.lanes, cores: l.lanes.of(n)}
-	for r := range max(spec.Replicas, 1) {
+	all := max(spec.Replicas, 1) + spec.Standby
+	m, label := l.options.Metrics, []string{"group", spec.Name}
+	g := &group{
+		spec: spec, changed: newNotifier(), lanes: l.lanes, cores: l.lanes.of(n), answers: answers, draw: rand.Float64,
+		log: l.options.Log.With("group", spec.Name), living: make([]*incarnation, all),
+		maxInvalid: l.options.MaxRetries,
+		set:        resilience.NewSet(all, spec.Standby, l.options.Resilience),
+		counts: groupCounts{
+			retries: m.Counter("pimoe_expert_retries_total", label...), hedges: m.Counter("pimoe_expert_hedges_total", label...),
+			hedgesWon: m.Counter("pimoe_expert_hedges_won_total", label...),
+		},
+	}
+	broken := m.Counter("pimoe_invariant_violations_total", label...)
+	g.set.Violated = func(what string) {
+		broken.Inc()
+		g.log.Error("invariant violated", "what", what)
+	}
+	g.recheck = l.recheck
+	for r := range all {
 		name := fmt.Sprintf("%s/%d", spec.Name, r)
 		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }
-		g.replicas = append(g.replicas, newSupervisor(name, l.options, g.changed, l.fleet, launch))
+		g.adopt(r, newSupervisor(name, l.options, g.changed, l.fleet, launch))
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
-		g.stats = append(g.stats, newReplicaStats(l.options.Metrics, labels))
-		s := g.replicas[r]
-		l.options.Metrics.Gauge("pimoe_expert_ready", func() float64 {
-			if inc, _, _ := s.ready(); inc != nil {
+		g.stats = append(g.stats, newReplicaStats(m, labels))
+		m.Gauge("pimoe_expert_ready", func() float64 {
+			if st := g.state(r); st == resilience.Ready {
 				return 1
 			}
 			return 0
 		}, labels...)
 	}
 	return g, nil
+}
+
+// adopt makes a supervisor's process the group's r-th replica.
+func (g *group) adopt(r int, s *supervisor) {
+	s.news = news{
+		changed: func(inc *incarnation) { g.now(r, inc) },
+		probed: func(inc *incarnation, ok bool) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.living[r] == inc {
+				g.set.Probed(r, ok)
+			}
+		},
+		hurry: func() bool { return g.state(r) == resilience.Suspect },
+	}
+	g.replicas = append(g.replicas, s)
+}
+
+// now takes a replica's new process, nil when it has none any more.
+func (g *group) now(r int, inc *incarnation) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.living[r] = inc
+	if inc != nil {
+		g.set.Up(r)
+	} else {
+		g.set.Down(r)
+	}
+}
+
+func (g *group) state(r int) resilience.State {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.set.State(r)
 }
 
 func newReplicaStats(m *metrics.Registry, labels []string) *replicaStats {
@@ -107,17 +171,10 @@ func (st *replicaStats) status(spec GroupSpec) Status {
 func (g *group) Start(ctx context.Context, call *expert.Call) expert.Pending {
 	p := groupCalls.Get().(*groupCall)
 	p.group, p.ctx, p.call = g, ctx, call
-	if r, inc := g.pick(nil); inc != nil {
+	if r, inc := g.begin(0); inc != nil {
 		p.send(r, inc)
 	}
 	return p
-}
-
-// Wake implements moe.Sleeper.
-func (p *groupCall) Wake(all bool) {
-	if p.pending != nil {
-		p.inc.expert.Wake(all)
-	}
 }
 
 // Cores implements moe.Bound.
@@ -126,23 +183,62 @@ func (g *group) Cores() []int { return g.cores }
 // Here implements moe.Neighbour.
 func (g *group) Here() int { return g.lanes.here() }
 
-// pick is the ready replica with the fewest calls under way, other than avoid; nil if there is none.
-func (g *group) pick(avoid *incarnation) (int, *incarnation) {
-	best, at := (*incarnation)(nil), -1
-	for r, s := range g.replicas {
-		inc, _, _ := s.ready()
-		if inc != nil && inc != avoid && inc.verdict.Load() == nil && (best == nil || inc.inflight.Load() < best.inflight.Load()) {
-			best, at = inc, r
+// begin picks a replica for a call, other than those whose bit is set in avoid, and counts the call; nil if there is none.
+func (g *group) begin(avoid uint64) (int, *incarnation) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for {
+		r := g.set.Pick(time.Now(), avoid)
+		if r < 0 {
+			return -1, nil
 		}
+		if inc := g.living[r]; inc.verdict.Load() == nil {
+			g.set.Begin(r)
+			return r, inc
+		}
+		avoid |= 1 << r // it is being replaced
 	}
-	return at, best
 }
 
-// await waits for a ready replica other than avoid until ctx ends or waiting makes no sense.
+// end takes a call's outcome, and does with the process what follows from it.
+func (g *group) end(r int, inc *incarnation, o resilience.Outcome, took time.Duration, work float64) {
+	g.mu.Lock()
+	verdict := g.set.End(time.Now(), r, o, took, work, g.draw())
+	g.mu.Unlock()
+	switch verdict {
+	case resilience.Replace:
+		inc.condemned("gave an invalid answer")
+	case resilience.Isolate:
+		g.replicas[r].bar(inc, "gave invalid answers")
+	}
+}
+
+// quarantine takes a replica out that has been caught with wrong numbers.
+func (g *group) quarantine(r int, inc *incarnation, cause string) {
+	g.mu.Lock()
+	g.set.Quarantine(r)
+	g.mu.Unlock()
+	g.replicas[r].bar(inc, cause)
+}
+
+// release ends a replica's quarantine, and reports whether there was one.
+func (g *group) release(r int) bool {
+	g.mu.Lock()
+	held := g.set.State(r) == resilience.Quarantined
+	g.set.Release(r)
+	g.mu.Unlock()
+	if held {
+		g.replicas[r].free()
+	}
+	return held
+}
+
+// await waits for a replica other than avoid until ctx ends or waiting makes no sense, and counts the call on it. One that
+// was avoided is better than none once it has another process.
 func (g *group) await(ctx context.Context, avoid *incarnation) (int, *incarnation, error) {
 	for {
 		changed := g.changed.wait()
-		if r, inc := g.pick(avoid); inc != nil {
+		if r, inc := g.begin(g.mask(avoid)); inc != nil {
 			return r, inc, nil
 		}
 		if err := g.hopeless(); err != nil {
@@ -154,6 +250,18 @@ func (g *group) await(ctx context.Context, avoid *incarnation) (int, *incarnatio
 			return 0, nil, g.timedOut(ctx)
 		}
 	}
+}
+
+// mask is the bit of the replica whose process inc is; 0 if it is none's any more.
+func (g *group) mask(inc *incarnation) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for r, other := range g.living {
+		if inc != nil && other == inc {
+			return 1 << r
+		}
+	}
+	return 0
 }
 
 // hopeless is the reason why no replica will be there soon, or nil while one may.
@@ -185,9 +293,9 @@ func (g *group) unavailable(err error) error {
 	return &UnavailableError{What: "expert group " + g.spec.Name, Cause: publicCause(err), err: err}
 }
 
-// available is nil if a replica is ready.
+// available is nil if a replica can take a call.
 func (g *group) available() error {
-	if _, inc := g.pick(nil); inc != nil {
+	if g.usable() {
 		return nil
 	}
 	for _, s := range g.replicas {
@@ -198,69 +306,19 @@ func (g *group) available() error {
 	return g.unavailable(errors.New("starting"))
 }
 
-// groupCall is a call on a group: the same call on one process after the other until one answers.
-type groupCall struct {
-	group   *group
-	ctx     context.Context
-	call    *expert.Call
-	replica int
-	inc     *incarnation
-	pending expert.Pending
-	sent    time.Time
-}
-
-var groupCalls = sync.Pool{New: func() any { return new(groupCall) }}
-
-func (p *groupCall) send(replica int, inc *incarnation) {
-	p.replica, p.inc, p.sent = replica, inc, time.Now()
-	inc.inflight.Add(1)
-	p.pending = inc.expert.Start(p.ctx, p.call)
-}
-
-// Wait repeats the call until a process answers. Calls are pure, so a repeated one gives the same bits.
-func (p *groupCall) Wait() error {
-	err := p.wait()
-	*p = groupCall{}
-	groupCalls.Put(p)
-	return err
-}
-
-func (p *groupCall) wait() error {
-	for invalid := 0; ; {
-		if p.pending == nil {
-			replica, inc, err := p.group.await(p.ctx, p.inc)
-			if err != nil {
-				return err
-			}
-			p.send(replica, inc)
+func (g *group) usable() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for avoid := uint64(0); ; {
+		r := g.set.Pick(time.Now(), avoid)
+		if r < 0 {
+			return false
 		}
-		err := p.pending.Wait()
-		p.pending = nil
-		p.inc.inflight.Add(-1)
-		p.count(err)
-		if err == nil {
-			return nil
+		if g.living[r].verdict.Load() == nil {
+			return true
 		}
-		if errors.Is(err, sdk.ErrInvalidOutput) {
-			p.inc.condemned("gave an invalid answer")
-			if invalid++; invalid > maxInvalid {
-				return fmt.Errorf("expert group %s: %w", p.group.spec.Name, err)
-			}
-		}
-		if !isProcessFault(err) || p.ctx.Err() != nil {
-			if p.ctx.Err() != nil {
-				return p.group.timedOut(p.ctx)
-			}
-			return fmt.Errorf("expert group %s: %w", p.group.spec.Name, err)
-		}
+		avoid |= 1 << r
 	}
-}
-
-func (p *groupCall) count(err error) {
-	if err == nil {
-		p.inc.served.Store(true)
-	}
-	p.group.stats[p.replica].count(p.call.Y.Rows, time.Since(p.sent), err)
 }
 
 // Status is what is shown of one process.
@@ -268,7 +326,8 @@ type Status struct {
 	Group        string `json:"group"`
 	Replica      int    `json:"replica"`
 	PID          int    `json:"pid"`
-	State        string `json:"state"`
+	State        string `json:"state"`  // of the process
+	Health       string `json:"health"` // what the replica is used for: ready, suspect, quarantined, draining or down
 	Units        int    `json:"units"`
 	Backend      string `json:"backend"`
 	NumericClass string `json:"numeric_class"`
@@ -288,6 +347,7 @@ func (g *group) status() []Status {
 		st := g.stats[r].status(g.spec)
 		st.Replica = r
 		s.describe(&st)
+		st.Health = string(g.state(r))
 		out = append(out, st)
 	}
 	return out
@@ -329,6 +389,8 @@ func publicCause(err error) string {
 	}
 	why := ""
 	switch {
+	case errors.Is(err, errBarred):
+		return "it is quarantined: it gave wrong answers"
 	case errors.Is(err, errNotExecutable):
 		why = "the plugin executable is missing or not executable"
 	case errors.Is(err, errBadShard):
@@ -356,5 +418,4 @@ var (
 	_ member        = (*group)(nil)
 	_ moe.Bound     = (*group)(nil)
 	_ moe.Neighbour = (*group)(nil)
-	_ moe.Sleeper   = (*groupCall)(nil)
 )

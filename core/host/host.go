@@ -20,6 +20,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
@@ -42,8 +43,14 @@ type Options struct {
 	// StartTimeout bounds one start: handshake, load and known-answer test. 0 means 60 s.
 	StartTimeout time.Duration
 	SweepEvery   time.Duration // between two checks of the shards in use; 0 means 10 minutes
-	Metrics      *metrics.Registry
-	Log          *slog.Logger
+	Resilience   resilience.Options
+	MaxRetries   int // of a call after invalid answers
+	// RecheckRate is the share of calls that are repeated elsewhere and compared bit for bit; 0 = none.
+	RecheckRate float64
+	// Builtin makes the host's own version of a backend, as which it is a witness of what others compute; nil = none.
+	Builtin func(backend string) (expert.Expert, error)
+	Metrics *metrics.Registry
+	Log     *slog.Logger
 }
 
 // ExpertShape is what all experts of the model have in common.
@@ -62,6 +69,7 @@ type GroupSpec struct {
 	Packed    *weights.Variant  // the shards in the packing of that class, for plugins that take it; nil = as imported
 	Params    map[string]string // for the plugin alone
 	Replicas  int               // at least 1
+	Standby   int               // more of them, which get calls only while no other is ready
 }
 
 // RouterSpec is the routing strategy.
@@ -118,6 +126,10 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	h := &Host{close: fleet.close}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
 	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet}
+	if o.RecheckRate > 0 {
+		launch.recheck = newRecheck(o, launch.twin)
+		fleet.wg.Go(func() { launch.recheck.run(fleet.life) })
+	}
 	var groups []*group
 	for n, spec := range o.Groups {
 		g, err := newGroup(n, spec, launch)

@@ -67,11 +67,19 @@ type localGroup struct {
 }
 
 func newLocalGroup(ctx context.Context, spec GroupSpec, o Options, in InProcess, c *crew) (*localGroup, error) {
-	e, err := in.Expert(spec.Backend)
+	e, files, err := loadHere(ctx, spec, o, in.Expert)
 	if err != nil {
 		return nil, err
 	}
-	g := &localGroup{spec: spec, expert: e, crew: c, stats: newReplicaStats(o.Metrics, []string{"group", spec.Name, "replica", "0"})}
+	return &localGroup{spec: spec, expert: e, files: files, crew: c, stats: newReplicaStats(o.Metrics, []string{"group", spec.Name, "replica", "0"})}, nil
+}
+
+// loadHere makes a group's expert in this process, over mapped shards that its owner closes.
+func loadHere(ctx context.Context, spec GroupSpec, o Options, builtin func(backend string) (expert.Expert, error)) (expert.Expert, []*weights.File, error) {
+	e, err := builtin(spec.Backend)
+	if err != nil {
+		return nil, nil, err
+	}
 	load := expert.Spec{
 		Hidden: o.Experts.Hidden, Intermediate: o.Experts.Intermediate, Activation: o.Experts.Activation,
 		NumericClass: spec.Precision, Params: spec.Params,
@@ -79,40 +87,43 @@ func newLocalGroup(ctx context.Context, spec GroupSpec, o Options, in InProcess,
 	if spec.Packed != nil && !takes(e.Info(), spec.Packed) {
 		spec.Packed = nil
 	}
-	if load.Units, err = g.open(ctx, source(o.Model, spec.Packed), spec.Units); err == nil {
+	var files []*weights.File
+	if load.Units, files, err = mapUnits(ctx, source(o.Model, spec.Packed), spec.Units); err == nil {
 		err = e.Load(ctx, load)
 	}
 	if err != nil {
-		return nil, errors.Join(err, g.close())
+		err = errors.Join(err, e.Close())
+		for _, f := range files {
+			err = errors.Join(err, f.Close())
+		}
+		return nil, nil, err
 	}
-	return g, nil
+	return e, files, nil
 }
 
-// open maps the shards that the units need.
-func (g *localGroup) open(ctx context.Context, from weights.Shards, units []expert.Unit) ([]expert.UnitWeights, error) {
+// mapUnits maps the shards that the units need. The files are the caller's, also after an error.
+func mapUnits(ctx context.Context, from weights.Shards, units []expert.Unit) (out []expert.UnitWeights, all []*weights.File, err error) {
 	files := map[int]*weights.File{}
-	var out []expert.UnitWeights
 	for _, u := range units {
 		f := files[u.Expert]
 		if f == nil {
-			var err error
 			if f, err = openShard(ctx, from, u.Expert); err != nil {
-				return nil, fmt.Errorf("shard of expert %d: %w", u.Expert, err)
+				return nil, all, fmt.Errorf("shard of expert %d: %w", u.Expert, err)
 			}
 			files[u.Expert] = f
-			g.files = append(g.files, f)
+			all = append(all, f)
 		}
 		w := expert.UnitWeights{Unit: u}
 		names := unitTensors(u)
 		for i, v := range []*tensor.View{&w.Gate, &w.Up, &w.Down} {
 			var ok bool
 			if *v, ok = f.Tensor(names[i]); !ok {
-				return nil, fmt.Errorf("shard of expert %d: tensor %s is missing: %w", u.Expert, names[i], sdk.ErrInvalid)
+				return nil, all, fmt.Errorf("shard of expert %d: tensor %s is missing: %w", u.Expert, names[i], sdk.ErrInvalid)
 			}
 		}
 		out = append(out, w)
 	}
-	return out, nil
+	return out, all, nil
 }
 
 // openShard checks a shard against the manifest and maps it.

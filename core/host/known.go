@@ -8,7 +8,6 @@ import (
 
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
-	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -49,8 +48,13 @@ func knownInput(n int) []float32 {
 	return x
 }
 
+// computer is whoever can be asked.
+type computer interface {
+	Forward(ctx context.Context, call *expert.Call) error
+}
+
 // admit asks a new process for all its units and lets it in if the answers are right.
-func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e *client.Expert) error {
+func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e computer) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.class != "" && k.class != info.NumericClass {
@@ -78,7 +82,7 @@ func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e *client.Exper
 }
 
 // probe asks one unit, another one each time, and compares bit for bit.
-func (k *knownAnswers) probe(ctx context.Context, e *client.Expert) error {
+func (k *knownAnswers) probe(ctx context.Context, e computer) error {
 	k.mu.Lock()
 	u := k.spec.Units[k.turn%len(k.spec.Units)]
 	k.turn++
@@ -91,7 +95,7 @@ func (k *knownAnswers) probe(ctx context.Context, e *client.Expert) error {
 	return err
 }
 
-func (k *knownAnswers) ask(ctx context.Context, e expert.Expert, u expert.Unit) ([]float32, error) {
+func (k *knownAnswers) ask(ctx context.Context, e computer, u expert.Unit) ([]float32, error) {
 	y := make([]float32, k.shape.Hidden)
 	call := &expert.Call{
 		Layer: u.Layer, Threads: 1, Segments: []expert.Segment{{Expert: u.Expert, Rows: 1}},

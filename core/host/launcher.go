@@ -31,6 +31,7 @@ type launcher struct {
 	plain      sync.Map // path of an executable that takes no packed weights: true
 	lanes      lanes
 	fleet      *fleet
+	recheck    *recheck // nil where no calls are repeated
 }
 
 // errRowMajor says that a plugin was started with packed weights and does not take them.
@@ -67,22 +68,23 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	if err != nil {
 		return nil, err
 	}
-	inc := &incarnation{proc: proc, expert: proc.Expert(), condemn: make(chan struct{})}
-	if spec.Packed != nil && !takes(inc.expert.Info(), spec.Packed) {
+	e := proc.Expert()
+	inc := &incarnation{proc: child{proc}, expert: e, condemn: make(chan struct{})}
+	if spec.Packed != nil && !takes(e.Info(), spec.Packed) {
 		return nil, l.abandon(inc, errRowMajor)
 	}
 	load.Spec = expert.Spec{
 		Hidden: shape.Hidden, Intermediate: shape.Intermediate, Activation: shape.Activation,
 		NumericClass: spec.Precision, Params: spec.Params,
 	}
-	if err := inc.expert.LoadShards(ctx, load); err != nil {
+	if err := e.LoadShards(ctx, load); err != nil {
 		return nil, l.abandon(inc, fmt.Errorf("%w: %w", errLoad, err))
 	}
-	inc.info = inc.expert.Info()
-	if err := answers.admit(ctx, inc.info, inc.expert); err != nil {
+	inc.info = e.Info()
+	if err := answers.admit(ctx, inc.info, e); err != nil {
 		return nil, l.abandon(inc, fmt.Errorf("%w: %w", errWrongAnswer, err))
 	}
-	inc.probe = func(ctx context.Context) error { return answers.probe(ctx, inc.expert) }
+	inc.probe = func(ctx context.Context) error { return answers.probe(ctx, e) }
 	return inc, nil
 }
 
@@ -103,6 +105,12 @@ func (l *launcher) start(ctx context.Context, c client.Command, name string) (*c
 	}
 	return nil, fmt.Errorf("%w: %w", errHandshake, err)
 }
+
+// child is a plugin's process as its supervisor sees it.
+type child struct{ *client.Process }
+
+// Stopped implements process.
+func (c child) Stopped() bool { return stoppedState(c.PID()) }
 
 // abandon ends a process that must not serve, and passes the reason on with the process's last words.
 func (l *launcher) abandon(inc *incarnation, cause error) error {

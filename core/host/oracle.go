@@ -7,7 +7,6 @@ import (
 
 	"github.com/pimoe/pimoe/backends/pack"
 	"github.com/pimoe/pimoe/sdk"
-	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -19,7 +18,7 @@ import (
 var tolerances = map[string]float64{"cpu": 1e-2, "ref": 1e-2, "int8": 5e-2}
 
 // compareWithOracle asks for one unit and computes it in the host, too.
-func (k *knownAnswers) compareWithOracle(ctx context.Context, e *client.Expert, tolerance float64) error {
+func (k *knownAnswers) compareWithOracle(ctx context.Context, e computer, tolerance float64) error {
 	u := k.spec.Units[0]
 	want, err := k.oracle(ctx, u)
 	if err != nil {

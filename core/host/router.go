@@ -16,6 +16,9 @@ import (
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
+// maxInvalidRoutes is how many invalid routings of one batch are repeated on a fresh process.
+const maxInvalidRoutes = 2
+
 // supervisedRouter is the router plugin's process behind the router contract: a call that finds no process goes to the
 // stand-in, if the rule has one, or waits for the restart.
 type supervisedRouter struct {
@@ -52,7 +55,7 @@ func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnatio
 	if err != nil {
 		return nil, err
 	}
-	inc := &incarnation{proc: proc, router: proc.Router(), condemn: make(chan struct{})}
+	inc := &incarnation{proc: child{proc}, router: proc.Router(), condemn: make(chan struct{})}
 	if err := inc.router.Configure(ctx, r.spec.Spec); err != nil {
 		return nil, l.abandon(inc, fmt.Errorf("%w: configure: %w", errLoad, err))
 	}
@@ -147,7 +150,7 @@ func (r *supervisedRouter) Route(ctx context.Context, b router.Batch, routes rou
 			}
 			if errors.Is(err, sdk.ErrInvalidOutput) {
 				inc.condemned("gave an invalid routing")
-				if invalid++; invalid > maxInvalid && r.spec.StandIn == nil {
+				if invalid++; invalid > maxInvalidRoutes && r.spec.StandIn == nil {
 					return fmt.Errorf("router %s: %w", r.spec.Name, err)
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
 )
 
 // State is where a process is in its life, in the words of FAULTS 5.2.
@@ -22,7 +23,8 @@ type State string
 const (
 	StateStarting State = "starting" // launching, loading or being tested
 	StateReady    State = "ready"
-	StateFailed   State = "failed" // a restart does not help now; tried again from time to time
+	StateFailed   State = "failed"      // a restart does not help now; tried again from time to time
+	StateBarred   State = "quarantined" // it gave wrong answers; not started again until somebody says so
 	StateStopped  State = "stopped"
 )
 
@@ -40,14 +42,35 @@ const (
 	// in all: a test wakes an idle process, and there may be some dozens of them.
 	probeEvery = 5 * time.Second
 	probeShare = 500 * time.Millisecond
+	probeSoon  = 200 * time.Millisecond // of a process in doubt
 	probeLimit = 5 * time.Second
 	stopWithin = 2 * time.Second
 )
 
+// process is what a supervisor needs of *client.Process.
+type process interface {
+	PID() int
+	Exited() <-chan struct{}
+	Death() client.Death
+	Beat() (count uint64, beats bool)
+	Stopped() bool // by a signal or a debugger
+	Ping(ctx context.Context) error
+	Lanes() (lanes, bound int)
+	Kill() error
+	Stop(ctx context.Context) error
+}
+
+// computing is what a group needs of *client.Expert.
+type computing interface {
+	Forward(ctx context.Context, call *expert.Call) error
+	Start(ctx context.Context, call *expert.Call) expert.Pending
+	Wake(all bool)
+}
+
 // incarnation is one process from its known-answer test to its death.
 type incarnation struct {
-	proc     *client.Process
-	expert   *client.Expert // of an expert process
+	proc     process
+	expert   computing      // of an expert process
 	router   *client.Router // of a router process
 	info     sdk.Info
 	served   atomic.Bool  // has answered a real call
@@ -71,8 +94,12 @@ type supervisor struct {
 	log     *slog.Logger
 	timeout time.Duration // of one start
 	changed *notifier     // of the group that waits for this process
+	news    news          // what the group wants to know
 	started *metrics.Counter
 	fleet   *fleet
+
+	barred  atomic.Pointer[string] // why no process is started any more; nil while there is no reason
+	release chan struct{}          // a token when barred has been cleared
 
 	first     chan struct{} // closed after the first start, good or not
 	firstOnce sync.Once
@@ -86,10 +113,17 @@ type supervisor struct {
 	death    *Death
 }
 
+// news tells a group of its process; what is nil isn't told.
+type news struct {
+	changed func(inc *incarnation)          // the ready process, nil when there is none any more
+	probed  func(inc *incarnation, ok bool) // it has been asked a question with a known answer
+	hurry   func() bool                     // it should be asked more often
+}
+
 func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
 	return &supervisor{
 		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting,
-		log: o.Log.With("process", name), first: make(chan struct{}),
+		log: o.Log.With("process", name), first: make(chan struct{}), release: make(chan struct{}, 1),
 		started: o.Metrics.Counter("pimoe_process_restarts_total", "process", name),
 	}
 }
@@ -99,6 +133,9 @@ func (s *supervisor) run(ctx context.Context) {
 	defer s.set(StateStopped, nil, fmt.Errorf("%s: stopped: %w", s.name, sdk.ErrUnavailable), true)
 	var policy restarts
 	for {
+		if !s.admitted(ctx) {
+			return
+		}
 		inc, err := s.start(ctx)
 		worked := false
 		switch {
@@ -121,6 +158,43 @@ func (s *supervisor) run(ctx context.Context) {
 		if !sleep(ctx, wait) {
 			return
 		}
+	}
+}
+
+// errBarred is why a quarantined replica has no process.
+var errBarred = errors.New("quarantined")
+
+// admitted waits while the replica is in quarantine; false means that ctx ended.
+func (s *supervisor) admitted(ctx context.Context) bool {
+	for {
+		why := s.barred.Load()
+		if why == nil {
+			return ctx.Err() == nil
+		}
+		s.set(StateBarred, nil, fmt.Errorf("%w: it %s: %w", errBarred, *why, sdk.ErrUnavailable), true)
+		s.firstOnce.Do(func() { close(s.first) })
+		select {
+		case <-s.release:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// bar ends the process and keeps the supervisor from starting another one until free is called.
+func (s *supervisor) bar(inc *incarnation, cause string) {
+	if s.barred.CompareAndSwap(nil, &cause) {
+		s.log.Error("replica is quarantined", "cause", cause)
+	}
+	inc.condemned(cause)
+}
+
+// free ends a quarantine.
+func (s *supervisor) free() {
+	s.barred.Store(nil)
+	select {
+	case s.release <- struct{}{}:
+	default:
 	}
 }
 
@@ -177,7 +251,7 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 	var patience <-chan time.Time // runs while the process is stopped
 	for {
 		children := s.fleet.children.wait() // before the state: a change after this look is told
-		stopped := stoppedState(inc.proc.PID())
+		stopped := inc.proc.Stopped()
 		switch {
 		case !stopped:
 			patience = nil
@@ -193,7 +267,7 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 			return *inc.verdict.Load()
 		case <-children:
 		case <-patience:
-			if stoppedState(inc.proc.PID()) {
+			if inc.proc.Stopped() {
 				return "hung (stopped)"
 			}
 			patience = nil
@@ -214,10 +288,13 @@ func untilLook() time.Duration {
 
 // probe repeats the known-answer test while the process lives; a wrong or missing answer condemns the process.
 func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
-	for sleep(ctx, max(probeEvery, time.Duration(s.fleet.size())*probeShare)) {
+	for sleep(ctx, s.untilProbe()) {
 		one, cancel := context.WithTimeout(ctx, probeLimit)
 		err := inc.probe(one)
 		cancel()
+		if s.news.probed != nil && ctx.Err() == nil {
+			s.news.probed(inc, err == nil)
+		}
 		if err != nil && ctx.Err() == nil {
 			select {
 			case <-inc.proc.Exited(): // its death says more than the failed probe
@@ -228,6 +305,14 @@ func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
 			return
 		}
 	}
+}
+
+// untilProbe is the time to the next known-answer test. A process in doubt is asked soon.
+func (s *supervisor) untilProbe() time.Duration {
+	if s.news.hurry != nil && s.news.hurry() {
+		return probeSoon
+	}
+	return max(probeEvery, time.Duration(s.fleet.size())*probeShare)
 }
 
 // ping stands in for the heartbeat of a process without shared memory.
@@ -262,6 +347,9 @@ func (s *supervisor) set(state State, inc *incarnation, err error, hopeless bool
 	s.mu.Lock()
 	s.state, s.current, s.err, s.hopeless = state, inc, err, hopeless
 	s.mu.Unlock()
+	if s.news.changed != nil {
+		s.news.changed(inc)
+	}
 	s.changed.broadcast()
 }
 

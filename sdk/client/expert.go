@@ -254,6 +254,38 @@ func (p *posted) Wait() error {
 	}
 }
 
+// Settling is a Pending of a call in shared memory: it can be looked at, and given up instead of being waited for.
+type Settling interface {
+	expert.Pending
+	// Settled waits at most the time within, and reports whether Wait returns at once. A call of which a part is still to be
+	// sent counts as settled, since only Wait sends it.
+	Settled(within time.Duration) bool
+	// Abandon takes the place of Wait: nobody touches X or Y any more, and the answer is thrown away when it comes.
+	Abandon()
+}
+
+// Settled implements Settling.
+func (p *posted) Settled(within time.Duration) bool {
+	if p.sent < p.call.Y.Rows {
+		return true
+	}
+	until := time.Now().Add(within)
+	for _, f := range p.flights {
+		if !f.ticket.Settled(time.Until(until)) {
+			return false
+		}
+	}
+	return true
+}
+
+// Abandon implements Settling.
+func (p *posted) Abandon() {
+	for _, f := range p.flights {
+		f.ticket.Leave()
+	}
+	p.end(nil)
+}
+
 // failed is a call that ended before it was sent.
 type failed struct{ err error }
 
@@ -318,6 +350,7 @@ func (l *link) close() error {
 }
 
 var (
+	_ Settling       = (*posted)(nil)
 	_ expert.Expert  = (*Expert)(nil)
 	_ expert.Starter = (*Expert)(nil)
 )

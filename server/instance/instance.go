@@ -21,6 +21,7 @@ import (
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/core/tokenizer"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/core/weights/embedded"
@@ -226,6 +227,13 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 		Model:   stored,
 		Experts: host.ExpertShape{Hidden: i.Model.Hidden, Intermediate: i.Model.Intermediate, Activation: i.Model.Activation},
 		MaxRows: maxRows, Threads: Threads(c), Metrics: i.Metrics, Log: i.Log, StartTimeout: startTimeout(stored.Manifest), SweepEvery: opts.SweepEvery,
+		Resilience: resilience.Options{BreakerThreshold: c.Limits.CircuitBreakerThreshold}, MaxRetries: c.Limits.MaxRetries, Builtin: opts.Builtin.Expert,
+	}
+	if c.Experts.Hedge == "off" {
+		o.Resilience.HedgeShare = -1
+	}
+	if c.Experts.RecheckOneIn > 0 {
+		o.RecheckRate = 1 / float64(c.Experts.RecheckOneIn)
 	}
 	for g, plan := range plans {
 		for _, u := range plan.Units {
@@ -236,7 +244,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 			return nil, err
 		}
 		o.Groups = append(o.Groups, host.GroupSpec{
-			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed, Replicas: plan.Replicas,
+			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed, Replicas: plan.Replicas, Standby: plan.Standby,
 			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend),
 		})
 	}

@@ -5,6 +5,7 @@ package plane
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 	"os"
@@ -352,6 +353,27 @@ func (t Ticket) Wait(ctx context.Context, limit time.Duration, take func(r Reply
 	return err
 }
 
+// Settled waits until the answer is there or the process is gone, for at most the time within, and reports whether Wait
+// returns at once.
+func (t Ticket) Settled(within time.Duration) bool {
+	h := t.host
+	h.Wake(true)
+	if !h.users.TryRLock() {
+		return true
+	}
+	defer h.users.RUnlock()
+	return !errors.Is(t.arrive(context.Background(), within), context.DeadlineExceeded)
+}
+
+// Leave gives the call up, instead of Wait. The slot is used again when the plugin has closed the generation.
+func (t Ticket) Leave() {
+	if !t.host.users.TryRLock() {
+		return
+	}
+	defer t.host.users.RUnlock()
+	t.host.leave(t)
+}
+
 const (
 	// hostPolls is how long the host looks for an answer before it sleeps. Its looks between two yields cost the experts little,
 	// and to be woken costs it more than most layers' whole dispatch of a few rows. The calls of a prompt or of many rows take
@@ -397,18 +419,21 @@ func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 			yield()
 			continue
 		}
-		t.sleep(ctx, done, before)
+		t.sleep(done, before, min(glance(ctx), max(limit-took, 0)+minDoze))
 	}
 }
 
-// sleep waits for a wake-up, but only for some milliseconds, which bounds how late an end of the process or of the
+// minDoze keeps a wait that is nearly over from looking at the clock all the time.
+const minDoze = 50 * time.Microsecond
+
+// sleep waits for a wake-up, but only for some milliseconds at most, which bounds how late an end of the process or of the
 // context is seen.
-func (t Ticket) sleep(ctx context.Context, done *atomic.Uint32, before uint32) {
+func (t Ticket) sleep(done *atomic.Uint32, before uint32, most time.Duration) {
 	h := t.host
 	waiting := word(h.req, h.layout.reqSlot(t.slot)+slotWaiting)
 	waiting.Store(1)
 	if done.Load() == before && !h.aborted.Load() { // again, so that a wake that came too early is not waited for
-		doze(done, before, glance(ctx))
+		doze(done, before, most)
 	}
 	waiting.Store(0)
 }
@@ -417,7 +442,7 @@ func (t Ticket) sleep(ctx context.Context, done *atomic.Uint32, before uint32) {
 func glance(ctx context.Context) time.Duration {
 	const most = 4 * time.Millisecond
 	if d, ok := ctx.Deadline(); ok {
-		return max(min(time.Until(d), most), 50*time.Microsecond)
+		return max(min(time.Until(d), most), minDoze)
 	}
 	return most
 }

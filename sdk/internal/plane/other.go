@@ -70,6 +70,12 @@ func (*Host) Post(context.Context, int, Head, func([]byte)) (Ticket, error) { re
 // Wait refuses.
 func (Ticket) Wait(context.Context, time.Duration, func(Reply, []byte) error) error { return errNone }
 
+// Settled has nothing to wait for.
+func (Ticket) Settled(time.Duration) bool { return true }
+
+// Leave has nothing to give up.
+func (Ticket) Leave() {}
+
 // Attach refuses.
 func Attach(Layout, []int, *os.File, *os.File) (*Plugin, error) { return nil, errNone }
 

@@ -1,0 +1,303 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/resilience"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/tensor"
+)
+
+const (
+	// maxDeaths is how many processes one call may outlive. A call that kills whoever computes it must end.
+	maxDeaths = 8
+	// retryWait is how long a call waits that may not be repeated just now, since others are.
+	retryWait = 5 * time.Millisecond
+	// hedgeLook is how long one of two replicas with the same call is looked at before the other.
+	hedgeLook = 100 * time.Microsecond
+	// unitRows is the work of reading a unit's weights, in rows.
+	unitRows = 16
+)
+
+// groupCall is a call on a group: the same call on one process after the other until one answers, and on two at once where
+// the first takes too long. Calls are pure, so a repeated one gives the same bits.
+type groupCall struct {
+	group *group
+	ctx   context.Context
+	call  *expert.Call
+	try   try
+	last  *incarnation // that failed
+	retry bool         // the try is one of the budget's retries
+	quiet bool         // not to be sampled: it is itself a repetition
+}
+
+// try is a call on one process.
+type try struct {
+	replica int
+	inc     *incarnation
+	pending expert.Pending // nil = there is none
+	sent    time.Time
+}
+
+var groupCalls = sync.Pool{New: func() any { return new(groupCall) }}
+
+func (p *groupCall) send(replica int, inc *incarnation) {
+	p.try = begin(p.ctx, replica, inc, p.call)
+}
+
+// begin sends a call that the group has counted.
+func begin(ctx context.Context, replica int, inc *incarnation, call *expert.Call) try {
+	inc.inflight.Add(1)
+	return try{replica, inc, inc.expert.Start(ctx, call), time.Now()}
+}
+
+// Wake implements moe.Sleeper.
+func (p *groupCall) Wake(all bool) {
+	if p.try.pending != nil {
+		p.try.inc.expert.Wake(all)
+	}
+}
+
+// Wait repeats the call until a process answers.
+func (p *groupCall) Wait() error {
+	err := p.wait()
+	*p = groupCall{}
+	groupCalls.Put(p)
+	return err
+}
+
+func (p *groupCall) wait() error {
+	for invalid, deaths := 0, 0; ; {
+		if p.try.pending == nil {
+			if err := p.again(); err != nil {
+				return err
+			}
+		}
+		err := p.settle()
+		switch {
+		case err == nil:
+			return nil
+		case p.ctx.Err() != nil:
+			return p.group.timedOut(p.ctx)
+		case errors.Is(err, sdk.ErrInvalidOutput):
+			invalid++
+		case isProcessFault(err):
+			deaths++
+		}
+		if !isProcessFault(err) || invalid > p.group.maxInvalid || deaths > maxDeaths {
+			return fmt.Errorf("expert group %s: %w", p.group.spec.Name, err)
+		}
+	}
+}
+
+// again sends the call to a process, once more if one has failed. A retry beside living replicas needs the budget's leave;
+// without any, there is nothing that it could overload.
+func (p *groupCall) again() error {
+	g := p.group
+	if p.last != nil {
+		for !g.mayRetry() {
+			if !sleep(p.ctx, retryWait) {
+				return g.timedOut(p.ctx)
+			}
+		}
+		p.retry = true
+		g.counts.retries.Inc()
+	}
+	replica, inc, err := g.await(p.ctx, p.last)
+	if err != nil {
+		p.endRetry()
+		return err
+	}
+	p.send(replica, inc)
+	return nil
+}
+
+func (g *group) mayRetry() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.set.Retry()
+}
+
+// endRetry gives the budget back what the current try took from it.
+func (p *groupCall) endRetry() {
+	if !p.retry {
+		return
+	}
+	p.retry = false
+	p.group.mu.Lock()
+	defer p.group.mu.Unlock()
+	p.group.set.EndRetry()
+}
+
+// settle waits for the call's end on its process, or on another one that was asked too because it took long.
+func (p *groupCall) settle() error {
+	if q, ok := p.try.pending.(client.Settling); ok {
+		after, hedge := p.group.hedgeAfter(p.try.replica, work(p.call))
+		if hedge && !q.Settled(after-time.Since(p.try.sent)) {
+			return p.hedge(q)
+		}
+	}
+	return p.finish(p.try.pending.Wait())
+}
+
+// finish takes the outcome of the current try.
+func (p *groupCall) finish(err error) error {
+	t := p.try
+	p.try, p.last = try{}, t.inc
+	p.endRetry()
+	t.inc.inflight.Add(-1)
+	took := time.Since(t.sent)
+	p.group.stats[t.replica].count(p.call.Y.Rows, took, err)
+	p.group.end(t.replica, t.inc, p.outcome(err), took, work(p.call))
+	if err == nil {
+		t.inc.served.Store(true)
+		if !p.quiet {
+			p.group.sample(t.replica, t.inc, p.call)
+		}
+	}
+	return err
+}
+
+// outcome says what an error tells about the replica.
+func (p *groupCall) outcome(err error) resilience.Outcome {
+	switch {
+	case err == nil:
+		return resilience.Answered
+	case errors.Is(err, sdk.ErrInvalidOutput):
+		return resilience.Invalid
+	case p.ctx.Err() == nil && isProcessFault(err):
+		return resilience.Failed
+	}
+	return resilience.Dropped
+}
+
+// drop gives the current try up: the other one was quicker.
+func (p *groupCall) drop(o resilience.Outcome) {
+	t := p.try
+	p.try, p.last = try{}, t.inc
+	p.endRetry()
+	t.pending.(client.Settling).Abandon()
+	t.inc.inflight.Add(-1)
+	p.group.end(t.replica, t.inc, o, time.Since(t.sent), work(p.call))
+}
+
+// work is what a call costs: its rows, and the weights that are read for them.
+func work(c *expert.Call) float64 { return float64(c.Y.Rows + unitRows*len(c.Segments)) }
+
+func (g *group) hedgeAfter(replica int, work float64) (time.Duration, bool) {
+	if len(g.replicas) < 2 {
+		return 0, false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.set.HedgeAfter(time.Now(), replica, work)
+}
+
+// hedged is the memory of a second try.
+type hedged struct {
+	call expert.Call
+	y    []float32
+}
+
+var hedges = sync.Pool{New: func() any { return new(hedged) }}
+
+// hedge sends the call to a second replica, into memory of its own, and takes the first valid answer. first is the current
+// try. Where nothing may be hedged, it is waited for.
+func (p *groupCall) hedge(first client.Settling) error {
+	g := p.group
+	replica, inc := g.beginHedge(p.try.replica)
+	if inc == nil {
+		return p.finish(first.Wait())
+	}
+	defer g.endHedge()
+	h := hedges.Get().(*hedged)
+	defer hedges.Put(h)
+	h.call = *p.call
+	if n := p.call.Y.Rows * p.call.Y.Cols; len(h.y) < n {
+		h.y = make([]float32, n)
+	}
+	h.call.Y = tensor.MatrixOf(p.call.Y.Rows, p.call.Y.Cols, h.y[:p.call.Y.Rows*p.call.Y.Cols])
+	other := groupCall{group: g, ctx: p.ctx, call: &h.call}
+	other.send(replica, inc)
+	defer func() { h.call = expert.Call{} }()
+	second, ok := other.try.pending.(client.Settling)
+	if !ok { // it can't be looked at without waiting: a call that found no slot
+		err := p.finish(first.Wait())
+		other.finish(other.try.pending.Wait())
+		return err
+	}
+	return p.race(&other, first, second)
+}
+
+// race waits for the first of two tries that ends well, and gives the other one up.
+func (p *groupCall) race(other *groupCall, first, second client.Settling) error {
+	for {
+		switch {
+		case first.Settled(hedgeLook):
+			if err := p.finish(first.Wait()); err == nil || p.ctx.Err() != nil {
+				other.drop(resilience.Dropped)
+				return err
+			}
+			return p.take(other, second)
+		case second.Settled(hedgeLook):
+			if err := other.finish(second.Wait()); err != nil {
+				return p.finish(first.Wait())
+			}
+			p.drop(resilience.Overtaken)
+			p.copyFrom(other)
+			return nil
+		case p.ctx.Err() != nil:
+			other.drop(resilience.Dropped)
+			return p.finish(first.Wait())
+		}
+	}
+}
+
+// take waits for the second try alone.
+func (p *groupCall) take(other *groupCall, second client.Settling) error {
+	if err := other.finish(second.Wait()); err != nil {
+		p.last = other.last
+		return err
+	}
+	p.copyFrom(other)
+	return nil
+}
+
+func (p *groupCall) copyFrom(other *groupCall) {
+	for r := range p.call.Y.Rows {
+		copy(p.call.Y.Row(r), other.call.Y.Row(r))
+	}
+	p.group.counts.hedgesWon.Inc()
+}
+
+// beginHedge picks the replica for a second try, and counts it, if the budget allows one.
+func (g *group) beginHedge(replica int) (int, *incarnation) {
+	g.mu.Lock()
+	allowed := g.set.Hedge()
+	g.mu.Unlock()
+	if !allowed {
+		return -1, nil
+	}
+	r, inc := g.begin(1 << replica)
+	if inc == nil {
+		g.endHedge()
+		return -1, nil
+	}
+	g.counts.hedges.Inc()
+	return r, inc
+}
+
+func (g *group) endHedge() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.set.EndHedge()
+}
+
+var _ moe.Sleeper = (*groupCall)(nil)
