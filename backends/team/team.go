@@ -198,14 +198,25 @@ func (t Team) Do(pieces int, task Task) {
 // shut closes the task and waits for those who still work on it.
 func (p *Pool) shut() {
 	p.open.Store(0)
-	for n := 0; ; n++ {
+	for {
 		v := p.inside.Load()
 		if v == 0 {
 			break
 		}
 		if watch(&p.inside, v, firstLooks) == v {
 			yield()
+			checkpoint()
 		}
 	}
 	p.task = nil
 }
+
+// checkpoint lets the runtime stop the caller, for a garbage collection. Who waits in assembly and raw system calls alone can't
+// be stopped; and if the runtime has stopped a worker already, in the middle of its task, that wait and the collection's wait for
+// each other. A function that calls another one begins with the question whether to stop.
+//
+//go:noinline
+func checkpoint() { asked() }
+
+//go:noinline
+func asked() {}
