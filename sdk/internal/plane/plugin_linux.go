@@ -151,7 +151,9 @@ func (p *Plugin) lane(n int) {
 		})
 	}
 	bell, ctx := word(p.req, reqBell+n*line), new(callContext)
-	var waited time.Duration // the last time
+	// The last time. The first one is long: a plugin loads its weights meanwhile, and a garbage collection would wait for each
+	// doze.
+	waited := patience * laneDozes
 	for !p.stop.Load() {
 		rung := bell.Load() // before the slots: a post after this look changes it
 		for i := range slots {
