@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/server/instance"
@@ -29,7 +30,16 @@ func kills() int {
 // TestKill kills expert processes and the router with SIGKILL during streams under load. Every stream ends with the
 // text it has without the kills, and no error reaches a client.
 func TestKill(t *testing.T) {
-	i := open(t)
+	for name, change := range map[string]func(*config.Config){
+		"one replica":              func(*config.Config) {},
+		"two replicas":             func(c *config.Config) { c.Experts.Replicas = 2 },
+		"two replicas, no hedging": func(c *config.Config) { c.Experts.Replicas, c.Experts.Hedge = 2, "off" },
+	} {
+		t.Run(name, func(t *testing.T) { killed(t, open(t, change)) })
+	}
+}
+
+func killed(t *testing.T, i *instance.Instance) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	requests := stories(i, 4)
