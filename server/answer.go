@@ -93,7 +93,7 @@ func split(p openai.Choice) []openai.Choice {
 // disclosure says in headers what computed the answer: under the strict policy always exactly the model.
 func (s *Server) disclosure() map[string]string {
 	h := map[string]string{
-		"Pimoe-Status": "exact", "Pimoe-Model-Digest": s.service.digest, "Pimoe-Numeric-Class": s.service.class,
+		"Pimoe-Status": "exact", "Pimoe-Model-Digest": s.service.digest, "Pimoe-Numeric-Class": s.service.class(),
 	}
 	if s.service.routing != "" {
 		h["Pimoe-Routing"] = s.service.routing

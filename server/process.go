@@ -233,7 +233,7 @@ func (s *Server) routeInfo(in *processInput, routes []engine.RouteInfo) any {
 		}
 	}
 	return map[string]any{
-		"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class, "rows": len(in.states.used),
+		"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class(), "rows": len(in.states.used),
 		"routes": list, "expert_load": load,
 	}
 }
@@ -268,7 +268,7 @@ func (s *Server) processText(ctx context.Context, r *request, in *processInput, 
 	out := processResult{RequestID: r.id, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds()}
 	if in.info {
 		out.Info = map[string]any{
-			"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class, "finish_reason": choices[0].Finish,
+			"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class(), "finish_reason": choices[0].Finish,
 			"prompt_tokens": u.PromptTokens, "cached_tokens": u.CachedTokens, "completion_tokens": u.CompletionTokens,
 		}
 	}

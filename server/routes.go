@@ -33,6 +33,8 @@ const (
 	metricsPath  = "/metrics"
 	openapiPath  = "/openapi.json"
 	expertsPath  = "/admin/experts"
+	groupPath    = expertsPath + "/:group/"
+	trialPath    = "/admin/trial"
 	generateBody = 8 << 20   // bytes: a prompt that fills the longest context several times over, written as ids
 	tensorBody   = 128 << 20 // bytes: 32 sequences of 2048 positions of 512 floats are 128 MiB in binary
 )
@@ -58,6 +60,12 @@ func (s *Server) adminRoutes() []route {
 	return append(s.healthRoutes(),
 		route{method: http.MethodGet, path: expertsPath, open: true, handle: s.experts},
 		route{method: http.MethodGet, path: metricsPath, open: true, handle: s.metrics},
+		route{method: http.MethodGet, path: trialPath, open: true, handle: s.trial},
+		route{method: http.MethodPost, path: groupPath + "swap", open: true, handle: s.swap},
+		route{method: http.MethodPost, path: groupPath + "canary", open: true, handle: s.try("canary")},
+		route{method: http.MethodPost, path: groupPath + "shadow", open: true, handle: s.try("shadow")},
+		route{method: http.MethodPost, path: groupPath + "promote", open: true, handle: s.promote},
+		route{method: http.MethodPost, path: groupPath + "rollback", open: true, handle: s.rollback},
 	)
 }
 

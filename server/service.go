@@ -23,8 +23,8 @@ type service struct {
 	id       string
 	created  time.Time
 	digest   string
-	class    string // numeric classes of the expert groups, comma separated
-	routing  string // "load-dependent", or empty for row-independent routing
+	class    func() string // numeric classes of the expert groups, comma separated
+	routing  string        // "load-dependent", or empty for row-independent routing
 	hidden   int
 	vocab    int
 	context  int // most tokens of prompt and continuation
@@ -37,6 +37,7 @@ type service struct {
 	ready   func() error
 	experts func() any // one entry for each process
 	router  func() any
+	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
 }
 
@@ -46,6 +47,15 @@ type engineAPI interface {
 	Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool) (tensor.Matrix, []engine.RouteInfo, error)
 	Stats() engine.Stats
 	Drain(ctx context.Context) error
+}
+
+// changesAPI is the part of *instance.Instance and its host that changes expert groups under load.
+type changesAPI interface {
+	Swap(ctx context.Context, group string, c instance.Change) (*host.Swapped, error)
+	Try(ctx context.Context, group, kind string, share, bound float64, c instance.Change) (*host.Trial, error)
+	Promote(ctx context.Context, group string) (*host.Trial, error)
+	Rollback(ctx context.Context, group string) (*host.Trial, error)
+	Trial() *host.Trial
 }
 
 // textAPI is the part of *tokenizer.Tokenizer that the edge calls.
@@ -65,17 +75,11 @@ func serviceOf(i *instance.Instance) service {
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
 		router:  func() any { return i.Host.RouterStatus() },
+		class:   i.Host.NumericClasses, changes: i,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n
 	}
-	var classes []string
-	for _, p := range i.Host.Status() {
-		if !slices.Contains(classes, p.NumericClass) {
-			classes = append(classes, p.NumericClass)
-		}
-	}
-	s.class = strings.Join(classes, ",")
 	if slices.Contains(i.Host.RouterStatus().Capabilities, sdk.CapLoadDependent) {
 		s.routing = sdk.CapLoadDependent
 	}

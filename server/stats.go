@@ -29,7 +29,7 @@ func (s *Server) stats(context.Context, *request) (*reply, error) {
 			"cpus": runtime.NumCPU(), "goroutines": runtime.NumGoroutine(), "heap_bytes": mem.HeapAlloc, "memory_bytes": mem.Sys,
 			"started": s.started.UTC().Format(time.RFC3339), "uptime": time.Since(s.started).Seconds(),
 			"model": map[string]any{
-				"id": s.service.id, "digest": s.service.digest, "numeric_class": s.service.class,
+				"id": s.service.id, "digest": s.service.digest, "numeric_class": s.service.class(),
 				"hidden_size": s.service.hidden, "vocabulary": s.service.vocab, "context": s.service.context, "expert_layers": s.service.layers,
 			},
 		},

@@ -46,9 +46,11 @@ const (
 
 // Options are what an engine is made of. Model, Trunk, Block and Tokenizer are required.
 type Options struct {
-	Model     *model.Config
-	Trunk     *model.Trunk
-	Block     moe.Block // the routed experts
+	Model *model.Config
+	Trunk *model.Trunk
+	Block moe.Block // the routed experts
+	// Editions numbers the states of the experts, and Block then has a method At; nil = they never change.
+	Editions  moe.Editions
 	Tokenizer *tokenizer.Tokenizer
 	Team      team.Team     // the threads of a step, which the caller keeps open until Close has returned; the zero Team is the loop's own
 	Limits    config.Limits // zero fields have their defaults, but no queued requests are none
@@ -86,6 +88,7 @@ type setup struct {
 	pageTokens int
 	limits     config.Limits
 	reuse      bool
+	editions   moe.Editions // nil = the experts never change
 	chunk      int
 	buffer     int
 	metrics    *metrics.Registry
@@ -100,7 +103,7 @@ func New(o Options) (*Engine, error) {
 	}
 	s := setup{
 		decoder: func() decoder { return o.Tokenizer.Stream(true) },
-		vocab:   o.Model.Vocab, eos: o.Model.EOS, limits: o.Limits, reuse: o.PrefixReuse,
+		vocab:   o.Model.Vocab, eos: o.Model.EOS, limits: o.Limits, reuse: o.PrefixReuse, editions: o.Editions,
 		chunk: o.Chunk, buffer: o.Buffer, metrics: o.Metrics, log: o.Log, now: o.Now,
 	}
 	s.fill()
@@ -114,7 +117,7 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("new engine: %w", err)
 	}
 	s.pages, s.pageTokens = spec.Pages, spec.PageTokens
-	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, sparse: o.Model.SparseLayers(), team: o.Team}
+	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, experts: o.Block, sparse: o.Model.SparseLayers(), team: o.Team}
 	return start(s), nil
 }
 

@@ -204,6 +204,7 @@ func (l *loop) end(s *sequence, err error) {
 func (l *loop) drop(s *sequence) {
 	l.pool.release(s.pages)
 	s.forget()
+	l.leave(s)
 	if s.running {
 		l.running = remove(l.running, s)
 	} else {
@@ -249,7 +250,7 @@ func (l *loop) launchStep(entries []entry) {
 	l.meters.steps.Inc()
 	l.meters.sequences.Update(float64(len(entries)))
 	l.meters.tokenRows.Update(float64(rows))
-	l.tasks <- task{ctx: ctx, entries: entries}
+	l.tasks <- task{ctx: ctx, entries: entries, edition: entries[0].s.edition}
 }
 
 // latest is the later of two times.
@@ -280,8 +281,12 @@ func (l *loop) launchJob() bool {
 			continue
 		}
 		ctx, cancel := context.WithCancel(j.ctx)
-		l.flight, l.stepped = &flight{job: j, cancel: cancel}, false
-		l.tasks <- task{ctx: ctx, job: j}
+		var edition uint64
+		if l.editions != nil {
+			edition, _ = l.editions.Enter()
+		}
+		l.flight, l.stepped = &flight{job: j, cancel: cancel, edition: edition}, false
+		l.tasks <- task{ctx: ctx, job: j, edition: edition}
 		return true
 	}
 	return false
@@ -302,6 +307,9 @@ func (l *loop) land(r result) {
 	l.flight = nil
 	if f.job != nil {
 		f.cancel()
+		if l.editions != nil {
+			l.editions.Leave(f.edition)
+		}
 		if l.closed && f.job.err != nil {
 			f.job.err = errStopped
 		}

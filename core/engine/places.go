@@ -15,6 +15,7 @@ func (l *loop) admit() {
 			return
 		}
 		s := l.queue[i]
+		l.edition(s)
 		if len(l.running) >= l.limits.MaxConcurrentRequests && !l.evictParked() {
 			return
 		}
@@ -29,6 +30,28 @@ func (l *loop) admit() {
 		s.pages = slices.Grow(s.pages, l.pool.need(cap(s.tokens)))
 		l.take(s)
 	}
+}
+
+// edition settles which edition of the experts computes a sequence. It keeps it when it is sent back.
+func (l *loop) edition(s *sequence) {
+	if s.entered {
+		return
+	}
+	s.entered, s.salt = true, s.request.Tenant
+	if l.editions != nil {
+		var numerics string
+		if s.edition, numerics = l.editions.Enter(); numerics != "" {
+			s.salt += "\x00" + numerics
+		}
+	}
+}
+
+// leave gives a sequence's edition back.
+func (l *loop) leave(s *sequence) {
+	if s.entered && l.editions != nil {
+		l.editions.Leave(s.edition)
+	}
+	s.entered = false
 }
 
 // fits reports whether the pages that a sequence needs for what it has to compute can be had, beside those that the
@@ -69,7 +92,7 @@ func (l *loop) next(s *sequence, i int, chain uint64) (int32, bool) {
 	if to >= s.told() {
 		return -1, false
 	}
-	return l.pool.lookup(chain, s.request.Tenant, s.tokens[from:to])
+	return l.pool.lookup(chain, s.salt, s.tokens[from:to])
 }
 
 // take lets a sequence take over pages of the prefix cache from where it stands, which must be the end of a page.
@@ -97,7 +120,7 @@ func (l *loop) take(s *sequence) {
 func (l *loop) index(s *sequence) {
 	for s.reuse && !s.broken && (s.indexed+1)*l.pageTokens <= s.computed {
 		from := s.indexed * l.pageTokens
-		serial, ok := l.pool.publish(s.pages[s.indexed], s.chain, s.request.Tenant, s.tokens[from:from+l.pageTokens])
+		serial, ok := l.pool.publish(s.pages[s.indexed], s.chain, s.salt, s.tokens[from:from+l.pageTokens])
 		if !ok {
 			s.broken = true
 			return
@@ -136,7 +159,7 @@ func (l *loop) runnable() []*sequence {
 		l.take(s)
 		from, to := s.indexed*l.pageTokens, (s.indexed+1)*l.pageTokens
 		if s.reuse && !s.broken && s.pending() > 1 && to < s.told() {
-			page := claim{s.chain, l.pool.hash(s.request.Tenant, s.tokens[from:to])}
+			page := claim{s.chain, l.pool.hash(s.salt, s.tokens[from:to])}
 			if c.claims[page] && s.computed == from {
 				continue
 			}
@@ -152,7 +175,7 @@ const promptGrain = 16
 
 // compose chooses the next step and secures its pages, oldest sequence first. The result is valid until the next call.
 func (l *loop) compose() []entry {
-	ready := l.runnable()
+	ready := oneEdition(l.runnable())
 	if len(ready) == 0 {
 		return nil
 	}
@@ -176,6 +199,26 @@ func (l *loop) compose() []entry {
 		l.enter(ready[0], min(c.candidates[0].pending, b.tokens, b.chunk))
 	}
 	return c.entries
+}
+
+// oneEdition keeps those that the edition of the one that has waited longest computes: a step is computed by one edition of
+// the experts. While they are changed there are two for a while, and their steps take turns.
+func oneEdition(ready []*sequence) []*sequence {
+	if len(ready) == 0 {
+		return ready
+	}
+	first := ready[0]
+	mixed := false
+	for _, s := range ready {
+		mixed = mixed || s.edition != first.edition
+		if s.served < first.served {
+			first = s
+		}
+	}
+	if !mixed {
+		return ready
+	}
+	return slices.DeleteFunc(ready, func(s *sequence) bool { return s.edition != first.edition })
 }
 
 // enter adds a sequence to a step with as many of n tokens as pages can be had for. One that finds none has had its

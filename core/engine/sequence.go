@@ -24,6 +24,9 @@ type sequence struct {
 	unsent  int     // tokens that were said and not yet given to the stream
 	most    int     // most new tokens
 	reuse   bool    // reads and feeds the prefix cache
+	salt    string  // of the prefix cache: the tenant, and what the experts compute
+	edition uint64  // of the experts, from its first place to its end
+	entered bool    // edition is in use
 
 	// The cache: keys and values of tokens[:computed] are in pages. The first indexed pages are a chain of the prefix
 	// cache, which chain, the serial of its last page, stands for.

@@ -51,6 +51,7 @@ func (e entry) judged() int {
 type flight struct {
 	entries  []entry
 	deadline time.Time // the latest of its requests
+	edition  uint64    // of a job
 	alive    int       // sequences whose streams have not ended
 	job      *job      // instead of entries
 	cancel   context.CancelFunc
@@ -61,6 +62,7 @@ type task struct {
 	ctx     context.Context
 	entries []entry
 	job     *job
+	edition uint64 // of the experts
 }
 
 // result is what came out; the chosen tokens are with the sequences.
@@ -83,6 +85,9 @@ func worker(f forwarder, tasks <-chan task, results chan<- result) {
 	for t := range tasks {
 		began := time.Now()
 		var r result
+		if e, ok := f.(editioned); ok {
+			e.use(t.edition)
+		}
 		if t.job != nil {
 			t.job.run(t.ctx, f)
 		} else {
@@ -91,6 +96,11 @@ func worker(f forwarder, tasks <-chan task, results chan<- result) {
 		r.took = time.Since(began)
 		results <- r
 	}
+}
+
+// editioned is a forwarder whose experts have editions.
+type editioned interface {
+	use(edition uint64) // for all calls until the next use
 }
 
 // step is the worker's memory of the step that it computes.
@@ -192,11 +202,24 @@ type trunk struct {
 	block  moe.Block
 	sparse []int
 	team   team.Team
+
+	experts moe.Block // block with the experts of the edition
+	edition uint64
+}
+
+// use implements editioned.
+func (t *trunk) use(edition uint64) {
+	if edition == t.edition {
+		return
+	}
+	if l, ok := t.block.(interface{ At(uint64) moe.Block }); ok {
+		t.edition, t.experts = edition, l.At(edition)
+	}
 }
 
 // Forward implements forwarder.
 func (t *trunk) Forward(ctx context.Context, spans []model.Span) ([]tensor.Matrix, error) {
-	return t.trunk.Forward(ctx, t.cache, spans, t.block, t.team)
+	return t.trunk.Forward(ctx, t.cache, spans, t.experts, t.team)
 }
 
 // Layers implements forwarder.
@@ -211,5 +234,5 @@ func (t *trunk) Close() error { return t.cache.Close() }
 // Hidden implements forwarder.
 func (t *trunk) Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(int, []int32, []float32)) (tensor.Matrix, error) {
 	observe := func(_, row, _ int, ids []int32, weights []float32) { route(row, ids, weights) }
-	return t.trunk.Hidden(ctx, layer, x, t.block, t.team, observe)
+	return t.trunk.Hidden(ctx, layer, x, t.experts, t.team, observe)
 }

@@ -39,13 +39,16 @@ type group struct {
 	cores    []int // of the plan, one for each lane of each replica
 	stats    []*replicaStats
 	answers  *knownAnswers
-	recheck  *recheck // nil where no calls are repeated to be compared
+	recheck  *recheck
 	draw     func() float64
 	log      *slog.Logger
 	counts   groupCounts
 	// maxInvalid is how many invalid answers to one call are repeated on another process; more would hide a plugin that always
 	// lies.
 	maxInvalid int
+
+	cease   context.CancelFunc // ends its processes
+	running sync.WaitGroup     // their supervisors
 
 	mu     sync.Mutex // guards both
 	set    *resilience.Set
@@ -306,6 +309,11 @@ func (g *group) available() error {
 	return g.unavailable(errors.New("starting"))
 }
 
+// numerics is the backend's name and numeric class: an unknown plugin of the same class may compute something else.
+func (g *group) numerics() string { return g.spec.Path + " " + g.class() }
+
+func (g *group) class() string { return g.answers.numericClass() }
+
 func (g *group) usable() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -339,6 +347,7 @@ type Status struct {
 	Lanes        int    `json:"lanes"`       // threads that serve calls; 0 over gRPC and in process
 	BoundLanes   int    `json:"bound_lanes"` // of them, those that the system let bind to a core
 	LastDeath    *Death `json:"last_death"`
+	Aside        bool   `json:"aside"` // it serves requests of another edition only, while the group is being changed
 }
 
 func (g *group) status() []Status {

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,16 +86,25 @@ type RouterSpec struct {
 // Host is a running set of expert groups and a router. Make it with Start or StartInProcess; Close ends every process
 // and waits for it.
 type Host struct {
-	groups []member
-	router routing
-	close  func() error
-	once   sync.Once
+	groups   []*seat
+	editions *editions
+	router   routing
+	close    func() error
+	once     sync.Once
+	log      *slog.Logger
+
+	changing sync.Mutex // held while a group is replaced
+	trial    atomic.Pointer[trialOf]
+	fleet    *fleet // nil if nothing has a process
+	launch   *launcher
 }
 
 // member is an expert group, in processes of its own or in this one.
 type member interface {
 	moe.Group
 	available() error // nil, or why it can't answer now
+	class() string    // the numeric class of its processes
+	numerics() string // what it computes: groups of the same text give the same bits
 	status() []Status
 }
 
@@ -123,22 +134,21 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	fleet := &fleet{run: run, shards: &shardSet{}, children: newNotifier()}
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
-	h := &Host{close: fleet.close}
+	h := &Host{close: fleet.close, fleet: fleet, log: o.Log}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
 	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet}
-	if o.RecheckRate > 0 {
-		launch.recheck = newRecheck(o, launch.twin)
-		fleet.wg.Go(func() { launch.recheck.run(fleet.life) })
-	}
-	var groups []*group
+	launch.recheck = newRecheck(o, launch.twin)
+	launch.recheck.trial = &h.trial
+	fleet.wg.Go(func() { launch.recheck.run(fleet.life) })
+	h.launch = launch
 	for n, spec := range o.Groups {
 		g, err := newGroup(n, spec, launch)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("expert group %s: %w", spec.Name, err), h.Close())
 		}
-		h.groups = append(h.groups, g)
-		groups = append(groups, g)
-		fleet.supervise(g.replicas...)
+		h.groups = append(h.groups, newSeat(n, spec.Name, g))
+		fleet.enlist(g)
+		fleet.all = append(fleet.all, g.replicas...)
 	}
 	r := newSupervisedRouter(o.Router, launch)
 	h.router = r
@@ -146,7 +156,8 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err := fleet.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, groups, o.Log) })
+	h.editions = newEditions(h.groups)
+	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, h.groups, o.Log) })
 	return h, nil
 }
 
@@ -174,9 +185,11 @@ func (f *fleet) supervise(list ...*supervisor) {
 }
 
 // awaitReady waits for the first good start of every process; the first start that fails decides.
-func (f *fleet) awaitReady(ctx context.Context) error {
+func (f *fleet) awaitReady(ctx context.Context) error { return awaitAll(ctx, f.all) }
+
+func awaitAll(ctx context.Context, all []*supervisor) error {
 	wait, ctx := errgroup.WithContext(ctx)
-	for _, s := range f.all {
+	for _, s := range all {
 		wait.Go(func() error { return s.firstStart(ctx) })
 	}
 	return wait.Wait()
@@ -197,6 +210,20 @@ func (h *Host) Groups() []moe.Group {
 	}
 	return out
 }
+
+// NumericClasses are those of the groups, each once, comma separated, in the order of the groups.
+func (h *Host) NumericClasses() string {
+	var all []string
+	for _, s := range h.groups {
+		if c := s.table.Load().current.class(); !slices.Contains(all, c) {
+			all = append(all, c)
+		}
+	}
+	return strings.Join(all, ",")
+}
+
+// Editions numbers the states that the groups have while they are changed.
+func (h *Host) Editions() moe.Editions { return h.editions }
 
 // Router is the routing strategy; its Configure has been called.
 func (h *Host) Router() router.Router { return h.router }

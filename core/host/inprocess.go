@@ -29,7 +29,7 @@ type InProcess struct {
 // StartInProcess computes everything in this process, by direct calls of the same kernels: the baseline of the
 // isolation tax, and a mode for machines that can't start processes.
 func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error) {
-	h := &Host{}
+	h := &Host{log: o.Log}
 	crew := &crew{team: in.Team}
 	var locals []*localGroup
 	h.close = func() error {
@@ -39,17 +39,18 @@ func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error)
 		}
 		return errors.Join(errs...)
 	}
-	for _, spec := range o.Groups {
+	for n, spec := range o.Groups {
 		g, err := newLocalGroup(ctx, spec, o, in, crew)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("expert group %s: %w", spec.Name, err), h.Close())
 		}
 		locals = append(locals, g)
-		h.groups = append(h.groups, g)
+		h.groups = append(h.groups, newSeat(n, spec.Name, g))
 	}
 	if err := in.Router.Configure(ctx, o.Router.Spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("router %s: %w", o.Router.Name, err), h.Close())
 	}
+	h.editions = newEditions(h.groups)
 	h.router = &localRouter{
 		Router: in.Router, name: o.Router.Name,
 		calls: o.Metrics.Counter("pimoe_router_calls_total", "source", "in-process"),
@@ -212,6 +213,10 @@ func (w *crew) finish(c *localCall) {
 func (w *crew) Run(_, piece int) { w.calls[piece].run() }
 
 func (g *localGroup) available() error { return nil }
+
+func (g *localGroup) class() string { return g.expert.Info().NumericClass }
+
+func (g *localGroup) numerics() string { return g.class() }
 
 func (g *localGroup) status() []Status {
 	st := g.stats.status(g.spec)

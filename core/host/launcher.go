@@ -31,7 +31,7 @@ type launcher struct {
 	plain      sync.Map // path of an executable that takes no packed weights: true
 	lanes      lanes
 	fleet      *fleet
-	recheck    *recheck // nil where no calls are repeated
+	recheck    *recheck
 }
 
 // errRowMajor says that a plugin was started with packed weights and does not take them.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/pimoe/pimoe/core/metrics"
@@ -24,6 +25,7 @@ const (
 // plausible but wrong numbers, which no look at an answer shows, and is quarantined.
 type recheck struct {
 	rate  float64 // share of the calls
+	trial *atomic.Pointer[trialOf]
 	queue chan *sampled
 	twins map[*group]*twin // made when first needed
 	make  func(ctx context.Context, g *group) (*twin, error)
@@ -35,6 +37,8 @@ type recheck struct {
 // sampled is a call and its answer.
 type sampled struct {
 	group   *group
+	again   bool     // it is to be repeated by the group itself
+	shadow  *trialOf // which repeats it too; nil = none
 	replica int
 	inc     *incarnation
 	call    expert.Call
@@ -66,14 +70,20 @@ func newRecheck(o Options, m func(context.Context, *group) (*twin, error)) *rech
 
 // sample has a call repeated, if it is its turn and somebody has time for it.
 func (g *group) sample(replica int, inc *incarnation, call *expert.Call) {
-	if g.recheck == nil || g.draw() >= g.recheck.rate {
+	t := g.recheck.trial.Load()
+	shadow := t != nil && t.seat.name == g.spec.Name && g != t.fresh && g.draw() < t.share && t.running()
+	again := g.draw() < g.recheck.rate
+	if !again && !shadow {
 		return
 	}
 	if len(g.recheck.queue) == cap(g.recheck.queue) {
 		g.recheck.skipped.Inc()
 		return
 	}
-	s := &sampled{group: g, replica: replica, inc: inc, call: *call, y: copied(call.Y, nil)}
+	s := &sampled{group: g, again: again, replica: replica, inc: inc, call: *call, y: copied(call.Y, nil)}
+	if shadow {
+		s.shadow = t
+	}
 	s.call.Segments = slices.Clone(call.Segments)
 	s.call.X, s.call.From, s.call.Lane, s.call.Threads = copied(call.X, call.From), nil, 0, 1
 	select {
@@ -115,7 +125,12 @@ func (c *recheck) run(ctx context.Context) {
 			return
 		case s := <-c.queue:
 			one, cancel := context.WithTimeout(ctx, recheckLimit)
-			c.check(one, s)
+			if s.again {
+				c.check(one, s)
+			}
+			if s.shadow != nil && s.shadow.running() {
+				c.shadow(one, s, s.shadow)
+			}
 			cancel()
 		}
 	}

@@ -19,7 +19,7 @@ const firstSweep = time.Minute
 
 // sweep hashes the shards again and again while they are in use, until ctx ends. The processes of a shard that is no
 // longer what was imported are replaced; if it stays damaged, their group says so.
-func sweep(ctx context.Context, every time.Duration, shards *shardSet, groups []*group, log *slog.Logger) {
+func sweep(ctx context.Context, every time.Duration, shards *shardSet, seats []*seat, log *slog.Logger) {
 	for wait := min(every, firstSweep); sleep(ctx, wait); wait = every {
 		for _, sh := range shards.inUse() {
 			err := sh.recheck(ctx)
@@ -27,7 +27,8 @@ func sweep(ctx context.Context, every time.Duration, shards *shardSet, groups []
 				continue
 			}
 			log.Error("weight shard is damaged", "expert", sh.expert, "err", err)
-			for _, g := range groups {
+			for _, s := range seats {
+				g := s.table.Load().current.(*group)
 				if slices.ContainsFunc(g.spec.Units, func(u expert.Unit) bool { return u.Expert == sh.expert }) {
 					g.condemn("computed with a damaged weight shard")
 				}

@@ -160,6 +160,20 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	return nil
 }
 
+// At is the layer with the experts of an edition.
+func (l *Layer) At(edition uint64) Block { return &atEdition{l, edition} }
+
+type atEdition struct {
+	layer   *Layer
+	edition uint64
+}
+
+// Forward implements Block.
+func (a *atEdition) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
+	in.Edition = a.edition
+	return a.layer.Forward(ctx, in, y)
+}
+
 // work is empty memory.
 func (l *Layer) work() *work {
 	w := l.pool.Get().(*work)
@@ -272,7 +286,7 @@ func (w *work) dispatch(in Input, width int) {
 	for _, c := range w.plan.calls {
 		w.calls = append(w.calls, expert.Call{
 			Layer: in.Layer, Threads: c.threads, Lane: c.lane + 1, Segments: c.segments,
-			X: in.X, From: w.plan.rows[c.from:c.to],
+			X: in.X, From: w.plan.rows[c.from:c.to], Edition: in.Edition,
 			Y: tensor.MatrixOf(c.to-c.from, width, w.y[c.from*width:c.to*width]),
 		})
 	}

@@ -27,6 +27,7 @@ type Input struct {
 	Logits    tensor.Matrix // [rows, experts], gate logits
 	Tokens    []int32       // token id of each row; -1 where a row is no token
 	Positions []int32
+	Edition   uint64                                                  // of the experts that compute it (see Editions); 0 = whatever is current
 	Meanwhile func()                                                  // called once, if not nil, when the calls are on their way and before their answers are read
 	Observe   func(layer, row, k int, ids []int32, weights []float32) // called for each row after routing if not nil; the slices are only lent
 }
@@ -60,6 +61,15 @@ type Neighbour interface {
 type Sleeper interface {
 	expert.Pending
 	Wake(all bool)
+}
+
+// Editions numbers the states that the experts have had while they were changed under load. A request is computed by one
+// edition from its first token to its last, so that no answer mixes two of them.
+type Editions interface {
+	// Enter is the edition for a new request, which uses it until Leave; 0 where there is only one, ever. Requests may share
+	// keys and values if the texts about their editions are the same.
+	Enter() (edition uint64, numerics string)
+	Leave(edition uint64)
 }
 
 // Group is a set of units that is called as one: an expert group's process, with whatever retries its owner makes.

@@ -83,5 +83,6 @@ type Call struct {
 	Lane     int // which of the process's cores the host's plan means the call for, from 1; 0 = any. A hint for whoever carries it
 	Segments []Segment
 	X, Y     tensor.Matrix
+	Edition  uint64  // the host's own: which state of its groups is meant; 0 = the current one. It never crosses a process boundary
 	From     []int32 // the host's own: its rows are not gathered yet, row i is row From[i] of X. nil in every call that comes from another process
 }

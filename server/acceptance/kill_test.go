@@ -20,11 +20,14 @@ import (
 
 // kills is how many processes TestKill kills: enough in every run to hit each process several times, and as many as
 // PIMOE_KILLS says in the long run.
-func kills() int {
-	if n, err := strconv.Atoi(os.Getenv("PIMOE_KILLS")); err == nil {
+func kills() int { return number("PIMOE_KILLS", 100) }
+
+// number is what a variable of the environment says, else usual.
+func number(name string, usual int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
 		return n
 	}
-	return 100
+	return usual
 }
 
 // TestKill kills expert processes and the router with SIGKILL during streams under load. Every stream ends with the

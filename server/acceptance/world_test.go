@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/backends/cpu"
+	"github.com/pimoe/pimoe/backends/int8"
 	"github.com/pimoe/pimoe/backends/ref"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/coretest"
@@ -27,8 +28,11 @@ import (
 func builtin() instance.Builtin {
 	return instance.Builtin{
 		Expert: func(backend string) (expert.Expert, error) {
-			if backend == "ref" {
+			switch backend {
+			case "ref":
 				return ffn.New(ref.New(), ffn.Options{}), nil
+			case "int8":
+				return ffn.New(int8.New(), ffn.Options{}), nil
 			}
 			return ffn.New(cpu.New(), ffn.Options{}), nil
 		},

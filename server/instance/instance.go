@@ -63,6 +63,8 @@ type Instance struct {
 	Log       *slog.Logger
 	Notes     []string // what an operator should know of the placement
 
+	packer *packer // makes packed weights also for groups that are changed later
+
 	trunk *weights.File // the memory that the engine's trunk lies in
 	watch *trunkWatch   // nil for a trunk in private memory
 	pool  *team.Pool    // the threads of the engine's steps
@@ -98,6 +100,7 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	if err != nil {
 		return err
 	}
+	i.packer = p
 	tokens := loadTokenizer(stored)
 	defer func() { <-tokens.done }()
 	trunk, err := i.loadTrunk(ctx, p, o)
@@ -115,8 +118,9 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	reuse := !o.NoPrefixReuse && !i.Host.Router().Info().Has(sdk.CapLoadDependent)
 	i.Engine, err = engine.New(engine.Options{
 		Model: i.Model, Trunk: trunk, Tokenizer: i.Tokenizer, Limits: o.Config.Limits, Team: i.pool.Team(),
-		Block: moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.Host.Groups(), i.Model.Hidden, i.pool.Team()),
-		Cache: cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse,
+		Editions: i.Host.Editions(),
+		Block:    moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.Host.Groups(), i.Model.Hidden, i.pool.Team()),
+		Cache:    cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse,
 		Metrics: i.Metrics, Log: o.Log,
 	})
 	return err

@@ -24,27 +24,53 @@ const maxAnswer = 16 << 20
 func (a *app) experts() *cobra.Command {
 	var admin string
 	c := &cobra.Command{
-		Use: "experts", Short: "Show the expert processes of a running server", Args: cobra.NoArgs,
+		Use: "experts", Short: "Show and change the expert processes of a running server", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if admin == "" {
-				cfg, err := a.load(c, quiet)
-				if err != nil {
-					return err
-				}
-				if cfg.Server.AdminAddr == "off" {
-					return usageError{fmt.Errorf("experts: server.admin_addr is off; want --admin URL")}
-				}
-				admin = "http://" + reachable(cfg.Server.AdminAddr)
-			}
-			body, err := get(c.Context(), strings.TrimSuffix(admin, "/")+"/admin/experts")
-			if err != nil {
-				return err
-			}
-			return a.printExperts(body)
+			return a.listExperts(c, admin)
 		},
 	}
-	c.Flags().StringVar(&admin, "admin", "", "`URL` of the admin API; default: the configured address")
+	c.PersistentFlags().StringVar(&admin, "admin", "", "`URL` of the admin API; default: the configured address")
+	c.AddCommand(&cobra.Command{
+		Use: "list", Short: "Show the expert processes", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.listExperts(c, admin) },
+	}, a.swap(&admin),
+		a.try(&admin, "canary", "Give a new version of a group a share of the new requests",
+			`Start a new version of a group, test it, and give it a share of the new requests. It is rolled back by
+itself when one of its processes dies or answers wrongly, or when its answers to calls that both versions
+compute differ too much. It ends with promote or rollback.`),
+		a.try(&admin, "shadow", "Have a new version of a group repeat calls whose answers nobody uses",
+			`Start a new version of a group, test it, and have it repeat a share of the calls behind the back of the
+requests. Its answers are compared and thrown away. It ends with promote or rollback.`),
+		a.decide(&admin, "promote", "Put the version that is being tried in the group's place"),
+		a.decide(&admin, "rollback", "End a canary or shadow"))
 	return c
+}
+
+// adminURL is where the admin API is.
+func (a *app) adminURL(c *cobra.Command, admin string) (string, error) {
+	if admin == "" {
+		cfg, err := a.load(c, quiet)
+		if err != nil {
+			return "", err
+		}
+		if cfg.Server.AdminAddr == "off" {
+			return "", usageError{fmt.Errorf("experts: server.admin_addr is off; want --admin URL")}
+		}
+		admin = "http://" + reachable(cfg.Server.AdminAddr)
+	}
+	return strings.TrimSuffix(admin, "/"), nil
+}
+
+func (a *app) listExperts(c *cobra.Command, admin string) error {
+	base, err := a.adminURL(c, admin)
+	if err != nil {
+		return err
+	}
+	body, err := get(c.Context(), base+"/admin/experts")
+	if err != nil {
+		return err
+	}
+	return a.printExperts(body)
 }
 
 func (a *app) printExperts(body []byte) error {
@@ -64,10 +90,10 @@ func (a *app) printExperts(body []byte) error {
 		if s.LastDeath != nil {
 			death = s.LastDeath.Cause
 		}
-		rows[i] = []string{replicaName(s), pid(s.PID), s.State, fmt.Sprint(s.Units), s.Backend, s.NumericClass, fmt.Sprint(s.Calls),
+		rows[i] = []string{replicaName(s), pid(s.PID), s.State, s.Health, fmt.Sprint(s.Units), s.Backend, s.NumericClass, fmt.Sprint(s.Calls),
 			fmt.Sprint(s.Rows), fmt.Sprint(s.Errors), fmt.Sprint(s.Restarts), progress.Size(int64(s.PrivateBytes)), death}
 	}
-	return table.Write(a.out, []string{"GROUP", "PID", "STATE", "UNITS", "BACKEND", "CLASS", "CALLS", "ROWS", "ERRORS", "RESTARTS", "PRIVATE", "LAST DEATH"}, rows)
+	return table.Write(a.out, []string{"GROUP", "PID", "STATE", "HEALTH", "UNITS", "BACKEND", "CLASS", "CALLS", "ROWS", "ERRORS", "RESTARTS", "PRIVATE", "LAST DEATH"}, rows)
 }
 
 // get asks a server; an answer other than 200 is an error with what it says.

@@ -1,0 +1,243 @@
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/sdk/expert"
+)
+
+// seat is the place of an expert group: the group that computes its units now, and while it is being changed the other one
+// that does so for requests of another edition.
+type seat struct {
+	name   string
+	number int // of the seat
+	table  atomic.Pointer[seating]
+}
+
+// seating says who computes for whom. It is never changed, only replaced.
+type seating struct {
+	current member
+	others  map[uint64]member // by edition; nil while nothing is being changed
+}
+
+func newSeat(number int, name string, m member) *seat {
+	s := &seat{name: name, number: number}
+	s.table.Store(&seating{current: m})
+	return s
+}
+
+// of is the group that computes for an edition.
+func (s *seat) of(edition uint64) member {
+	t := s.table.Load()
+	if m, ok := t.others[edition]; ok {
+		return m
+	}
+	return t.current
+}
+
+// Start implements moe.Group.
+func (s *seat) Start(ctx context.Context, call *expert.Call) expert.Pending {
+	return s.of(call.Edition).Start(ctx, call)
+}
+
+// Cores implements moe.Bound: a change of the group does not change where it runs.
+func (s *seat) Cores() []int {
+	if b, ok := s.table.Load().current.(moe.Bound); ok {
+		return b.Cores()
+	}
+	return nil
+}
+
+// Here implements moe.Neighbour.
+func (s *seat) Here() int {
+	if n, ok := s.table.Load().current.(moe.Neighbour); ok {
+		return n.Here()
+	}
+	return -1
+}
+
+func (s *seat) available() error { return s.table.Load().current.available() }
+
+func (s *seat) numerics() string { return s.table.Load().current.numerics() }
+
+func (s *seat) status() []Status {
+	t := s.table.Load()
+	out := t.current.status()
+	seen := map[member]bool{t.current: true}
+	for _, m := range t.others {
+		if !seen[m] {
+			seen[m] = true
+			for _, st := range m.status() {
+				st.Aside = true
+				out = append(out, st)
+			}
+		}
+	}
+	return out
+}
+
+// editions counts the requests of each edition of the experts, so that what only an old edition needs can be ended when its
+// last request has. Edition numbers ascend from 1.
+type editions struct {
+	seats   []*seat
+	mu      sync.Mutex // guards what follows, and who is seated
+	current uint64
+	users   map[uint64]int
+	text    map[uint64]string // what the edition computes
+	trial   *trial            // nil = none
+	changed *notifier
+}
+
+// trial is an edition that some of the new requests get.
+type trial struct {
+	edition uint64
+	share   float64
+	draw    func() float64
+}
+
+func newEditions(seats []*seat) *editions {
+	e := &editions{seats: seats, current: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
+	e.text[1] = e.describe(nil, nil)
+	return e
+}
+
+// describe digests what all seats compute, with m at one of them instead of who sits there.
+func (e *editions) describe(at *seat, m member) string {
+	h := sha256.New()
+	for _, s := range e.seats {
+		who := s.numerics()
+		if s == at {
+			who = m.numerics()
+		}
+		fmt.Fprintf(h, "%d=%q;", s.number, who)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// Enter implements moe.Editions.
+func (e *editions) Enter() (uint64, string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.current
+	if e.trial != nil && e.trial.draw() < e.trial.share {
+		n = e.trial.edition
+	}
+	e.users[n]++
+	return n, e.text[n]
+}
+
+// Leave implements moe.Editions.
+func (e *editions) Leave(n uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.users[n]--; e.users[n] <= 0 {
+		delete(e.users, n)
+		e.changed.broadcast()
+	}
+}
+
+// shift seats m for all new requests. Those under way keep who sat there; the result is their editions. same says that m gives
+// the same bits as who sat there.
+func (e *editions) shift(s *seat, m member, same bool) (old []uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	others := map[uint64]member{}
+	for n := range e.users {
+		old = append(old, n)
+		others[n] = s.of(n)
+	}
+	before := e.text[e.current]
+	e.current = e.next()
+	if e.text[e.current] = before; !same {
+		e.text[e.current] = e.describe(s, m)
+	}
+	s.table.Store(&seating{current: m, others: others})
+	return old
+}
+
+// next is a number that no edition has had. The caller holds mu.
+func (e *editions) next() uint64 {
+	most := e.current
+	for n := range e.text {
+		most = max(most, n)
+	}
+	return most + 1
+}
+
+// try seats m for a share of the new requests, whose edition is the result.
+func (e *editions) try(s *seat, m member, share float64, draw func() float64) uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.next()
+	e.text[n] = e.describe(s, m)
+	t := s.table.Load()
+	others := map[uint64]member{n: m}
+	for k, v := range t.others {
+		others[k] = v
+	}
+	s.table.Store(&seating{current: t.current, others: others})
+	e.trial = &trial{edition: n, share: share, draw: draw}
+	return n
+}
+
+// untry ends a trial: no new request gets its edition.
+func (e *editions) untry() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.trial = nil
+}
+
+// drained waits until no request of the editions is under way, and forgets them.
+func (e *editions) drained(ctx context.Context, s *seat, old []uint64) error {
+	for {
+		changed := e.changed.wait()
+		e.mu.Lock()
+		busy := 0
+		for _, n := range old {
+			busy += e.users[n]
+		}
+		if busy == 0 {
+			e.forget(s, old)
+		}
+		e.mu.Unlock()
+		if busy == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("expert group %s: %d requests still use what was replaced: %w", s.name, busy, ctx.Err())
+		}
+	}
+}
+
+// forget takes editions out of the seat's table. The caller holds mu.
+func (e *editions) forget(s *seat, old []uint64) {
+	t := s.table.Load()
+	others := map[uint64]member{}
+	for n, m := range t.others {
+		others[n] = m
+	}
+	for _, n := range old {
+		delete(others, n)
+		if n != e.current {
+			delete(e.text, n)
+		}
+	}
+	if len(others) == 0 {
+		others = nil
+	}
+	s.table.Store(&seating{current: t.current, others: others})
+}
+
+var (
+	_ moe.Editions  = (*editions)(nil)
+	_ moe.Bound     = (*seat)(nil)
+	_ moe.Neighbour = (*seat)(nil)
+)

@@ -1,0 +1,113 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/strictjson"
+)
+
+// changeInput is the body of a change of an expert group.
+type changeInput struct {
+	change         instance.Change
+	percent, bound float64
+}
+
+// readChange reads {"backend", "plugin", "precision"} and, for a trial, {"percent", "max_relative"}.
+func readChange(body []byte, trial bool) (changeInput, error) {
+	in := changeInput{percent: 10}
+	if len(body) == 0 {
+		body = []byte("{}")
+	}
+	v, err := strictjson.Parse(body)
+	if err != nil {
+		return in, err
+	}
+	members, err := v.Object()
+	if err != nil {
+		return in, err
+	}
+	for _, m := range members {
+		switch {
+		case m.Name == "backend":
+			in.change.Backend, err = m.Value.Text()
+		case m.Name == "plugin":
+			in.change.Plugin, err = m.Value.Text()
+		case m.Name == "precision":
+			in.change.Precision, err = m.Value.Text()
+		case m.Name == "percent" && trial:
+			in.percent, err = m.Value.Float(0, 100)
+		case m.Name == "max_relative" && trial:
+			in.bound, err = m.Value.Float(0, 1e6)
+		default:
+			err = m.Unknown()
+		}
+		if err != nil {
+			return in, err
+		}
+	}
+	return in, nil
+}
+
+// swap is POST /admin/experts/GROUP/swap. It answers when the last request on the old processes has ended, or the client's
+// patience has.
+func (s *Server) swap(ctx context.Context, r *request) (*reply, error) {
+	in, err := readChange(r.body, false)
+	if err != nil {
+		return nil, err
+	}
+	done, err := s.service.changes.Swap(ctx, r.group, in.change)
+	if done == nil || err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return nil, err
+	}
+	return jsonReply(done), nil
+}
+
+// try is POST /admin/experts/GROUP/canary and /shadow.
+func (s *Server) try(kind string) handler {
+	return func(ctx context.Context, r *request) (*reply, error) {
+		in, err := readChange(r.body, true)
+		if err != nil {
+			return nil, err
+		}
+		if in.percent == 0 {
+			return nil, &strictjson.Error{Path: "percent", Expected: "more than 0", Got: strconv.Itoa(0)}
+		}
+		t, err := s.service.changes.Try(ctx, r.group, kind, in.percent/100, in.bound, in.change)
+		if err != nil {
+			return nil, err
+		}
+		return jsonReply(t), nil
+	}
+}
+
+// promote is POST /admin/experts/GROUP/promote.
+func (s *Server) promote(ctx context.Context, r *request) (*reply, error) {
+	t, err := s.service.changes.Promote(ctx, r.group)
+	if err != nil {
+		return nil, err
+	}
+	return jsonReply(t), nil
+}
+
+// rollback is POST /admin/experts/GROUP/rollback.
+func (s *Server) rollback(ctx context.Context, r *request) (*reply, error) {
+	t, err := s.service.changes.Rollback(ctx, r.group)
+	if err != nil {
+		return nil, err
+	}
+	return jsonReply(t), nil
+}
+
+// trial is GET /admin/trial: the present or last one, null if there was none.
+func (s *Server) trial(context.Context, *request) (*reply, error) {
+	return jsonReply(map[string]any{"trial": s.service.changes.Trial()}), nil
+}
+
+// jsonReply is v as JSON.
+func jsonReply(v any) *reply {
+	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(v)}
+}
