@@ -24,6 +24,7 @@ type sequence struct {
 	unsent  int     // tokens that were said and not yet given to the stream
 	most    int     // most new tokens
 	reuse   bool    // reads and feeds the prefix cache
+	scored  bool    // the engine's Outcome wants log-probabilities, whatever the request wants
 
 	// The cache: keys and values of tokens[:computed] are in pages. The first indexed pages are a chain of the prefix
 	// cache, which chain, the serial of its last page, stands for.

@@ -39,6 +39,7 @@ type group struct {
 	lanes    lanes
 	cores    []int // of the plan, one for each lane of each replica
 	stats    []*replicaStats
+	seen     *observations
 }
 
 // replicaStats are the counts of one replica over all its incarnations.
@@ -54,7 +55,7 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &group{spec: spec, changed: newNotifier(), lanes: l.lanes, cores: l.lanes.of(n)}
+	g := &group{spec: spec, changed: newNotifier(), lanes: l.lanes, cores: l.lanes.of(n), seen: l.seen}
 	for r := range max(spec.Replicas, 1) {
 		name := fmt.Sprintf("%s/%d", spec.Name, r)
 		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }
@@ -257,10 +258,12 @@ func (p *groupCall) wait() error {
 }
 
 func (p *groupCall) count(err error) {
+	took := time.Since(p.sent)
 	if err == nil {
 		p.inc.served.Store(true)
+		p.group.seen.call(p.call, took)
 	}
-	p.group.stats[p.replica].count(p.call.Y.Rows, time.Since(p.sent), err)
+	p.group.stats[p.replica].count(p.call.Y.Rows, took, err)
 }
 
 // Status is what is shown of one process.

@@ -78,6 +78,7 @@ type RouterSpec struct {
 type Host struct {
 	groups []member
 	router routing
+	seen   *observations // nil in process, where no router observes
 	close  func() error
 	once   sync.Once
 }
@@ -115,9 +116,9 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	fleet := &fleet{run: run, shards: &shardSet{}, children: newNotifier()}
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
-	h := &Host{close: fleet.close}
+	h := &Host{close: fleet.close, seen: newObservations(o.Router.Spec, o.Metrics)}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
-	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet}
+	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet, seen: h.seen}
 	var groups []*group
 	for n, spec := range o.Groups {
 		g, err := newGroup(n, spec, launch)
@@ -131,6 +132,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	r := newSupervisedRouter(o.Router, launch)
 	h.router = r
 	fleet.supervise(r.process)
+	fleet.wg.Go(func() { h.seen.run(fleet.life, r) })
 	if err := fleet.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -211,6 +213,16 @@ func (h *Host) Status() []Status {
 
 // RouterStatus describes the router's process.
 func (h *Host) RouterStatus() RouterStatus { return h.router.status() }
+
+// Observes reports whether the router wants to know how its routes turn out: then Observed is to be called.
+func (h *Host) Observes() bool { return h.seen != nil && h.seen.wanted.Load() }
+
+// Observed takes the outcome of a step for a router that observes. It returns at once.
+func (h *Host) Observed(o Outcome) {
+	if h.seen != nil {
+		h.seen.step(o)
+	}
+}
 
 // Close ends every process, gracefully first, and waits until all are gone. It may be called more than once.
 func (h *Host) Close() error {

@@ -31,6 +31,7 @@ type launcher struct {
 	plain      sync.Map // path of an executable that takes no packed weights: true
 	lanes      lanes
 	fleet      *fleet
+	seen       *observations
 }
 
 // errRowMajor says that a plugin was started with packed weights and does not take them.
