@@ -76,6 +76,40 @@ func Seed(params map[string]string) (uint64, error) {
 	return seed, nil
 }
 
+// Number reads a parameter that is a finite number from low to high; without it, it is the default.
+func Number(params map[string]string, name string, low, high, otherwise float64) (float64, error) {
+	text, ok := params[name]
+	if !ok {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(n >= low && n <= high) || math.IsInf(n, 0) {
+		return 0, fmt.Errorf("%w: params: %s %q: must be a finite number %s", sdk.ErrInvalid, name, text, between(low, high))
+	}
+	return n, nil
+}
+
+// between words the bounds of a number.
+func between(low, high float64) string {
+	if math.IsInf(high, 1) {
+		return fmt.Sprintf("from %g on", low)
+	}
+	return fmt.Sprintf("from %g to %g", low, high)
+}
+
+// Count reads a parameter that is a whole number from low to high; without it, it is the default.
+func Count(params map[string]string, name string, low, high, otherwise int) (int, error) {
+	text, ok := params[name]
+	if !ok {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < low || n > high {
+		return 0, fmt.Errorf("%w: params: %s %q: must be a whole number from %d to %d", sdk.ErrInvalid, name, text, low, high)
+	}
+	return n, nil
+}
+
 // CheckBatch refuses a batch that does not fit the spec, or routes that don't fit the batch.
 func CheckBatch(s router.Spec, b router.Batch, r router.Routes) error {
 	rows, stride := b.Logits.Rows, b.Logits.Stride
