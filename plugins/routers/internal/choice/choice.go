@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/router"
@@ -108,6 +109,19 @@ func Count(params map[string]string, name string, low, high, otherwise int) (int
 		return 0, fmt.Errorf("%w: params: %s %q: must be a whole number from %d to %d", sdk.ErrInvalid, name, text, low, high)
 	}
 	return n, nil
+}
+
+// Duration reads a parameter that is a duration above 0, such as 100ms; without it, it is the default.
+func Duration(params map[string]string, name string, otherwise time.Duration) (time.Duration, error) {
+	text, ok := params[name]
+	if !ok {
+		return otherwise, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%w: params: %s %q: must be a duration above 0, such as 100ms", sdk.ErrInvalid, name, text)
+	}
+	return d, nil
 }
 
 // CheckBatch refuses a batch that does not fit the spec, or routes that don't fit the batch.
