@@ -154,7 +154,7 @@ func (e entry) finish(sp *model.Span, rows tensor.Matrix) {
 		s.drawn = append(s.drawn, drawn{err: fmt.Errorf("the model gave %d rows of logits, want %d: %w", rows.Rows, want, sdk.ErrInvalidOutput)})
 		return
 	}
-	if s.watcher != nil && sp.AllLogits {
+	if s.watcher != nil && s.watcher.observer.Logits != nil && sp.AllLogits {
 		s.watcher.logits(sp.Start, rows.Rows, rows.Row)
 	}
 	end := s.computed + e.n
