@@ -38,7 +38,7 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 		errors:  m.Counter("pimoe_router_errors_total"),
 		seen:    l.seen,
 	}
-	r.knownRows = knownBatch(spec.Spec)
+	r.knownRows = knownBatch(spec.Spec, l.options.Experts.Hidden)
 	r.process = newSupervisor("router", l.options, r.changed, l.fleet, func(ctx context.Context) (*incarnation, error) { return r.launch(ctx, l) })
 	return r
 }
@@ -68,12 +68,13 @@ func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnatio
 	return inc, nil
 }
 
-// knownBatch is a small fixed question about the first layer.
-func knownBatch(spec router.Spec) router.Batch {
+// knownBatch is a small fixed question about the first layer. Hidden states reach a router only if it asks for them.
+func knownBatch(spec router.Spec, hidden int) router.Batch {
 	const rows = 2
 	b := router.Batch{
 		Logits: tensor.MatrixOf(rows, spec.Experts, knownInput(rows*spec.Experts)),
 		Tokens: []int32{1, 2}, Positions: []int32{0, 1},
+		Hidden: tensor.MatrixOf(rows, hidden, knownInput(rows*hidden)),
 	}
 	if len(spec.Layers) > 0 {
 		b.Layer = spec.Layers[0]
@@ -88,9 +89,6 @@ func (r *supervisedRouter) probe(ctx context.Context, inc *incarnation) error {
 		return inc.proc.Ping(ctx)
 	}
 	batch := r.knownRows
-	if hr, ok := router.Router(inc.router).(router.HiddenRouter); ok && hr.WantsHidden() {
-		return inc.proc.Ping(ctx)
-	}
 	got := newRoutes(batch.Logits.Rows, r.spec.Spec.TopK)
 	if err := inc.router.Route(ctx, batch, got); err != nil {
 		return err

@@ -130,7 +130,7 @@ func (r *Router) Observe(_ context.Context, o router.Observation) error {
 	}
 	s := r.settings
 	waiting := o.Waiting.Seconds()
-	r.pressure += s.rate * (waiting/(waiting+s.patience.Seconds()) - r.pressure)
+	r.pressure += float64(s.rate * (waiting/(waiting+s.patience.Seconds()) - r.pressure))
 	for from := 0; from < len(o.Loads); {
 		to := from + 1
 		for to < len(o.Loads) && o.Loads[to].Layer == o.Loads[from].Layer {
@@ -156,7 +156,7 @@ func (r *Router) follow(loads []router.Load) {
 		return
 	}
 	for e := range of {
-		of[e] += r.settings.rate * (busy[e]*float64(len(of))/sum - of[e])
+		of[e] += float64(r.settings.rate * (busy[e]*float64(len(of))/sum - of[e]))
 	}
 }
 
@@ -183,7 +183,7 @@ func (r *Router) Route(_ context.Context, batch router.Batch, routes router.Rout
 		for e, v := range logits {
 			s := float64(v) - bias[e]
 			if temperature > 0 {
-				s += temperature * gumbel(choice.Hash(h, uint64(e)))
+				s += float64(temperature * gumbel(choice.Hash(h, uint64(e))))
 			}
 			scores[e] = float32(s)
 		}

@@ -17,9 +17,9 @@
 // answer depends on the batches before it: the router declares sdk.CapLoadDependent, and the same sequence of batches
 // gives the same routes. Rows of one batch don't see each other.
 //
-// pimoe-router-attention serves it. Parameters: gate (from 0, centroids alone, to 1, logits alone; default 0), sharpness
-// (number from 0 on, in units of a logit, default 8), window (rows, default 4096). It refuses any other, values that are
-// not finite, batches without hidden states and rules it does not know.
+// pimoe-router-attention serves it. Parameters: gate (from 0, centroids alone, to 1, logits alone; default 0.5),
+// sharpness (number from 0 on, in units of a logit, default 8), window (rows, default 4096). It refuses any other, values
+// that are not finite, batches without hidden states and rules it does not know.
 package attention
 
 import (
@@ -37,6 +37,9 @@ import (
 )
 
 const (
+	// defaultGate lets both have their say: centroids alone cost a trained model a good part of its quality, since a mean is
+	// a coarser picture of an expert than its gate.
+	defaultGate = 0.5
 	// defaultSharpness makes a cosine as telling as a trained gate's logits, whose standard deviation is about 2 where a
 	// cosine's is about a quarter.
 	defaultSharpness = 8
@@ -73,7 +76,7 @@ func (r *Router) Configure(_ context.Context, spec router.Spec) error {
 	if err != nil {
 		return fmt.Errorf("configure router attention: %w", err)
 	}
-	gate, err := choice.Number(spec.Params, "gate", 0, 1, 0)
+	gate, err := choice.Number(spec.Params, "gate", 0, 1, defaultGate)
 	if err != nil {
 		return fmt.Errorf("configure router attention: %w", err)
 	}
@@ -177,7 +180,7 @@ func (l *layer) score(logits, h []float32, gate, sharpness float32) {
 	vec.AddScaled(l.query, l.all.at, -1)
 	normalise(l.query)
 	for e, logit := range logits {
-		logits[e] = (1-gate)*sharpness*vec.Dot(l.query, l.keys.Row(e)) + gate*logit
+		logits[e] = float32((1-gate)*sharpness*vec.Dot(l.query, l.keys.Row(e))) + float32(gate*logit)
 	}
 }
 

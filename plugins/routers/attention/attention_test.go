@@ -111,7 +111,7 @@ func TestAgainstNaive(t *testing.T) {
 		gate   float64
 		params map[string]string
 	}{
-		{0, nil}, {.25, map[string]string{"gate": "0.25", "sharpness": "3"}}, {1, map[string]string{"gate": "1"}},
+		{.5, nil}, {0, map[string]string{"gate": "0"}}, {.25, map[string]string{"gate": "0.25", "sharpness": "3"}}, {1, map[string]string{"gate": "1"}},
 	} {
 		n := &naive{gate: c.gate, sharpness: 8}
 		if c.params["sharpness"] != "" {
@@ -160,7 +160,7 @@ func clustered(rows int, telling bool) router.Batch {
 
 // TestContent: what a gate has taught is known by content when the gate says nothing any more, in that layer alone.
 func TestContent(t *testing.T) {
-	r := suite.Configured(t, spec(nil))
+	r := suite.Configured(t, spec(map[string]string{"gate": "0"}))
 	route(t, r, clustered(200, true))
 	got := route(t, r, clustered(50, false))
 	for row := range 50 {
@@ -179,7 +179,7 @@ func TestContent(t *testing.T) {
 // TestWindow: a small window forgets; a large one does not.
 func TestWindow(t *testing.T) {
 	for window, want := range map[string][]int32{"20": {1, 0}, "100000": {0, 1}} {
-		r := suite.Configured(t, router.Spec{Layers: []int{0}, Experts: 2, TopK: 1, Rule: router.Rule{Score: router.TopKSoftmax}, Params: map[string]string{"window": window}})
+		r := suite.Configured(t, router.Spec{Layers: []int{0}, Experts: 2, TopK: 1, Rule: router.Rule{Score: router.TopKSoftmax}, Params: map[string]string{"window": window, "gate": "0"}})
 		teach := func(rows int, swap int) router.Routes {
 			b := clustered(rows, false)
 			b.Logits = tensor.NewMatrix(rows, 2)

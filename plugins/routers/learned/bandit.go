@@ -11,7 +11,8 @@ type (
 	matrix [3]vector
 )
 
-// bandit is the linear bandit of the package comment. It is a value without clock or randomness.
+// bandit is the linear bandit of the package comment. It is a value without clock or randomness; the conversions keep
+// compilers from fusing, so that every machine learns the same.
 type bandit struct {
 	explore float64
 	order   []int // in which equals are tried
@@ -48,9 +49,9 @@ func (b *bandit) learn(played int, x vector, reward float64) {
 	}
 	m := &b.arms[played]
 	for r := range m.a {
-		m.b[r] += reward * x[r]
+		m.b[r] += float64(reward * x[r])
 		for c := range m.a[r] {
-			m.a[r][c] += x[r] * x[c]
+			m.a[r][c] += float64(x[r] * x[c])
 		}
 	}
 }
@@ -61,7 +62,7 @@ func (b *bandit) choose(x vector) int {
 	for _, i := range b.order {
 		m := b.arms[i]
 		y := m.a.solve(x) // a is symmetric: x' inv(A) b = (inv(A) x)' b
-		if bound := dot(y, m.b) + b.explore*math.Sqrt(max(dot(y, x), 0)); bound > highest {
+		if bound := dot(y, m.b) + float64(b.explore*math.Sqrt(max(dot(y, x), 0))); bound > highest {
 			best, highest = i, bound
 		}
 	}
@@ -75,14 +76,14 @@ func (m matrix) solve(x vector) vector {
 		for r := p + 1; r < len(m); r++ {
 			f := m[r][p] / m[p][p]
 			for c := p; c < len(m); c++ {
-				m[r][c] -= f * m[p][c]
+				m[r][c] -= float64(f * m[p][c])
 			}
-			x[r] -= f * x[p]
+			x[r] -= float64(f * x[p])
 		}
 	}
 	for r := len(m) - 1; r >= 0; r-- {
 		for c := r + 1; c < len(m); c++ {
-			x[r] -= m[r][c] * x[c]
+			x[r] -= float64(m[r][c] * x[c])
 		}
 		x[r] /= m[r][r]
 	}
@@ -91,7 +92,7 @@ func (m matrix) solve(x vector) vector {
 
 func dot(x, y vector) (sum float64) {
 	for i, v := range x {
-		sum += v * y[i]
+		sum += float64(v * y[i])
 	}
 	return sum
 }

@@ -138,9 +138,9 @@ func (r *Router) Observe(_ context.Context, o router.Observation) error {
 		return nil
 	}
 	routed := float64(rows) / float64(layers*r.spec.TopK)
-	reward := o.LogProb - r.speed*math.Log(busy.Seconds()/float64(rows))
+	reward := o.LogProb - float64(r.speed*math.Log(busy.Seconds()/float64(rows)))
 	r.rewards++
-	r.mean += max(rewardRate, 1/float64(r.rewards)) * (reward - r.mean)
+	r.mean += float64(max(rewardRate, 1/float64(r.rewards)) * (reward - r.mean))
 	r.bandit.learn(r.arm, r.context, reward-r.mean)
 	waiting := o.Waiting.Seconds()
 	r.context = vector{1, waiting / (waiting + patience.Seconds()), min(float64(o.Tokens)/routed, 1)}
@@ -154,7 +154,7 @@ func follow(cost *float64, seconds float64) {
 		*cost = seconds
 		return
 	}
-	*cost += costRate * (seconds - *cost)
+	*cost += float64(costRate * (seconds - *cost))
 }
 
 // Route fills routes.
