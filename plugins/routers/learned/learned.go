@@ -1,7 +1,8 @@
 // Package learned is the router that learns at run time how much speed is worth giving up some of the checkpoint's choice
-// for. It is a contextual bandit (Li et al. 2010, "A Contextual-Bandit Approach to Personalized News Article
-// Recommendation", LinUCB with a model for each arm), forgetting as in Russac, Vernade and Cappe 2019, "Weighted Linear
-// Bandits for Non-Stationary Environments".
+// for. It is a contextual bandit, linear in its contexts with a model for each arm (Li et al. 2010, "A Contextual-Bandit
+// Approach to Personalized News Article Recommendation", LinUCB), forgetting (Russac, Vernade and Cappe 2019, "Weighted
+// Linear Bandits for Non-Stationary Environments") and conservative: it plays the checkpoint's rule until another arm is
+// proven better (Kazerouni et al. 2017, "Conservative Contextual Linear Bandits").
 //
 // What an arm does. For each expert of a layer the router keeps c_e, the running mean of its time for a row. An arm is a
 // price, one of 0, 1/4, 1/2, 1, 2; while it is played a row chooses by
@@ -9,27 +10,34 @@
 //		score_e = logit_e - price * ln(c_e / mean of the layer's c)
 //
 //	  - The k experts of the highest scores are chosen, the lower id first among equals. An expert of unknown cost has the
-//	    mean. A price of 0 is the checkpoint's rule.
+//	    mean. A price of 0, arm 0, is the checkpoint's rule.
 //	  - The weights are those of the checkpoint's rule for the chosen experts, from the logits alone.
 //
-// What it learns from. Each of the host's observations ends the play of an arm:
+// What it learns from. Each of the host's observations ends the play of an arm and says in which context it was and what
+// it has brought:
 //
-//	reward = log-probability of the tokens - speed * ln(time for a row), less the running mean of all rewards
-//	context x = (1, waiting / (waiting + 100ms), tokens / rows that were routed)
+//	x       = (1, waiting / (waiting + 100ms), tokens / rows that were routed)
+//	reward  = log-probability of the tokens - speed * ln(time for a row)
+//	surplus = reward - level, where level follows reward - theta' x: how hard the texts of the moment are
 //
-// With A = I and b = 0 at first, each arm's A and b are A <- g A + (1-g) I and b <- g b at every observation, g = 0.99, and
-// then the played one's A <- A + x x' and b <- b + reward x, x being the context in which it was chosen. The next arm is the
-// one with the highest x' inv(A) b + explore * sqrt(x' inv(A) x) in the new context, equals in an order that the seed
-// shuffles. An observation without tokens teaches costs alone and leaves the arm.
+// Each arm has A = I and b = 0 at first, theta = inv(A) b and w = sqrt(x' inv(A) x). At every observation all arms forget,
+// A <- g A + (1-g) I and b <- g b with g = 0.999, and the one that was played learns, A <- A + x x' and b <- b + surplus x.
+// s is the running root mean square of surplus - theta' x, 1 at first. The next arm is chosen as if the context stayed:
 //
-// The quality that it sees is the model's own confidence in the tokens that it has written, and only where tokens are given
-// (a score of a known text) the truth. Trying an arm is paid for by the answers of that moment. An answer depends on all
-// that came before: the router declares sdk.CapLoadDependent, and the same sequence of batches and observations gives the
-// same routes.
+//   - In the share explore of the observations it is the one with the highest theta' x + (2 s + 1) w, equals in an order that the
+//     seed shuffles.
+//   - Else it is, of the arms i with (theta_i - theta_0)' x > 2 s (w_i + w_0), the one with the highest theta' x, and arm 0
+//     where there is none.
+//
+// An observation without tokens teaches costs alone and leaves the arm. The quality that the router sees is the model's own
+// confidence in the tokens that it has written, and only where tokens are given (a score of a known text) the truth. It is
+// noisy, so that proof takes minutes of work, and trying an arm is paid for by the answers of that moment. An answer depends
+// on all that came before: the router declares sdk.CapLoadDependent, and the same sequence of batches and observations gives
+// the same routes.
 //
 // pimoe-router-learned serves it. Parameters: speed (number from 0 on: what a time for a row e times shorter is worth, in
-// the natural logarithm of a token's probability; default 0.1), explore (number from 0 on, default 0.1), seed (whole
-// number, default 0). It refuses any other, logits that are not finite and rules it does not know.
+// the natural logarithm of a token's probability; default 0.1), explore (from 0, never, to 1, always; default 0.05), seed
+// (whole number, default 0). It refuses any other, logits that are not finite and rules it does not know.
 package learned
 
 import (
@@ -49,10 +57,10 @@ import (
 const (
 	// defaultSpeed gives up a tenth of a nat, a perplexity higher by a tenth, for experts that take a third of the time.
 	defaultSpeed = 0.1
-	// defaultExplore tries an arm again whose disadvantage is less than about a tenth of a nat, and leaves worse ones.
-	defaultExplore = 0.1
-	// costRate is the share by which a cost moves at an observation, and rewardRate that of the mean reward.
-	costRate, rewardRate = 0.2, 0.1
+	// defaultExplore tries an arm every five seconds of work or so, and costs a twentieth of what the arms cost.
+	defaultExplore = 0.05
+	// costRate is the share by which a cost moves at an observation: it follows within a second or two.
+	costRate = 0.2
 	// patience is the waiting that makes half of the context's pressure: what a reader does not notice.
 	patience = 100 * time.Millisecond
 )
@@ -67,12 +75,9 @@ type Router struct {
 	speed  float64
 	bandit *bandit
 
-	mu      sync.RWMutex // guards all below, and bandit
-	arm     int          // that is being played
-	context vector       // in which it was chosen
-	mean    float64      // of the rewards
-	rewards int
-	cost    map[int][]float64 // by layer, then expert: seconds for a row, 0 = unknown
+	mu   sync.RWMutex      // guards all below, and bandit
+	arm  int               // that is being played
+	cost map[int][]float64 // by layer, then expert: seconds for a row, 0 = unknown
 }
 
 // New makes a router, to be configured.
@@ -96,7 +101,7 @@ func (r *Router) Configure(_ context.Context, spec router.Spec) error {
 	if err != nil {
 		return fmt.Errorf("configure router learned: %w", err)
 	}
-	explore, err := choice.Number(spec.Params, "explore", 0, 1e6, defaultExplore)
+	explore, err := choice.Number(spec.Params, "explore", 0, 1, defaultExplore)
 	if err != nil {
 		return fmt.Errorf("configure router learned: %w", err)
 	}
@@ -108,7 +113,7 @@ func (r *Router) Configure(_ context.Context, spec router.Spec) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.spec, r.speed, r.bandit = spec, speed, newBandit(len(prices), explore, seed)
-	r.arm, r.context, r.mean, r.rewards = 0, vector{1}, 0, 0
+	r.arm = 0
 	r.cost = make(map[int][]float64, len(spec.Layers))
 	for _, layer := range spec.Layers {
 		r.cost[layer] = make([]float64, spec.Experts)
@@ -139,12 +144,10 @@ func (r *Router) Observe(_ context.Context, o router.Observation) error {
 	}
 	routed := float64(rows) / float64(layers*r.spec.TopK)
 	reward := o.LogProb - float64(r.speed*math.Log(busy.Seconds()/float64(rows)))
-	r.rewards++
-	r.mean += float64(max(rewardRate, 1/float64(r.rewards)) * (reward - r.mean))
-	r.bandit.learn(r.arm, r.context, reward-r.mean)
 	waiting := o.Waiting.Seconds()
-	r.context = vector{1, waiting / (waiting + patience.Seconds()), min(float64(o.Tokens)/routed, 1)}
-	r.arm = r.bandit.choose(r.context)
+	x := vector{1, waiting / (waiting + patience.Seconds()), min(float64(o.Tokens)/routed, 1)}
+	r.bandit.learn(r.arm, x, reward)
+	r.arm = r.bandit.choose(x)
 	return nil
 }
 

@@ -123,7 +123,7 @@ func TestBegins(t *testing.T) {
 // TestLearnsSpeed: where a slow expert costs time and its rows are as well served elsewhere, it loses most of its rows.
 func TestLearnsSpeed(t *testing.T) {
 	w := world{slow: 8}
-	if got := w.share(t, known(t, map[string]string{"speed": "1"}, w.slow), 200); got > 0.5 {
+	if got := w.share(t, known(t, map[string]string{"speed": "1", "explore": "0.3"}, w.slow), 400); got > 0.5 {
 		t.Errorf("the slow expert has %.2f of the rows", got)
 	}
 }
@@ -131,16 +131,16 @@ func TestLearnsSpeed(t *testing.T) {
 // TestLearnsQuality: where its rows are badly served elsewhere, it keeps them.
 func TestLearnsQuality(t *testing.T) {
 	w := world{slow: 8, quality: 5}
-	if got := w.share(t, known(t, map[string]string{"speed": "0.1"}, w.slow), 200); got < 0.9 {
+	if got := w.share(t, known(t, map[string]string{"explore": "0.05"}, w.slow), 400); got < 0.9 {
 		t.Errorf("the expert that nobody can stand in for has %.2f of the rows", got)
 	}
 }
 
 // TestFollows: what it has learned gives way when the world changes.
 func TestFollows(t *testing.T) {
-	r := known(t, map[string]string{"speed": "1"}, 8)
-	before := world{slow: 8}.share(t, r, 200)
-	after := world{slow: 8, quality: 20}.share(t, r, 1000)
+	r := known(t, map[string]string{"speed": "1", "explore": "0.3"}, 8)
+	before := world{slow: 8}.share(t, r, 400)
+	after := world{slow: 8, quality: 20}.share(t, r, 4000)
 	if before > 0.5 || after < 0.85 {
 		t.Errorf("the slow expert has %.2f of the rows, and %.2f when they need it", before, after)
 	}
@@ -148,10 +148,10 @@ func TestFollows(t *testing.T) {
 
 // TestContext: with requests waiting it is worth giving up quality that is not given up otherwise, when the world says so.
 func TestContext(t *testing.T) {
-	r := known(t, map[string]string{"speed": "1"}, 8)
-	idle, busy := world{slow: 8, quality: 5}, world{slow: 8, quality: 0, waiting: time.Minute}
+	r := known(t, map[string]string{"speed": "0.3", "explore": "0.3"}, 8)
+	idle, busy := world{slow: 8, quality: 1.2}, world{slow: 8, quality: 0, waiting: time.Minute}
 	shares := [2]float64{}
-	for range 12 { // long stretches of each
+	for range 40 { // long stretches of each
 		shares[0], shares[1] = idle.share(t, r, 40), busy.share(t, r, 40)
 	}
 	if shares[0] < shares[1]+0.3 {
@@ -162,7 +162,7 @@ func TestContext(t *testing.T) {
 // TestPrice: the biggest price moves exactly the rows whose logits differ by less than price * ln(cost ratio).
 func TestPrice(t *testing.T) {
 	w := world{slow: math.E}
-	r := known(t, map[string]string{"explore": "1000"}, w.slow) // so that every arm is played in turn
+	r := known(t, map[string]string{"explore": "1"}, w.slow) // what is not known is tried
 	seen := map[int]bool{}
 	for range 40 {
 		seen[w.step(t, r)] = true
@@ -180,7 +180,7 @@ func TestPrice(t *testing.T) {
 // TestSeed: the seed decides the order in which arms of the same promise are tried, and the same seed the same order.
 func TestSeed(t *testing.T) {
 	run := func(seed string) (out []int) {
-		r := known(t, map[string]string{"explore": "1000", "seed": seed}, math.E)
+		r := known(t, map[string]string{"explore": "1", "seed": seed}, math.E)
 		for range 5 {
 			out = append(out, world{slow: math.E}.step(t, r))
 		}
@@ -193,9 +193,9 @@ func TestSeed(t *testing.T) {
 
 func TestRefusesParams(t *testing.T) {
 	for says, params := range map[string]map[string]string{
-		`params: speed "-1": must be a finite number from`: {"speed": "-1"},
-		`params: explore "Inf"`:                            {"explore": "Inf"},
-		`params: seed "-1"`:                                {"seed": "-1"},
+		`params: speed "-1": must be a finite number from`:           {"speed": "-1"},
+		`params: explore "1.5": must be a finite number from 0 to 1`: {"explore": "1.5"},
+		`params: seed "-1"`: {"seed": "-1"},
 	} {
 		if err := learned.New().Configure(t.Context(), spec(params)); !errors.Is(err, sdk.ErrInvalid) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v, want %q", err, says)
