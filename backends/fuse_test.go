@@ -11,7 +11,8 @@ import (
 
 // bitwise are the packages that promise bits, from this folder.
 var bitwise = []string{"./ref", "./cpu", "./cpu/internal/kernel", "./vec", "./internal/fma", "./int8", "./int8/internal/kernel",
-	"../plugins/experts/ffn", "../plugins/routers/model", "../plugins/routers/loadaware"}
+	"../plugins/experts/ffn", "../plugins/routers/model", "../plugins/routers/loadaware", "../plugins/routers/attention",
+	"../plugins/routers/hierarchical", "../plugins/routers/adaptive", "../plugins/routers/learned"}
 
 // TestNothingIsFused compiles them for the targets on which Go fuses a product with an addition unless it is told not
 // to, and looks for such instructions. It stands in for a machine of each kind.

@@ -69,15 +69,5 @@ section "Perplexity of the embedded model, int8g32 against bf16w-f32" eval --tex
   --against experts.backend=cpu --against trunk.backend=cpu
 section "Kernels" bench kernels --backend cpu,int8 --threads "$threads"
 
-# put FILE MARKER: replaces what lies between the page's markers with standard input.
-put() {
-  cat >"$work/new"
-  awk -v start="<!-- $2 -->" -v end="<!-- /$2 -->" -v new="$work/new" '
-    $0 == start { print; while ((getline line < new) > 0) print line; skip = 1 }
-    $0 == end { skip = 0 }
-    !skip && $0 != start { print }
-  ' "$1" >"$work/page"
-  cp "$work/page" "$1"
-}
-put docs/benchmarks.md results <"$out"
-./bin/pimoe bench table "${tabled[@]}" | put README.md benchmarks
+scripts/put.sh docs/benchmarks.md results <"$out"
+./bin/pimoe bench table "${tabled[@]}" | scripts/put.sh README.md benchmarks

@@ -60,5 +60,8 @@ func (s *Server) encodePrompt(p openai.Prompt, i, of int, echo bool) (prompt, er
 
 // head is what all objects of one answer share.
 func (s *Server) head(prefix, model string) openai.Head {
-	return openai.Head{ID: prefix + uuid.NewString(), Created: time.Now().Unix(), Model: model, Fingerprint: s.service.fingerprint()}
+	return openai.Head{
+		ID: prefix + uuid.NewString(), Created: time.Now().Unix(), Model: model,
+		Fingerprint: s.service.fingerprint(), Routing: s.service.routing,
+	}
 }

@@ -45,6 +45,9 @@ type prompt struct {
 
 // start submits all choices. The caller must call close on the generation.
 func (s *Server) start(ctx context.Context, id string, want *openai.Request, prompts []prompt) (*generation, error) {
+	if err := s.checkReproducible(want); err != nil {
+		return nil, err
+	}
 	if most := s.cfg.Limits.MaxConcurrentRequests + s.cfg.Limits.MaxQueuedRequests; len(prompts)*want.N > most {
 		return nil, &strictjson.Error{Path: "n", Expected: fmt.Sprintf("at most %d choices in all", most), Got: fmt.Sprint(len(prompts) * want.N)}
 	}
@@ -229,6 +232,19 @@ func (g *generation) usage() openai.Usage {
 func (g *generation) close() {
 	for _, c := range g.choices {
 		c.stream.Close()
+	}
+}
+
+// checkReproducible refuses a seed, which asks for an answer that can be had again, where routes depend on what else the
+// server does.
+func (s *Server) checkReproducible(want *openai.Request) error {
+	if s.service.routing == "" || want.Sampling.Seed == nil {
+		return nil
+	}
+	return &fault{
+		status: http.StatusUnprocessableEntity, code: "not_reproducible", param: "seed",
+		message:  "seed: this server's router depends on load, so that the same request need not have the same answer again; leave seed out",
+		expected: "no seed with " + s.service.routing + " routing", got: "a seed",
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pimoe/pimoe/core/coretest"
+	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
 type goldenPrompts struct {
@@ -376,14 +377,59 @@ func TestDisclosureAndUsage(t *testing.T) {
 	}
 }
 
-// A router whose choice depends on load says so in every answer.
+// A router whose choice depends on load says so in every answer: in the header, in the body and in each event of a stream.
+// No other router does.
 func TestLoadDependentRoutingIsDisclosed(t *testing.T) {
-	svc := fakeService(&fakeEngine{script: paced(1, closed())})
+	for _, routing := range []string{"load-dependent", ""} {
+		f := &fakeEngine{script: paced(1, closed())}
+		f.hidden = func(x tensor.Matrix) (tensor.Matrix, error) { return x, nil }
+		svc := fakeService(f)
+		svc.routing = routing
+		r := serve(t, svc, nil)
+		says := func(body string) bool { return strings.Contains(body, `"routing":"load-dependent"`) }
+		for path, bodies := range map[string][]string{
+			"/v1/completions": {whole, streaming},
+			"/api/v1/process": {`{"text":"abc","max_tokens":3}`, `{"input_tensor":[[[1,2]]]}`},
+		} {
+			for _, body := range bodies {
+				a := r.post(path, body)
+				if a.status != http.StatusOK || a.header.Get("Pimoe-Routing") != routing || says(string(a.body)) != (routing != "") {
+					t.Errorf("routing %q, %s: %d, Pimoe-Routing %q, %s", routing, path, a.status, a.header.Get("Pimoe-Routing"), a.body)
+				}
+				if got := a.header.Get("Cache-Control"); got != "no-store" {
+					t.Errorf("routing %q, %s: Cache-Control %q", routing, path, got)
+				}
+			}
+		}
+		events := r.sse("/v1/completions", streaming)
+		for _, e := range events[:len(events)-1] { // the last one is [DONE]
+			if says(e) != (routing != "") {
+				t.Errorf("routing %q: event %s", routing, e)
+			}
+		}
+	}
+}
+
+// A seed asks for an answer that can be had again, which load-dependent routing can't promise: it is refused, in the shape
+// of the route, and nothing is computed.
+func TestLoadDependentRoutingRefusesSeeds(t *testing.T) {
+	f := &fakeEngine{script: paced(1, closed())}
+	svc := fakeService(f)
 	svc.routing = "load-dependent"
 	r := serve(t, svc, nil)
 	for _, body := range []string{whole, streaming} {
-		if a := r.post("/v1/completions", body); a.status != http.StatusOK || a.header.Get("Pimoe-Routing") != "load-dependent" {
-			t.Errorf("%d, Pimoe-Routing %q", a.status, a.header.Get("Pimoe-Routing"))
+		a := r.post("/v1/completions", strings.TrimSuffix(body, "}")+`,"seed":7}`)
+		e := a.json(t)
+		if a.status != http.StatusBadRequest || at(t, e, "error", "code") != "not_reproducible" || at(t, e, "error", "param") != "seed" {
+			t.Errorf("%d %s", a.status, a.body)
 		}
+	}
+	a := r.post("/api/v1/process", `{"text":"abc","max_tokens":3,"seed":7}`)
+	e := a.json(t)
+	if a.status != http.StatusUnprocessableEntity || at(t, e, "code") != "not_reproducible" || at(t, e, "errors", 0, "field") != "seed" {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := r.post("/v1/completions", strings.TrimSuffix(whole, "}")+`,"seed":null}`); a.status != http.StatusOK {
+		t.Errorf("seed null: %d %s", a.status, a.body)
 	}
 }

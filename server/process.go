@@ -36,6 +36,7 @@ type processResult struct {
 	Success   bool    `json:"success"`
 	Info      any     `json:"comprehensive_info"`
 	Error     *string `json:"error"`
+	Routing   string  `json:"routing,omitempty"` // "load-dependent" if it is
 }
 
 // process is POST /api/v1/process.
@@ -60,7 +61,7 @@ func (s *Server) process(ctx context.Context, r *request) (*reply, error) {
 		header["X-Tensor-Shape"] = in.states.shapeText()
 		return &reply{status: http.StatusOK, contentType: mimeBytes, header: header, body: littleEndian(y)}, nil
 	}
-	out := processResult{RequestID: r.id, Output: in.states.encode(y), Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds()}
+	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: in.states.encode(y), Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds()}
 	if in.info {
 		out.Info = s.routeInfo(in, routes)
 	}
@@ -265,7 +266,7 @@ func (s *Server) processText(ctx context.Context, r *request, in *processInput, 
 	if err != nil {
 		return nil, err
 	}
-	out := processResult{RequestID: r.id, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds()}
+	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds()}
 	if in.info {
 		out.Info = map[string]any{
 			"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class(), "finish_reason": choices[0].Finish,

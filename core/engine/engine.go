@@ -67,6 +67,17 @@ type Options struct {
 	Metrics *metrics.Registry // nil = counted but not shown
 	Log     *slog.Logger      // nil = none
 	Now     func() time.Time  // nil = time.Now
+
+	// Outcome, if not nil, is told of every step by the decode loop; it must not block. The tokens that it asks the
+	// probability of cost a pass over their logits.
+	Outcome func(Outcome)
+}
+
+// Outcome is how one step turned out.
+type Outcome struct {
+	Tokens  int           // that were chosen, or given with their log-probabilities asked for
+	LogProb float64       // sum of their natural log-probabilities under the unmodified distribution
+	Waiting time.Duration // since the oldest request that has not had its first step was submitted; 0 = there is none
 }
 
 // Engine runs requests. Its methods are safe for concurrent use.
@@ -94,6 +105,7 @@ type setup struct {
 	metrics    *metrics.Registry
 	log        *slog.Logger
 	now        func() time.Time
+	outcome    func(Outcome) // nil = nobody asks
 }
 
 // New allocates the cache and starts the decode loop. The caller must Close the engine.
@@ -104,7 +116,7 @@ func New(o Options) (*Engine, error) {
 	s := setup{
 		decoder: func() decoder { return o.Tokenizer.Stream(true) },
 		vocab:   o.Model.Vocab, eos: o.Model.EOS, limits: o.Limits, reuse: o.PrefixReuse, editions: o.Editions,
-		chunk: o.Chunk, buffer: o.Buffer, metrics: o.Metrics, log: o.Log, now: o.Now,
+		chunk: o.Chunk, buffer: o.Buffer, metrics: o.Metrics, log: o.Log, now: o.Now, outcome: o.Outcome,
 	}
 	s.fill()
 	s.context = min(o.Model.MaxPositions, s.limits.MaxSequenceLength)
@@ -224,7 +236,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
 		return nil, cancelled(name, sdk.ErrDeadline)
 	}
 	s := newSequence(r, e.most(r), now)
-	s.reuse = s.reuse && e.reuse
+	s.reuse, s.scored = s.reuse && e.reuse, e.outcome != nil
 	s.stream = newStream(name, e.buffer, func() { e.box.touch(s) })
 	if t := (&text{decoder: e.decoder(), stops: stops{strings: r.Stop}}); len(r.Stop) > 0 {
 		s.text = t

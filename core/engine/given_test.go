@@ -89,3 +89,22 @@ func TestGivenPreempted(t *testing.T) {
 		t.Error("nobody was preempted")
 	}
 }
+
+// An observer of routes alone goes with given tokens whose log-probabilities are asked for.
+func TestGivenObserved(t *testing.T) {
+	f := newFake(64, 4)
+	p := prompt("given", 10)
+	ids := oracle(p, 20)
+	r := plain("", p, 20)
+	r.Logprobs = 0
+	want := ask(t, launchTest(t, f, testSetup(f)), r)
+	seen := 0
+	r.Forced, r.Observe = ids, &Observer{Route: func(int, int, []int32, []float32) { seen++ }}
+	got := ask(t, launchTest(t, f, testSetup(f)), r)
+	if diff := cmp.Diff(want.tokens, got.tokens); diff != "" || got.err != nil {
+		t.Errorf("%v: %s", got.err, diff)
+	}
+	if rows := len(p) + len(ids) - 1; seen < rows {
+		t.Errorf("%d routes for %d rows", seen, rows)
+	}
+}

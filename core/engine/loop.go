@@ -322,6 +322,9 @@ func (l *loop) land(r result) {
 	l.meters.step.Update(r.took.Seconds())
 	l.learn(f.entries, r.took)
 	now := l.now()
+	if l.outcome != nil {
+		l.outcome(l.outcomeOf(f.entries, r.err, now))
+	}
 	for _, e := range f.entries {
 		s := e.s
 		s.flying = false
@@ -345,6 +348,28 @@ func (l *loop) learn(entries []entry, took time.Duration) {
 	if rows > len(entries) && took > 0 {
 		l.pace.took(rows, took)
 	}
+}
+
+// outcomeOf sums up a step that is over. A step that failed has chosen nothing.
+func (l *loop) outcomeOf(entries []entry, err error, now time.Time) Outcome {
+	var o Outcome
+	for _, list := range [...][]*sequence{l.queue, l.running} {
+		if i := slices.IndexFunc(list, func(s *sequence) bool { return !s.started }); i >= 0 {
+			o.Waiting = max(o.Waiting, now.Sub(list[i].submitted))
+		}
+	}
+	if err != nil {
+		return o
+	}
+	for _, e := range entries {
+		for _, d := range e.s.drawn {
+			if d.scored && d.logprob-d.logprob == 0 { // a given token may be impossible
+				o.Tokens++
+				o.LogProb += float64(d.logprob)
+			}
+		}
+	}
+	return o
 }
 
 // advance takes in what a step computed for a sequence.
@@ -386,7 +411,10 @@ func (l *loop) promptDone(s *sequence) {
 // token adds a chosen token to a sequence and to its stream.
 func (l *loop) token(s *sequence, d drawn, now time.Time) {
 	l.clock(s, now)
-	t := Token{ID: d.id, Logprob: d.logprob, Top: d.top}
+	t := Token{ID: d.id, Top: d.top}
+	if s.request.Logprobs >= 0 {
+		t.Logprob = d.logprob
+	}
 	if !s.request.IgnoreEOS && slices.Contains(l.eos, d.id) {
 		t.Finish = FinishStop
 	} else {

@@ -27,6 +27,7 @@ type sequence struct {
 	salt    string  // of the prefix cache: the tenant, and what the experts compute
 	edition uint64  // of the experts, from its first place to its end
 	entered bool    // edition is in use
+	scored  bool    // the engine's Outcome wants log-probabilities, whatever the request wants
 
 	// The cache: keys and values of tokens[:computed] are in pages. The first indexed pages are a chain of the prefix
 	// cache, which chain, the serial of its last page, stands for.

@@ -76,6 +76,7 @@ type drawn struct {
 	id      int32
 	logprob float32
 	top     []TopLogprob
+	scored  bool // logprob is known, whether or not the request asks for it
 	err     error
 }
 
@@ -163,7 +164,7 @@ func (e entry) finish(sp *model.Span, rows tensor.Matrix) {
 		s.drawn = append(s.drawn, drawn{err: fmt.Errorf("the model gave %d rows of logits, want %d: %w", rows.Rows, want, sdk.ErrInvalidOutput)})
 		return
 	}
-	if s.watcher != nil && sp.AllLogits {
+	if s.watcher != nil && s.watcher.observer.Logits != nil && sp.AllLogits {
 		s.watcher.logits(sp.Start, rows.Rows, rows.Row)
 	}
 	end := s.computed + e.n
@@ -185,8 +186,11 @@ func (s *sequence) draw(position int, logits []float32) drawn {
 	} else if d.id = s.sampler.Next(logits); d.id == sampler.None {
 		return drawn{err: fmt.Errorf("the logits of position %d are not finite: %w", position-1, sdk.ErrInvalidOutput)}
 	}
-	if n := s.request.Logprobs; n >= 0 {
+	if n := s.request.Logprobs; n < 0 && s.scored && logits != nil {
+		d.logprob, d.scored = sampler.Logprob(logits, d.id), true
+	} else if n >= 0 {
 		var top []sampler.TopLogprob
+		d.scored = true
 		d.logprob, top = s.sampler.Logprobs(logits, d.id, n)
 		for _, t := range top {
 			d.top = append(d.top, TopLogprob(t))

@@ -159,6 +159,7 @@ func (p *groupCall) finish(err error) error {
 	if err == nil {
 		t.inc.served.Store(true)
 		if !p.quiet {
+			p.group.seen.call(p.call, took)
 			p.group.sample(t.replica, t.inc, p.call)
 		}
 	}

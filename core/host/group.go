@@ -40,6 +40,7 @@ type group struct {
 	stats    []*replicaStats
 	answers  *knownAnswers
 	recheck  *recheck
+	seen     *observations
 	draw     func() float64
 	log      *slog.Logger
 	counts   groupCounts
@@ -88,7 +89,7 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		broken.Inc()
 		g.log.Error("invariant violated", "what", what)
 	}
-	g.recheck = l.recheck
+	g.recheck, g.seen = l.recheck, l.seen
 	for r := range all {
 		name := fmt.Sprintf("%s/%d", spec.Name, r)
 		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }

@@ -89,6 +89,7 @@ type Host struct {
 	groups   []*seat
 	editions *editions
 	router   routing
+	seen     *observations // nil in process, where no router observes
 	close    func() error
 	once     sync.Once
 	log      *slog.Logger
@@ -134,9 +135,9 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	fleet := &fleet{run: run, shards: &shardSet{}, children: newNotifier()}
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
-	h := &Host{close: fleet.close, fleet: fleet, log: o.Log}
+	h := &Host{close: fleet.close, fleet: fleet, log: o.Log, seen: newObservations(o.Router.Spec, o.Metrics)}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
-	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet}
+	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet, seen: h.seen}
 	launch.recheck = newRecheck(o, launch.twin)
 	launch.recheck.trial = &h.trial
 	fleet.wg.Go(func() { launch.recheck.run(fleet.life) })
@@ -153,6 +154,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	r := newSupervisedRouter(o.Router, launch)
 	h.router = r
 	fleet.supervise(r.process)
+	fleet.wg.Go(func() { h.seen.run(fleet.life, r) })
 	if err := fleet.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -250,6 +252,16 @@ func (h *Host) Status() []Status {
 
 // RouterStatus describes the router's process.
 func (h *Host) RouterStatus() RouterStatus { return h.router.status() }
+
+// Observes reports whether the router wants to know how its routes turn out: then Observed is to be called.
+func (h *Host) Observes() bool { return h.seen != nil && h.seen.wanted.Load() }
+
+// Observed takes the outcome of a step for a router that observes. It returns at once.
+func (h *Host) Observed(o Outcome) {
+	if h.seen != nil {
+		h.seen.step(o)
+	}
+}
 
 // Close ends every process, gracefully first, and waits until all are gone. It may be called more than once.
 func (h *Host) Close() error {

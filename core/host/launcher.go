@@ -32,6 +32,7 @@ type launcher struct {
 	lanes      lanes
 	fleet      *fleet
 	recheck    *recheck
+	seen       *observations
 }
 
 // errRowMajor says that a plugin was started with packed weights and does not take them.

@@ -28,6 +28,7 @@ type supervisedRouter struct {
 	plugin    *metrics.Counter // calls answered by the plugin
 	standIn   *metrics.Counter // calls answered by the stand-in
 	errors    *metrics.Counter
+	seen      *observations
 	knownRows router.Batch
 }
 
@@ -38,8 +39,9 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 		plugin:  m.Counter("pimoe_router_calls_total", "source", "plugin"),
 		standIn: m.Counter("pimoe_router_calls_total", "source", "stand-in"),
 		errors:  m.Counter("pimoe_router_errors_total"),
+		seen:    l.seen,
 	}
-	r.knownRows = knownBatch(spec.Spec)
+	r.knownRows = knownBatch(spec.Spec, l.options.Experts.Hidden)
 	r.process = newSupervisor("router", l.options, r.changed, l.fleet, func(ctx context.Context) (*incarnation, error) { return r.launch(ctx, l) })
 	return r
 }
@@ -48,7 +50,8 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnation, error) {
 	command := client.Command{
 		Path: r.spec.Path, Kind: sdk.KindRouter, Env: environment(),
-		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, 0, 0),
+		// Room for hidden states is only address space until a router asks for them.
+		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, l.options.Experts.Hidden, 0),
 	}
 	l.lanes.apply(&command, l.lanes.of(0))
 	proc, err := l.start(ctx, command, "router")
@@ -60,6 +63,7 @@ func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnatio
 		return nil, l.abandon(inc, fmt.Errorf("%w: configure: %w", errLoad, err))
 	}
 	inc.info = inc.router.Info()
+	r.seen.wanted.Store(inc.router.Observes())
 	inc.probe = func(ctx context.Context) error { return r.probe(ctx, inc) }
 	if err := inc.probe(ctx); err != nil {
 		return nil, l.abandon(inc, fmt.Errorf("%w: %w", errWrongAnswer, err))
@@ -67,12 +71,13 @@ func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnatio
 	return inc, nil
 }
 
-// knownBatch is a small fixed question about the first layer.
-func knownBatch(spec router.Spec) router.Batch {
+// knownBatch is a small fixed question about the first layer. Hidden states reach a router only if it asks for them.
+func knownBatch(spec router.Spec, hidden int) router.Batch {
 	const rows = 2
 	b := router.Batch{
 		Logits: tensor.MatrixOf(rows, spec.Experts, knownInput(rows*spec.Experts)),
 		Tokens: []int32{1, 2}, Positions: []int32{0, 1},
+		Hidden: tensor.MatrixOf(rows, hidden, knownInput(rows*hidden)),
 	}
 	if len(spec.Layers) > 0 {
 		b.Layer = spec.Layers[0]
@@ -87,9 +92,6 @@ func (r *supervisedRouter) probe(ctx context.Context, inc *incarnation) error {
 		return inc.proc.Ping(ctx)
 	}
 	batch := r.knownRows
-	if hr, ok := router.Router(inc.router).(router.HiddenRouter); ok && hr.WantsHidden() {
-		return inc.proc.Ping(ctx)
-	}
 	got := newRoutes(batch.Logits.Rows, r.spec.Spec.TopK)
 	if err := inc.router.Route(ctx, batch, got); err != nil {
 		return err
@@ -247,6 +249,22 @@ func (r *supervisedRouter) judge(inc *incarnation, b router.Batch, routes router
 	return nil
 }
 
+// observe tells the living plugin; one that is gone has lost what it was told before, too.
+func (r *supervisedRouter) observe(ctx context.Context, o router.Observation) {
+	inc, _, _ := r.process.ready()
+	if inc == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, observeLimit)
+	defer cancel()
+	if err := inc.router.Observe(ctx, o); err != nil {
+		r.errors.Inc()
+		r.process.log.Debug("the router refuses an observation", "err", err)
+		return
+	}
+	r.seen.told.Inc()
+}
+
 func (r *supervisedRouter) unavailable(err error) error {
 	return &UnavailableError{What: "router " + r.spec.Name, Cause: publicCause(errors.Join(err, r.process.lastDeath())), err: err}
 }
@@ -271,6 +289,7 @@ type RouterStatus struct {
 	Capabilities []string `json:"capabilities"`
 	PluginCalls  uint64   `json:"plugin_calls"`
 	StandInCalls uint64   `json:"stand_in_calls"`
+	Observations uint64   `json:"observations"` // that the plugin has taken, if it asks for them
 	LastDeath    *Death   `json:"last_death"`
 }
 
@@ -280,6 +299,7 @@ func (r *supervisedRouter) status() RouterStatus {
 	return RouterStatus{
 		Name: r.spec.Name, PID: st.PID, State: st.State, Restarts: st.Restarts, LastDeath: st.LastDeath,
 		Capabilities: r.Info().Capabilities, PluginCalls: r.plugin.Get(), StandInCalls: r.standIn.Get(),
+		Observations: r.seen.told.Get(),
 	}
 }
 

@@ -226,6 +226,9 @@ func TestRouter(t *testing.T) {
 		if err := r.Configure(t.Context(), router.Spec{Layers: []int{0}, Experts: 6, TopK: 2}); err != nil {
 			t.Fatal(err)
 		}
+		if r.Observes() || !errors.Is(r.Observe(t.Context(), router.Observation{}), sdk.ErrUnsupported) {
+			t.Error("a router that asks for no observations takes one")
+		}
 		const rows = 21
 		b := router.Batch{Logits: tensor.NewMatrix(rows, 6), Tokens: make([]int32, rows), Positions: make([]int32, rows)}
 		for i := range rows {

@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"fmt"
+	"math"
 
+	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/internal/wire"
 	"github.com/pimoe/pimoe/sdk/router"
@@ -47,6 +49,24 @@ func (l InProcessRouter) WantsHidden() bool {
 	return ok && h.WantsHidden()
 }
 
+// Observes implements router.Observer.
+func (l InProcessRouter) Observes() bool {
+	o, ok := l.Router.(router.Observer)
+	return ok && o.Observes()
+}
+
+// Observe implements router.Observer.
+func (l InProcessRouter) Observe(ctx context.Context, o router.Observation) error {
+	to, ok := l.Router.(router.Observer)
+	if !ok || !to.Observes() {
+		return fmt.Errorf("observe: the router does not ask for it: %w", sdk.ErrUnsupported)
+	}
+	if err := wire.CheckObservation(o, math.MaxInt32); err != nil {
+		return err
+	}
+	return wire.FromContext(to.Observe(ctx, o))
+}
+
 // Route implements router.Router.
 func (l InProcessRouter) Route(ctx context.Context, b router.Batch, routes router.Routes) error {
 	if err := wire.CheckBatch(b, routes); err != nil {
@@ -65,4 +85,5 @@ var (
 	_ expert.Expert       = InProcessExpert{}
 	_ expert.Starter      = InProcessExpert{}
 	_ router.HiddenRouter = InProcessRouter{}
+	_ router.Observer     = InProcessRouter{}
 )

@@ -71,4 +71,7 @@ func TestLocal(t *testing.T) {
 	if client.LocalRouter(inside{}).WantsHidden() {
 		t.Error("wants hidden states")
 	}
+	if r := client.LocalRouter(inside{}); r.Observes() || !errors.Is(r.Observe(t.Context(), router.Observation{}), sdk.ErrUnsupported) {
+		t.Error("is told what it does not ask for")
+	}
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -36,6 +37,21 @@ func (r *Router) Info() sdk.Info { return r.link.Info() }
 
 // WantsHidden implements router.HiddenRouter: it is the plugin's own answer, so false for most.
 func (r *Router) WantsHidden() bool { return r.link.info.Load().GetWantsHidden() }
+
+// Observes implements router.Observer: it is the plugin's own answer, so false for most.
+func (r *Router) Observes() bool { return r.link.info.Load().GetObserves() }
+
+// Observe implements router.Observer, over the control channel. A plugin that does not observe refuses it as unsupported.
+func (r *Router) Observe(ctx context.Context, o router.Observation) error {
+	if err := wire.CheckObservation(o, math.MaxInt32); err != nil {
+		return err
+	}
+	req := wire.ObserveRequest(o)
+	return r.link.call(ctx, func(ctx context.Context) error {
+		_, err := r.link.router.Observe(ctx, req)
+		return err
+	})
+}
 
 // Configure implements router.Router.
 func (r *Router) Configure(ctx context.Context, spec router.Spec) error {
@@ -154,4 +170,7 @@ func (r *Router) send(ctx context.Context, b router.Batch, routes router.Routes)
 	return wire.TakeRouteReply(routes, b.Logits.Cols, reply)
 }
 
-var _ router.HiddenRouter = (*Router)(nil)
+var (
+	_ router.HiddenRouter = (*Router)(nil)
+	_ router.Observer     = (*Router)(nil)
+)

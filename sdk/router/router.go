@@ -11,12 +11,15 @@
 //
 // Optional interfaces, found by assertion:
 //   - HiddenRouter: wants the hidden states too. They are sent only to a router that asks.
+//   - Observer: is told how its routes have turned out. It is measured only for a router that asks, and its routes depend
+//     on what it is told, so it declares sdk.CapLoadDependent.
 //
 // The package refuses to know where logits come from and what is done with the routes.
 package router
 
 import (
 	"context"
+	"time"
 
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
@@ -36,6 +39,32 @@ type Router interface {
 type HiddenRouter interface {
 	Router
 	WantsHidden() bool
+}
+
+// Observer is a Router that learns from how its routes have turned out.
+type Observer interface {
+	Router
+	Observes() bool
+	// Observe tells what has happened since the last Observe, some times a second while there is work. Calls don't
+	// overlap, but Route may run at the same time. It keeps nothing of o. An error is counted and changes nothing else.
+	Observe(ctx context.Context, o Observation) error
+}
+
+// Observation is what the host has measured in a time of some hundred milliseconds, over all requests.
+type Observation struct {
+	Loads   []Load        // of the units that had rows, by layer and expert ascending
+	Waiting time.Duration // the longest that a request had waited for its first step; 0 = none waited
+	Tokens  int           // tokens that were chosen, or given, and scored; 0 = nothing is known of quality
+	LogProb float64       // mean natural logarithm of the probability that the model gave to these tokens
+}
+
+// Load is what one expert of one layer had to do.
+type Load struct {
+	Layer, Expert int
+	Rows          int
+	// Busy is the time of the expert's calls as the host saw it, from sending to reading the answer. A call that was for
+	// several experts is shared out by their rows.
+	Busy time.Duration
 }
 
 // Score says how a checkpoint turns gate logits into scores and in which order it picks.

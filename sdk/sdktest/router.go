@@ -40,6 +40,7 @@ func (s *routerSuite) checks() []check {
 		{"calls run at the same time", s.concurrent},
 		{"large batches", s.large},
 		{"logits stay as they are", s.readOnly},
+		{"observations are taken beside calls", s.observes},
 		{"a cancelled call returns", s.cancelled},
 	}
 }
@@ -264,6 +265,52 @@ func (s *routerSuite) readOnly(ctx context.Context) (string, error) {
 		}
 		return nil
 	})
+}
+
+// observes tells a router that asks for it what happened, some of it beside calls.
+func (s *routerSuite) observes(ctx context.Context) (string, error) {
+	asks := false
+	note, err := s.with(ctx, func(r router.Router) error {
+		o, ok := r.(router.Observer)
+		if asks = ok && o.Observes(); !asks {
+			return nil
+		}
+		if !s.depends {
+			return fmt.Errorf("a router whose routes depend on observations declares %s", sdk.CapLoadDependent)
+		}
+		errs := make(chan error, 1)
+		go func() { errs <- s.observed(ctx, o) }()
+		for range 20 {
+			routes, err := route(ctx, r, newBatch(7, 7))
+			if err == nil {
+				err = validRoutes(routes)
+			}
+			if err != nil {
+				return errors.Join(err, <-errs)
+			}
+		}
+		return <-errs
+	})
+	if !asks {
+		note = "left out: does not observe"
+	}
+	return note, err
+}
+
+// observed are times of all kinds: without work, without tokens, uneven, with a queue.
+func (s *routerSuite) observed(ctx context.Context, o router.Observer) error {
+	loads := []router.Load{
+		{Layer: 0, Expert: 1, Rows: 3, Busy: time.Millisecond}, {Layer: 2, Expert: 0, Rows: 1},
+		{Layer: 2, Expert: experts - 1, Rows: 9000, Busy: time.Second},
+	}
+	for i, what := range []router.Observation{
+		{}, {Loads: loads}, {Loads: loads, Tokens: 12, LogProb: -2.5}, {Waiting: time.Minute}, {Loads: loads, Waiting: time.Second, Tokens: 1, LogProb: -1e3},
+	} {
+		if err := o.Observe(ctx, what); err != nil {
+			return fmt.Errorf("observation %d: %w", i, err)
+		}
+	}
+	return nil
 }
 
 func (s *routerSuite) cancelled(ctx context.Context) (string, error) {

@@ -67,3 +67,16 @@ func TestRouterFaults(t *testing.T) {
 		})
 	}
 }
+
+// attentive is nearest as a router that is told how its routes turn out.
+type attentive struct{ nearest }
+
+func (attentive) Info() sdk.Info {
+	return sdk.Info{Name: "attentive", Kind: sdk.KindRouter, Capabilities: []string{sdk.CapLoadDependent}}
+}
+func (attentive) Observes() bool                                    { return true }
+func (attentive) Observe(context.Context, router.Observation) error { return nil }
+
+func TestObserver(t *testing.T) {
+	sdktest.TestRouter(t, func() router.Router { return attentive{} })
+}

@@ -66,29 +66,80 @@ func TestWorkHappensInTheProcesses(t *testing.T) {
 	}
 }
 
-// TestRouterDecides: another strategy gives other tokens, and the load-dependent one says so.
+// TestRouterDecides: another strategy gives other tokens, and those that are load-dependent say so; keys and values that
+// they have decided are never taken over.
 func TestRouterDecides(t *testing.T) {
-	text := func(router string) string {
+	text := func(router string, depends bool) string {
 		i := open(t, func(c *config.Config) { c.Router.Plugin = router })
 		r := greedy(story(i, "a fox and a lamp"), 24)
 		a := run(t.Context(), i, r)
 		if a.err != nil {
 			t.Fatal(a.err)
 		}
-		if got, want := cached(t, i, r) > 0, router != "load-aware"; got != want {
+		if got := cached(t, i, r) > 0; got == depends {
 			t.Errorf("router %s: prefix taken over = %v", router, got)
 		}
-		if got, want := slices.Contains(i.Host.RouterStatus().Capabilities, sdk.CapLoadDependent), router == "load-aware"; got != want {
+		if got := slices.Contains(i.Host.RouterStatus().Capabilities, sdk.CapLoadDependent); got != depends {
 			t.Errorf("router %s: load-dependent = %v", router, got)
 		}
 		return a.text
 	}
-	model := text("model")
-	for _, router := range []string{"hash", "random", "load-aware"} {
-		switch got := text(router); {
-		case router == "load-aware": // near the model's own routes on purpose
-		case got == model:
-			t.Errorf("router %s gives the model router's text", router)
+	model := text("model", false)
+	for _, c := range []struct {
+		router  string
+		depends bool
+		near    bool // the model's own routes, on purpose
+	}{
+		{"hash", false, false}, {"random", false, false}, {"hierarchical", false, true}, {"round-robin", true, false},
+		{"load-aware", true, true}, {"attention", true, true}, {"adaptive", true, true}, {"learned", true, true},
+	} {
+		if got := text(c.router, c.depends); got == model && !c.near {
+			t.Errorf("router %s gives the model router's text", c.router)
+		}
+	}
+}
+
+// TestObservations: routers that learn from load are told of it while there is work, also the process that has taken the
+// place of a dead one; others are told nothing.
+func TestObservations(t *testing.T) {
+	if n := observed(t, "load-aware"); n != 0 {
+		t.Errorf("a router that does not observe was told %d times", n)
+	}
+	for _, router := range []string{"adaptive", "learned"} {
+		i := open(t, func(c *config.Config) { c.Router.Plugin = router })
+		for round := range 2 {
+			before := i.Host.RouterStatus()
+			work(t, i, func() bool { return i.Host.RouterStatus().Observations >= before.Observations+3 })
+			if round == 0 {
+				if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if st := i.Host.RouterStatus(); st.Restarts != 1 {
+			t.Errorf("router %s: %d restarts, want 1", router, st.Restarts)
+		}
+	}
+}
+
+// observed is how often a router is told in a second of work.
+func observed(t *testing.T, router string) uint64 {
+	t.Helper()
+	i := open(t, func(c *config.Config) { c.Router.Plugin = router })
+	end := time.Now().Add(time.Second)
+	work(t, i, func() bool { return time.Now().After(end) })
+	return i.Host.RouterStatus().Observations
+}
+
+// work runs requests until done.
+func work(t *testing.T, i *instance.Instance, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatal("a minute of work was not enough")
+		}
+		if a := run(t.Context(), i, greedy(story(i, "a fox and a lamp"), 100)); a.err != nil {
+			t.Fatal(a.err)
 		}
 	}
 }

@@ -121,9 +121,17 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 		Editions: i.Host.Editions(),
 		Block:    moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.Host.Groups(), i.Model.Hidden, i.pool.Team()),
 		Cache:    cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse,
-		Metrics: i.Metrics, Log: o.Log,
+		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(),
 	})
 	return err
+}
+
+// outcome is where the engine's steps are reported; nil where no router observes.
+func (i *Instance) outcome() func(engine.Outcome) {
+	if !i.Host.Observes() {
+		return nil
+	}
+	return func(o engine.Outcome) { i.Host.Observed(host.Outcome(o)) }
 }
 
 // loading is a tokenizer that is being loaded while processes start: large vocabularies take a good part of a second.

@@ -13,6 +13,7 @@ type Head struct {
 	Created     int64  // seconds
 	Model       string // as the client named it
 	Fingerprint string
+	Routing     string // "load-dependent", or empty and left out
 }
 
 // Choice is one finished continuation, or one piece of it in a stream.
@@ -59,13 +60,14 @@ type object struct {
 	Usage       any    `json:"usage,omitempty"`
 	ServiceTier string `json:"service_tier,omitempty"`
 	Fingerprint string `json:"system_fingerprint"`
+	Routing     string `json:"routing,omitempty"`
 }
 
 func (h Head) object(kind string, choices []any, usage any) []byte {
 	if choices == nil {
 		choices = []any{}
 	}
-	o := object{ID: h.ID, Object: kind, Created: h.Created, Model: h.Model, Choices: choices, Usage: usage, Fingerprint: h.Fingerprint}
+	o := object{ID: h.ID, Object: kind, Created: h.Created, Model: h.Model, Choices: choices, Usage: usage, Fingerprint: h.Fingerprint, Routing: h.Routing}
 	if kind != objectCompletion {
 		o.ServiceTier = "default"
 	}

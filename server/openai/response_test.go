@@ -50,6 +50,10 @@ func TestShapes(t *testing.T) {
 			head.ChatUsage(Usage{PromptTokens: 1}),
 			`{"id":"id-1","object":"chat.completion.chunk","created":7,"model":"m","service_tier":"default","system_fingerprint":"pimoe-abc","choices":[],
 			"usage":{"prompt_tokens":1,"completion_tokens":0,"total_tokens":1,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}`},
+		"routing": {
+			Head{ID: "id-1", Created: 7, Model: "m", Fingerprint: "pimoe-abc", Routing: "load-dependent"}.CompletionUsage(Usage{}),
+			`{"id":"id-1","object":"text_completion","created":7,"model":"m","system_fingerprint":"pimoe-abc","routing":"load-dependent","choices":[],
+			"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}`},
 		"no tokens": {
 			head.CompletionEvent(Choice{Logprobs: []Token{}}, false),
 			`{"id":"id-1","object":"text_completion","created":7,"model":"m","system_fingerprint":"pimoe-abc",

@@ -18,7 +18,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strconv"
 	"sync"
 
 	"github.com/pimoe/pimoe/plugins/routers/internal/choice"
@@ -54,18 +53,11 @@ func (r *Router) Configure(_ context.Context, spec router.Spec) error {
 	if err != nil {
 		return fmt.Errorf("configure router load-aware: %w", err)
 	}
-	rate := defaultRate
-	if text, ok := spec.Params["rate"]; ok {
-		rate, err = strconv.ParseFloat(text, 64)
-		if err != nil || math.IsInf(rate, 0) || !(rate >= 0) {
-			return fmt.Errorf("configure router load-aware: %w: params: rate %q: must be a finite number from 0 on", sdk.ErrInvalid, text)
-		}
+	rate, err := choice.Number(spec.Params, "rate", 0, math.Inf(1), defaultRate)
+	if err != nil {
+		return fmt.Errorf("configure router load-aware: %w", err)
 	}
-	if spec.Rule.Renormalise {
-		// The same weights: softmax over all divided by the sum of the chosen ones is the softmax over the chosen
-		// ones. But here all of these may be so far below the highest logit that the first form is 0/0.
-		spec.Rule.Score = router.TopKSoftmax
-	}
+	spec.Rule = model.AnyChoice(spec.Rule)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.spec, r.rate, r.bias = spec, rate, make(map[int][]float64, len(spec.Layers))

@@ -2,12 +2,12 @@ package model
 
 import "math"
 
-// exp is e^x, rounded once. It has the same bits on every machine, which package math does not promise: its exponential
+// Exp is e^x, rounded once. It has the same bits on every machine, which package math does not promise: its exponential
 // is assembly with or without fused multiply-add, as the processor has it. Beyond the range of float64 it is 0 and +Inf.
 //
 // In float64 x = k ln 2 + r with |r| <= ln 2 / 2, so e^x = 2^k e^r, and e^r is its Taylor polynomial of degree 11, better
 // than 1e-13. ln 2 comes in two parts, of which the first has so few bits that k times it is exact (Cody and Waite 1980).
-func exp(v float32) float32 {
+func Exp(v float32) float32 {
 	x := float64(v)
 	switch {
 	case x != x:

@@ -8,17 +8,17 @@ import (
 
 func TestExp(t *testing.T) {
 	for x := float32(-103); x < 88.7; x += 0.00137 {
-		if got, want := exp(x), float32(math.Exp(float64(x))); math.Abs(float64(got)-float64(want)) > 1e-7*float64(want)+1e-45 {
+		if got, want := Exp(x), float32(math.Exp(float64(x))); math.Abs(float64(got)-float64(want)) > 1e-7*float64(want)+1e-45 {
 			t.Fatalf("exp(%g) = %g, math has %g", x, got, want)
 		}
 	}
 	inf := float32(math.Inf(1))
 	for x, want := range map[float32]float32{0: 1, -709: 0, -105: 0, 89: inf, 710: inf, inf: inf, -inf: 0} {
-		if got := exp(x); got != want {
+		if got := Exp(x); got != want {
 			t.Errorf("exp(%g) = %g, want %g", x, got, want)
 		}
 	}
-	if nan := exp(float32(math.NaN())); nan == nan {
+	if nan := Exp(float32(math.NaN())); nan == nan {
 		t.Error("exp(NaN) is a number")
 	}
 }
@@ -31,7 +31,7 @@ func TestExpBits(t *testing.T) {
 		if v-v != 0 {
 			continue
 		}
-		b := math.Float32bits(exp(v))
+		b := math.Float32bits(Exp(v))
 		h.Write([]byte{byte(b), byte(b >> 8), byte(b >> 16), byte(b >> 24)})
 	}
 	if got, want := h.Sum64(), uint64(0x223dac3e4c9ef1f); got != want {

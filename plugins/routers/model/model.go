@@ -79,6 +79,16 @@ func Choose(ids []int32, scores []float32) {
 	}
 }
 
+// AnyChoice is a rule that gives the same weights and can weigh experts that the rule itself would not have chosen. Softmax
+// over all divided by the sum of the chosen ones is the softmax over the chosen ones; but all of these may be so far below
+// the highest logit that the first form is 0/0.
+func AnyChoice(rule router.Rule) router.Rule {
+	if rule.Renormalise {
+		rule.Score = router.TopKSoftmax
+	}
+	return rule
+}
+
 // Weigh fills the weights that a rule gives to chosen experts.
 func Weigh(weights []float32, ids []int32, logits []float32, rule router.Rule) {
 	highest := logits[ids[0]]
@@ -94,11 +104,11 @@ func Weigh(weights []float32, ids []int32, logits []float32, rule router.Rule) {
 	var sum float32
 	if rule.Score == router.SoftmaxTopK {
 		for _, v := range logits {
-			sum += exp(v - highest)
+			sum += Exp(v - highest)
 		}
 	}
 	for i, id := range ids {
-		weights[i] = exp(logits[id] - highest)
+		weights[i] = Exp(logits[id] - highest)
 		if rule.Score == router.TopKSoftmax {
 			sum += weights[i]
 		}

@@ -69,6 +69,7 @@ type InfoReply struct {
 	NumericClass  string                 `protobuf:"bytes,4,opt,name=numeric_class,json=numericClass,proto3" json:"numeric_class,omitempty"` // experts: arithmetic after Load, such as "bf16w-f32"
 	Capabilities  []string               `protobuf:"bytes,5,rep,name=capabilities,proto3" json:"capabilities,omitempty"`                     // such as "load-dependent"; unknown ones are ignored
 	WantsHidden   bool                   `protobuf:"varint,6,opt,name=wants_hidden,json=wantsHidden,proto3" json:"wants_hidden,omitempty"`   // routers: send Batch.hidden
+	Observes      bool                   `protobuf:"varint,7,opt,name=observes,proto3" json:"observes,omitempty"`                            // routers: call Observe
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -141,6 +142,13 @@ func (x *InfoReply) GetCapabilities() []string {
 func (x *InfoReply) GetWantsHidden() bool {
 	if x != nil {
 		return x.WantsHidden
+	}
+	return false
+}
+
+func (x *InfoReply) GetObserves() bool {
+	if x != nil {
+		return x.Observes
 	}
 	return false
 }
@@ -463,14 +471,15 @@ var File_common_proto protoreflect.FileDescriptor
 const file_common_proto_rawDesc = "" +
 	"\n" +
 	"\fcommon.proto\x12\bpimoe.v1\"\r\n" +
-	"\vInfoRequest\"\xb9\x01\n" +
+	"\vInfoRequest\"\xd5\x01\n" +
 	"\tInfoReply\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
 	"\rnumeric_class\x18\x04 \x01(\tR\fnumericClass\x12\"\n" +
 	"\fcapabilities\x18\x05 \x03(\tR\fcapabilities\x12!\n" +
-	"\fwants_hidden\x18\x06 \x01(\bR\vwantsHidden\"\r\n" +
+	"\fwants_hidden\x18\x06 \x01(\bR\vwantsHidden\x12\x1a\n" +
+	"\bobserves\x18\a \x01(\bR\bobserves\"\r\n" +
 	"\vPingRequest\"'\n" +
 	"\tPingReply\x12\x1a\n" +
 	"\bdraining\x18\x01 \x01(\bR\bdraining\"\x0e\n" +

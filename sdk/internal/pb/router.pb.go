@@ -341,6 +341,180 @@ func (x *RouteReply) GetWeights() []byte {
 	return nil
 }
 
+// ObserveRequest is what the host has seen since the last one. It is a report, not an input of any answer.
+type ObserveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Loads         []*Load                `protobuf:"bytes,1,rep,name=loads,proto3" json:"loads,omitempty"`                           // units that had rows, by layer and expert ascending
+	WaitingUs     uint64                 `protobuf:"varint,2,opt,name=waiting_us,json=waitingUs,proto3" json:"waiting_us,omitempty"` // the longest that a request had waited for its first step, in microseconds; 0 = none waited
+	Tokens        uint64                 `protobuf:"varint,3,opt,name=tokens,proto3" json:"tokens,omitempty"`                        // tokens that were chosen, or given, and scored
+	LogProb       float64                `protobuf:"fixed64,4,opt,name=log_prob,json=logProb,proto3" json:"log_prob,omitempty"`      // mean natural logarithm of the probability that the model gave to these tokens
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveRequest) Reset() {
+	*x = ObserveRequest{}
+	mi := &file_router_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveRequest) ProtoMessage() {}
+
+func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_router_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
+func (*ObserveRequest) Descriptor() ([]byte, []int) {
+	return file_router_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ObserveRequest) GetLoads() []*Load {
+	if x != nil {
+		return x.Loads
+	}
+	return nil
+}
+
+func (x *ObserveRequest) GetWaitingUs() uint64 {
+	if x != nil {
+		return x.WaitingUs
+	}
+	return 0
+}
+
+func (x *ObserveRequest) GetTokens() uint64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *ObserveRequest) GetLogProb() float64 {
+	if x != nil {
+		return x.LogProb
+	}
+	return 0
+}
+
+// Load is what one expert of one layer had to do.
+type Load struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layer         uint32                 `protobuf:"varint,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	Expert        uint32                 `protobuf:"varint,2,opt,name=expert,proto3" json:"expert,omitempty"`
+	Rows          uint64                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	BusyUs        uint64                 `protobuf:"varint,4,opt,name=busy_us,json=busyUs,proto3" json:"busy_us,omitempty"` // time of its calls as the host saw it, in microseconds; a call of several experts is shared by rows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_router_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_router_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_router_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Load) GetLayer() uint32 {
+	if x != nil {
+		return x.Layer
+	}
+	return 0
+}
+
+func (x *Load) GetExpert() uint32 {
+	if x != nil {
+		return x.Expert
+	}
+	return 0
+}
+
+func (x *Load) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Load) GetBusyUs() uint64 {
+	if x != nil {
+		return x.BusyUs
+	}
+	return 0
+}
+
+type ObserveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveReply) Reset() {
+	*x = ObserveReply{}
+	mi := &file_router_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveReply) ProtoMessage() {}
+
+func (x *ObserveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_router_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveReply.ProtoReflect.Descriptor instead.
+func (*ObserveReply) Descriptor() ([]byte, []int) {
+	return file_router_proto_rawDescGZIP(), []int{7}
+}
+
 var File_router_proto protoreflect.FileDescriptor
 
 const file_router_proto_rawDesc = "" +
@@ -371,11 +545,24 @@ const file_router_proto_rawDesc = "" +
 	"\n" +
 	"RouteReply\x12\x10\n" +
 	"\x03ids\x18\x01 \x01(\fR\x03ids\x12\x18\n" +
-	"\aweights\x18\x02 \x01(\fR\aweights2\xd8\x02\n" +
+	"\aweights\x18\x02 \x01(\fR\aweights\"\x88\x01\n" +
+	"\x0eObserveRequest\x12$\n" +
+	"\x05loads\x18\x01 \x03(\v2\x0e.pimoe.v1.LoadR\x05loads\x12\x1d\n" +
+	"\n" +
+	"waiting_us\x18\x02 \x01(\x04R\twaitingUs\x12\x16\n" +
+	"\x06tokens\x18\x03 \x01(\x04R\x06tokens\x12\x19\n" +
+	"\blog_prob\x18\x04 \x01(\x01R\alogProb\"a\n" +
+	"\x04Load\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\rR\x05layer\x12\x16\n" +
+	"\x06expert\x18\x02 \x01(\rR\x06expert\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12\x17\n" +
+	"\abusy_us\x18\x04 \x01(\x04R\x06busyUs\"\x0e\n" +
+	"\fObserveReply2\x95\x03\n" +
 	"\x06Router\x122\n" +
 	"\x04Info\x12\x15.pimoe.v1.InfoRequest\x1a\x13.pimoe.v1.InfoReply\x12A\n" +
 	"\tConfigure\x12\x1a.pimoe.v1.ConfigureRequest\x1a\x18.pimoe.v1.ConfigureReply\x125\n" +
-	"\x05Route\x12\x16.pimoe.v1.RouteRequest\x1a\x14.pimoe.v1.RouteReply\x122\n" +
+	"\x05Route\x12\x16.pimoe.v1.RouteRequest\x1a\x14.pimoe.v1.RouteReply\x12;\n" +
+	"\aObserve\x12\x18.pimoe.v1.ObserveRequest\x1a\x16.pimoe.v1.ObserveReply\x122\n" +
 	"\x04Ping\x12\x15.pimoe.v1.PingRequest\x1a\x13.pimoe.v1.PingReply\x125\n" +
 	"\x05Stats\x12\x16.pimoe.v1.StatsRequest\x1a\x14.pimoe.v1.StatsReply\x125\n" +
 	"\x05Drain\x12\x16.pimoe.v1.DrainRequest\x1a\x14.pimoe.v1.DrainReplyB(Z&github.com/pimoe/pimoe/sdk/internal/pbb\x06proto3"
@@ -392,47 +579,53 @@ func file_router_proto_rawDescGZIP() []byte {
 	return file_router_proto_rawDescData
 }
 
-var file_router_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_router_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_router_proto_goTypes = []any{
 	(*Rule)(nil),             // 0: pimoe.v1.Rule
 	(*ConfigureRequest)(nil), // 1: pimoe.v1.ConfigureRequest
 	(*ConfigureReply)(nil),   // 2: pimoe.v1.ConfigureReply
 	(*RouteRequest)(nil),     // 3: pimoe.v1.RouteRequest
 	(*RouteReply)(nil),       // 4: pimoe.v1.RouteReply
-	nil,                      // 5: pimoe.v1.ConfigureRequest.ParamsEntry
-	(*InfoReply)(nil),        // 6: pimoe.v1.InfoReply
-	(*Matrix)(nil),           // 7: pimoe.v1.Matrix
-	(*InfoRequest)(nil),      // 8: pimoe.v1.InfoRequest
-	(*PingRequest)(nil),      // 9: pimoe.v1.PingRequest
-	(*StatsRequest)(nil),     // 10: pimoe.v1.StatsRequest
-	(*DrainRequest)(nil),     // 11: pimoe.v1.DrainRequest
-	(*PingReply)(nil),        // 12: pimoe.v1.PingReply
-	(*StatsReply)(nil),       // 13: pimoe.v1.StatsReply
-	(*DrainReply)(nil),       // 14: pimoe.v1.DrainReply
+	(*ObserveRequest)(nil),   // 5: pimoe.v1.ObserveRequest
+	(*Load)(nil),             // 6: pimoe.v1.Load
+	(*ObserveReply)(nil),     // 7: pimoe.v1.ObserveReply
+	nil,                      // 8: pimoe.v1.ConfigureRequest.ParamsEntry
+	(*InfoReply)(nil),        // 9: pimoe.v1.InfoReply
+	(*Matrix)(nil),           // 10: pimoe.v1.Matrix
+	(*InfoRequest)(nil),      // 11: pimoe.v1.InfoRequest
+	(*PingRequest)(nil),      // 12: pimoe.v1.PingRequest
+	(*StatsRequest)(nil),     // 13: pimoe.v1.StatsRequest
+	(*DrainRequest)(nil),     // 14: pimoe.v1.DrainRequest
+	(*PingReply)(nil),        // 15: pimoe.v1.PingReply
+	(*StatsReply)(nil),       // 16: pimoe.v1.StatsReply
+	(*DrainReply)(nil),       // 17: pimoe.v1.DrainReply
 }
 var file_router_proto_depIdxs = []int32{
 	0,  // 0: pimoe.v1.ConfigureRequest.rule:type_name -> pimoe.v1.Rule
-	5,  // 1: pimoe.v1.ConfigureRequest.params:type_name -> pimoe.v1.ConfigureRequest.ParamsEntry
-	6,  // 2: pimoe.v1.ConfigureReply.info:type_name -> pimoe.v1.InfoReply
-	7,  // 3: pimoe.v1.RouteRequest.logits:type_name -> pimoe.v1.Matrix
-	7,  // 4: pimoe.v1.RouteRequest.hidden:type_name -> pimoe.v1.Matrix
-	8,  // 5: pimoe.v1.Router.Info:input_type -> pimoe.v1.InfoRequest
-	1,  // 6: pimoe.v1.Router.Configure:input_type -> pimoe.v1.ConfigureRequest
-	3,  // 7: pimoe.v1.Router.Route:input_type -> pimoe.v1.RouteRequest
-	9,  // 8: pimoe.v1.Router.Ping:input_type -> pimoe.v1.PingRequest
-	10, // 9: pimoe.v1.Router.Stats:input_type -> pimoe.v1.StatsRequest
-	11, // 10: pimoe.v1.Router.Drain:input_type -> pimoe.v1.DrainRequest
-	6,  // 11: pimoe.v1.Router.Info:output_type -> pimoe.v1.InfoReply
-	2,  // 12: pimoe.v1.Router.Configure:output_type -> pimoe.v1.ConfigureReply
-	4,  // 13: pimoe.v1.Router.Route:output_type -> pimoe.v1.RouteReply
-	12, // 14: pimoe.v1.Router.Ping:output_type -> pimoe.v1.PingReply
-	13, // 15: pimoe.v1.Router.Stats:output_type -> pimoe.v1.StatsReply
-	14, // 16: pimoe.v1.Router.Drain:output_type -> pimoe.v1.DrainReply
-	11, // [11:17] is the sub-list for method output_type
-	5,  // [5:11] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	8,  // 1: pimoe.v1.ConfigureRequest.params:type_name -> pimoe.v1.ConfigureRequest.ParamsEntry
+	9,  // 2: pimoe.v1.ConfigureReply.info:type_name -> pimoe.v1.InfoReply
+	10, // 3: pimoe.v1.RouteRequest.logits:type_name -> pimoe.v1.Matrix
+	10, // 4: pimoe.v1.RouteRequest.hidden:type_name -> pimoe.v1.Matrix
+	6,  // 5: pimoe.v1.ObserveRequest.loads:type_name -> pimoe.v1.Load
+	11, // 6: pimoe.v1.Router.Info:input_type -> pimoe.v1.InfoRequest
+	1,  // 7: pimoe.v1.Router.Configure:input_type -> pimoe.v1.ConfigureRequest
+	3,  // 8: pimoe.v1.Router.Route:input_type -> pimoe.v1.RouteRequest
+	5,  // 9: pimoe.v1.Router.Observe:input_type -> pimoe.v1.ObserveRequest
+	12, // 10: pimoe.v1.Router.Ping:input_type -> pimoe.v1.PingRequest
+	13, // 11: pimoe.v1.Router.Stats:input_type -> pimoe.v1.StatsRequest
+	14, // 12: pimoe.v1.Router.Drain:input_type -> pimoe.v1.DrainRequest
+	9,  // 13: pimoe.v1.Router.Info:output_type -> pimoe.v1.InfoReply
+	2,  // 14: pimoe.v1.Router.Configure:output_type -> pimoe.v1.ConfigureReply
+	4,  // 15: pimoe.v1.Router.Route:output_type -> pimoe.v1.RouteReply
+	7,  // 16: pimoe.v1.Router.Observe:output_type -> pimoe.v1.ObserveReply
+	15, // 17: pimoe.v1.Router.Ping:output_type -> pimoe.v1.PingReply
+	16, // 18: pimoe.v1.Router.Stats:output_type -> pimoe.v1.StatsReply
+	17, // 19: pimoe.v1.Router.Drain:output_type -> pimoe.v1.DrainReply
+	13, // [13:20] is the sub-list for method output_type
+	6,  // [6:13] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_router_proto_init() }
@@ -447,7 +640,7 @@ func file_router_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_proto_rawDesc), len(file_router_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

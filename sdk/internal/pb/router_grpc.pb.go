@@ -24,6 +24,7 @@ const (
 	Router_Info_FullMethodName      = "/pimoe.v1.Router/Info"
 	Router_Configure_FullMethodName = "/pimoe.v1.Router/Configure"
 	Router_Route_FullMethodName     = "/pimoe.v1.Router/Route"
+	Router_Observe_FullMethodName   = "/pimoe.v1.Router/Observe"
 	Router_Ping_FullMethodName      = "/pimoe.v1.Router/Ping"
 	Router_Stats_FullMethodName     = "/pimoe.v1.Router/Stats"
 	Router_Drain_FullMethodName     = "/pimoe.v1.Router/Drain"
@@ -41,6 +42,9 @@ type RouterClient interface {
 	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureReply, error)
 	// Route chooses experts. Concurrent calls are normal. The same call may arrive through the shared-memory plane.
 	Route(ctx context.Context, in *RouteRequest, opts ...grpc.CallOption) (*RouteReply, error)
+	// Observe tells a router that asks for it (InfoReply.observes) how its routes have turned out, some times a second
+	// while there is work and never beside an earlier Observe. Calls of Route may run at the same time.
+	Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (*ObserveReply, error)
 	// Ping answers at once, also while calls run.
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error)
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsReply, error)
@@ -80,6 +84,16 @@ func (c *routerClient) Route(ctx context.Context, in *RouteRequest, opts ...grpc
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RouteReply)
 	err := c.cc.Invoke(ctx, Router_Route_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerClient) Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (*ObserveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ObserveReply)
+	err := c.cc.Invoke(ctx, Router_Observe_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +142,9 @@ type RouterServer interface {
 	Configure(context.Context, *ConfigureRequest) (*ConfigureReply, error)
 	// Route chooses experts. Concurrent calls are normal. The same call may arrive through the shared-memory plane.
 	Route(context.Context, *RouteRequest) (*RouteReply, error)
+	// Observe tells a router that asks for it (InfoReply.observes) how its routes have turned out, some times a second
+	// while there is work and never beside an earlier Observe. Calls of Route may run at the same time.
+	Observe(context.Context, *ObserveRequest) (*ObserveReply, error)
 	// Ping answers at once, also while calls run.
 	Ping(context.Context, *PingRequest) (*PingReply, error)
 	Stats(context.Context, *StatsRequest) (*StatsReply, error)
@@ -151,6 +168,9 @@ func (UnimplementedRouterServer) Configure(context.Context, *ConfigureRequest) (
 }
 func (UnimplementedRouterServer) Route(context.Context, *RouteRequest) (*RouteReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Route not implemented")
+}
+func (UnimplementedRouterServer) Observe(context.Context, *ObserveRequest) (*ObserveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Observe not implemented")
 }
 func (UnimplementedRouterServer) Ping(context.Context, *PingRequest) (*PingReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
@@ -236,6 +256,24 @@ func _Router_Route_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Router_Observe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ObserveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServer).Observe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Router_Observe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServer).Observe(ctx, req.(*ObserveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Router_Ping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PingRequest)
 	if err := dec(in); err != nil {
@@ -308,6 +346,10 @@ var Router_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Route",
 			Handler:    _Router_Route_Handler,
+		},
+		{
+			MethodName: "Observe",
+			Handler:    _Router_Observe_Handler,
 		},
 		{
 			MethodName: "Ping",

@@ -44,7 +44,7 @@ func (s *Expert) Close() (err error) {
 func (s *Expert) info() *pb.InfoReply {
 	i := s.expert.Info()
 	i.Kind = sdk.KindExpert
-	return wire.Info(i, false)
+	return wire.Info(i)
 }
 
 // Info implements the gRPC service.

@@ -39,8 +39,12 @@ func (s *Router) Close() (err error) {
 func (s *Router) info() *pb.InfoReply {
 	i := s.router.Info()
 	i.Kind = sdk.KindRouter
+	reply := wire.Info(i)
 	h, ok := s.router.(router.HiddenRouter)
-	return wire.Info(i, ok && h.WantsHidden())
+	reply.WantsHidden = ok && h.WantsHidden()
+	o, ok := s.router.(router.Observer)
+	reply.Observes = ok && o.Observes()
+	return reply
 }
 
 // Info implements the gRPC service.
@@ -85,6 +89,29 @@ func (s *Router) Route(ctx context.Context, req *pb.RouteRequest) (*pb.RouteRepl
 		return nil, wire.ToStatus(err)
 	}
 	return wire.RouteReply(r), nil
+}
+
+// Observe implements the gRPC service.
+func (s *Router) Observe(ctx context.Context, req *pb.ObserveRequest) (*pb.ObserveReply, error) {
+	if err := s.observe(ctx, req); err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	return &pb.ObserveReply{}, nil
+}
+
+func (s *Router) observe(ctx context.Context, req *pb.ObserveRequest) error {
+	r, ok := s.router.(router.Observer)
+	if !ok || !r.Observes() {
+		return fmt.Errorf("observe: the router does not ask for it: %w", sdk.ErrUnsupported)
+	}
+	if err := s.check("configure"); err != nil {
+		return err
+	}
+	o := wire.ObservationOf(req)
+	if err := wire.CheckObservation(o, s.experts); err != nil {
+		return err
+	}
+	return wire.FromContext(r.Observe(ctx, o))
 }
 
 // Handle implements Service.

@@ -6,10 +6,9 @@ import (
 )
 
 // Info packs a plugin's description.
-func Info(i sdk.Info, wantsHidden bool) *pb.InfoReply {
+func Info(i sdk.Info) *pb.InfoReply {
 	return &pb.InfoReply{
-		Name: i.Name, Kind: string(i.Kind), Version: i.Version, NumericClass: i.NumericClass,
-		Capabilities: i.Capabilities, WantsHidden: wantsHidden,
+		Name: i.Name, Kind: string(i.Kind), Version: i.Version, NumericClass: i.NumericClass, Capabilities: i.Capabilities,
 	}
 }
 

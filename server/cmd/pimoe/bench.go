@@ -92,7 +92,7 @@ round and prints a JSON line such as {"name":"llama.cpp","prefill_tps":280,"deco
 	fl.DurationVar(&f.idle, "idle", 0, "watch the idle processes for this `time` at the end")
 	fl.StringVar(&f.report, "report", "", "write everything that was found to this JSON `file`")
 	modelFlags(c)
-	c.AddCommand(a.benchKernels(), a.benchHTTP(), a.benchTable())
+	c.AddCommand(a.benchKernels(), a.benchHTTP(), a.benchRouters(), a.benchTable())
 	return c
 }
 

@@ -40,6 +40,9 @@ was computed before. "/clear" starts anew, "/exit" or the end of the input leave
 				return err
 			}
 			defer closeInto(&err, inst.Close)
+			if err := s.checkReproducible(c, inst); err != nil {
+				return err
+			}
 			talk := conversation{app: a, inst: inst}
 			if system != "" {
 				talk.system = []message{{"system", system}}

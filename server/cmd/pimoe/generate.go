@@ -51,6 +51,14 @@ func (s *sampling) check() error {
 	return nil
 }
 
+// checkReproducible refuses a seed where routes depend on what was computed before.
+func (s *sampling) checkReproducible(c *cobra.Command, inst *instance.Instance) error {
+	if c.Flags().Changed("seed") && inst.Host.Router().Info().Has(sdk.CapLoadDependent) {
+		return usageError{fmt.Errorf("--seed: router %s depends on load, so that no draw is repeatable; leave --seed out", inst.Config.Router.Plugin)}
+	}
+	return nil
+}
+
 func (s *sampling) params(c *cobra.Command, inst *instance.Instance) sampler.Params {
 	p := inst.Model.Defaults.Params()
 	f := c.Flags()
@@ -106,6 +114,9 @@ template unless --raw is given; "-" reads it from standard input.`,
 				return err
 			}
 			defer closeInto(&err, inst.Close)
+			if err := s.checkReproducible(c, inst); err != nil {
+				return err
+			}
 			ids, err := a.encodePrompt(c.Context(), inst, prompt, raw)
 			if err != nil {
 				return err

@@ -120,7 +120,7 @@ func TestContract(t *testing.T) {
 	commands := map[string]string{
 		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw output isolation", "chat": "model isolation",
 		"eval": "model ids-file logits routes greedy text-file ctx full texts-file against output isolation", "tokenize": "model texts-file special chat-file template-file output",
-		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "import": "", "models": "", "plugins list": "", "plugins test": "",
+		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "bench routers": "routers texts-file texts passes rounds workload markdown output", "import": "", "models": "", "plugins list": "", "plugins test": "",
 		"experts": "admin", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
 	}
 	a := &app{}
@@ -251,6 +251,9 @@ func TestGenerateSampling(t *testing.T) {
 	a, b, c := run("--seed", "7", "Tell me a story."), run("--seed", "7", "Tell me a story."), run("--seed", "8", "Tell me a story.")
 	if a != b || a == c {
 		t.Errorf("seed 7 twice: %q %q; seed 8: %q", a, b, c)
+	}
+	if r := pimoe(t, "generate", "--router", "load-aware", "--seed", "7", "Tell me a story."); r.code != exitUsage || !strings.Contains(r.err, "--seed: router load-aware depends on load") {
+		t.Errorf("a seed with a router that follows load: %+v", r)
 	}
 	if raw := run("--raw", "--temperature", "0", "One day, a little"); raw == run("--temperature", "0", "One day, a little") {
 		t.Errorf("--raw changes nothing: %q", raw)
@@ -537,6 +540,40 @@ func TestBenchHTTP(t *testing.T) {
 	}
 }
 
+// TestBenchRouters is the comparison of strategies, small enough for a test: each is what it is known to be.
+func TestBenchRouters(t *testing.T) {
+	file := filepath.Join(coretest.PimoeTiny(t), "heldout.json")
+	args := []string{"bench", "routers", "--texts-file", file, "--texts", "12", "--passes", "1", "--rounds", "1", "--workload", "2x8+8",
+		"--routers", "model,hierarchical,adaptive,round-robin"}
+	got := decode[[]routerResult](t, pimoe(t, append(args, "-o", "json")...))
+	if len(got) != 4 {
+		t.Fatalf("%+v", got)
+	}
+	for i, r := range got {
+		depends := r.Router == "adaptive" || r.Router == "round-robin"
+		if r.LoadDependent != depends || r.Tokens != got[0].Tokens || r.Tokens < 1000 || !(r.Perplexity > 1) || !(r.Peak >= 1) ||
+			r.PrefillTPS <= 0 || r.DecodeTPS <= 0 || r.Hop1 <= 0 || r.Hop256 <= 0 || r.Observations > 0 && r.Router != "adaptive" {
+			t.Errorf("%d: %+v", i, r)
+		}
+	}
+	model, turns := got[0], got[3]
+	if turns.Variation > 0.01 || turns.Peak > 1.01 || model.Variation < 0.02 {
+		t.Errorf("in turn: variation %g, peak %g; the model's own: %g", turns.Variation, turns.Peak, model.Variation)
+	}
+	if turns.Perplexity < 3*model.Perplexity || got[1].Perplexity > 1.5*model.Perplexity || got[1].Perplexity == model.Perplexity {
+		t.Errorf("perplexity %g, by groups %g, in turn %g", model.Perplexity, got[1].Perplexity, turns.Perplexity)
+	}
+	r := pimoe(t, "bench", "routers", "--texts-file", file, "--texts", "2", "--passes", "1", "--rounds", "1", "--workload", "1x4+4", "--routers", "model,hash", "--markdown").ok(t)
+	if !strings.HasPrefix(r.out, "| router | load-dependent | perplexity |") || !strings.Contains(r.out, "\n| `hash` | no | ") || !strings.Contains(r.out, "\nMeasured on ") {
+		t.Errorf("markdown:\n%s", r.out)
+	}
+	for _, bad := range [][]string{{}, {"--texts-file", file, "--passes", "0"}, {"--texts-file", file, "--workload", "x"}, {"--texts-file", file, "--routers", "nosuch"}} {
+		if r := pimoe(t, append([]string{"bench", "routers"}, bad...)...); r.code == exitOK || r.err == "" {
+			t.Errorf("%v: %+v", bad, r)
+		}
+	}
+}
+
 func TestBenchKernels(t *testing.T) {
 	got := decode[[]kernels.Result](t, pimoe(t, "bench", "kernels", "--time", "1ms", "--memory", "1", "--rows", "16", "--hidden", "64", "--inner", "48", "-o", "json"))
 	if len(got) == 0 {
@@ -598,17 +635,24 @@ func TestDoctorAndPlugins(t *testing.T) {
 	for _, p := range decode[[]plugin](t, pimoe(t, "plugins", "list", "-o", "json")) {
 		names[p.Kind+" "+p.Name] = p.Executable && p.Bytes > 0
 	}
-	for _, want := range []string{"expert cpu", "expert ref", "router model", "router hash", "router random", "router load-aware"} {
+	for _, want := range []string{"expert cpu", "expert ref", "router model", "router hash", "router random", "router load-aware",
+		"router attention", "router hierarchical", "router adaptive", "router learned", "router round-robin"} {
 		if !names[want] {
 			t.Errorf("no %s in %v", want, names)
 		}
 	}
 }
 
-// TestPluginsTest: the conformance suite passes on a plugin of ours and fails on a program that is none.
+// TestPluginsTest: the conformance suite passes on every router of ours and fails on a program that is none.
 func TestPluginsTest(t *testing.T) {
-	if r := pimoe(t, "plugins", "test", filepath.Join(coretest.Binaries(t), "pimoe-router-model")).ok(t); !strings.Contains(r.out, "ok ") {
-		t.Errorf("%+v", r)
+	found, err := filepath.Glob(filepath.Join(coretest.Binaries(t), "pimoe-router-*"))
+	if err != nil || len(found) < 9 {
+		t.Fatalf("routers %v, %v", found, err)
+	}
+	for _, path := range found {
+		if r := pimoe(t, "plugins", "test", path).ok(t); !strings.Contains(r.out, "ok ") {
+			t.Errorf("%s: %+v", path, r)
+		}
 	}
 	r := pimoe(t, "plugins", "test", "/bin/true", "-o", "json")
 	var report conformance

@@ -127,7 +127,7 @@ func modelFlags(c *cobra.Command) {
 	setting(f, "precision", "", "experts.precision", "numeric `class` of the experts; auto follows the weights")
 	setting(f, "trunk-backend", "", "trunk.backend", "`backend` of all that is no routed expert: cpu, int8, ref")
 	setting(f, "trunk-precision", "", "trunk.precision", "numeric `class` of the trunk; auto follows the weights")
-	setting(f, "router", "", "router.plugin", "router `plugin`: model, hash, random, load-aware or another")
+	setting(f, "router", "", "router.plugin", "router `plugin`: model, hierarchical, load-aware, adaptive, learned, attention, hash, random, round-robin or another")
 	setting(f, "group", "", "experts.group", "units that share a process: expert, layer or a YAML `map`")
 	setting(f, "max-processes", "", "experts.max_processes", "most expert processes")
 	setting(f, "transport", "", "experts.transport", "how tensors travel: auto, shm, grpc")

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/router"
@@ -74,6 +75,53 @@ func Seed(params map[string]string) (uint64, error) {
 		return 0, fmt.Errorf("%w: params: seed %q: must be a whole number from 0 to 2^64-1", sdk.ErrInvalid, text)
 	}
 	return seed, nil
+}
+
+// Number reads a parameter that is a finite number from low to high; without it, it is the default.
+func Number(params map[string]string, name string, low, high, otherwise float64) (float64, error) {
+	text, ok := params[name]
+	if !ok {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(n >= low && n <= high) || math.IsInf(n, 0) {
+		return 0, fmt.Errorf("%w: params: %s %q: must be a finite number %s", sdk.ErrInvalid, name, text, between(low, high))
+	}
+	return n, nil
+}
+
+// between words the bounds of a number.
+func between(low, high float64) string {
+	if math.IsInf(high, 1) {
+		return fmt.Sprintf("from %g on", low)
+	}
+	return fmt.Sprintf("from %g to %g", low, high)
+}
+
+// Count reads a parameter that is a whole number from low to high; without it, it is the default.
+func Count(params map[string]string, name string, low, high, otherwise int) (int, error) {
+	text, ok := params[name]
+	if !ok {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < low || n > high {
+		return 0, fmt.Errorf("%w: params: %s %q: must be a whole number from %d to %d", sdk.ErrInvalid, name, text, low, high)
+	}
+	return n, nil
+}
+
+// Duration reads a parameter that is a duration above 0, such as 100ms; without it, it is the default.
+func Duration(params map[string]string, name string, otherwise time.Duration) (time.Duration, error) {
+	text, ok := params[name]
+	if !ok {
+		return otherwise, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%w: params: %s %q: must be a duration above 0, such as 100ms", sdk.ErrInvalid, name, text)
+	}
+	return d, nil
 }
 
 // CheckBatch refuses a batch that does not fit the spec, or routes that don't fit the batch.

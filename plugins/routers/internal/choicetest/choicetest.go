@@ -56,10 +56,16 @@ func Specs() []router.Spec {
 	return specs
 }
 
+// Hidden is the width of the hidden states of a Batch.
+const Hidden = 6
+
 // Batch makes rows of logits that differ by seed, half of them tokens. Every seventh row is all ties, every eleventh
-// has one logit far above the others.
+// has one logit far above the others. All have hidden states, which only a router.HiddenRouter looks at.
 func Batch(seed uint64, layer, rows, experts int) router.Batch {
-	b := router.Batch{Layer: layer, Logits: tensor.NewMatrix(rows, experts), Tokens: make([]int32, rows), Positions: make([]int32, rows)}
+	b := router.Batch{
+		Layer: layer, Logits: tensor.NewMatrix(rows, experts), Tokens: make([]int32, rows), Positions: make([]int32, rows),
+		Hidden: tensor.NewMatrix(rows, Hidden),
+	}
 	next := func() uint64 { // splitmix64
 		seed += 0x9E3779B97F4A7C15
 		z := (seed ^ seed>>30) * 0xBF58476D1CE4E5B9
@@ -80,6 +86,9 @@ func Batch(seed uint64, layer, rows, experts int) router.Batch {
 		if r%2 == 1 {
 			b.Tokens[r] = -1
 		}
+		for i := range Hidden {
+			b.Hidden.Row(r)[i] = float32(int64(next()>>40)-1<<23) / (1 << 23)
+		}
 	}
 	return b
 }
@@ -87,6 +96,7 @@ func Batch(seed uint64, layer, rows, experts int) router.Batch {
 // Slice is rows [from, to) of a batch.
 func Slice(b router.Batch, from, to int) router.Batch {
 	b.Logits, b.Tokens, b.Positions = b.Logits.Slice(from, to), b.Tokens[from:to], b.Positions[from:to]
+	b.Hidden = b.Hidden.Slice(from, to)
 	return b
 }
 
