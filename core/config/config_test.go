@@ -114,9 +114,9 @@ func TestFileProblems(t *testing.T) {
 		"unknown at the top, in a section elsewhere": {"max_batch_size: 3", []string{"c.yaml:1: max_batch_size: unknown key; did you mean limits.max_batch_size?"}},
 		"settings of features that do not exist":     {"cache: {ttl: 3600s}\nrate_limit: 100", []string{"cache: unknown key; want one of model, home, mode", "rate_limit: unknown key"}},
 		"unknown in a list":                          {"experts: {overrides: [{layers: all, experts: 0, backnd: ref}]}", []string{"experts.overrides[0].backnd: unknown key; did you mean experts.overrides[].backend?", `experts.overrides[0]: want backend`}},
-		"all at once": {"mode: fast\nlimits: {threads: -1, max_batch_size: many, request_timeout: 30}\npolicy: fallback\n", []string{
+		"all at once": {"mode: fast\nlimits: {threads: -1, max_batch_size: many, request_timeout: 30}\npolicy: lenient\n", []string{
 			`limits.max_batch_size: "many" is wrong: want a whole number from 1 to 4096`, `limits.request_timeout: "30" is wrong: want a duration with its unit`,
-			`mode: "fast" is wrong: want one of production, development`, `policy: "fallback" is wrong: want strict (fallback, renormalise`, `limits.threads: "-1" is wrong: want a whole number from 0`}},
+			`mode: "fast" is wrong: want one of production, development`, `policy: "lenient" is wrong: want one of strict, fallback, renormalise, substitute`, `limits.threads: "-1" is wrong: want a whole number from 0`}},
 		"not a whole number":       {"limits: {threads: 1.5}", []string{`limits.threads: "1.5" is wrong: want a whole number from 0 to 4096`}},
 		"a list where a word goes": {"model: [a]", []string{"model: \"a list\" is wrong: want a word"}},
 		"a word where a map goes":  {"limits: 3", []string{`limits: "3" is wrong: want a map of max_batch_size`}},
@@ -306,8 +306,10 @@ func TestPrintRoundTrip(t *testing.T) {
 model: some/dir
 experts:
   group: {fast: [{layers: all, experts: [0, 2-3]}], rest: [{layers: 0-3, experts: 1}]}
-  overrides: [{layers: [0, 2-3], experts: 1, backend: ref, replicas: 2}]
+  overrides: [{layers: [0, 2-3], experts: 1, backend: ref, replicas: 2, policy: substitute, substitutes: {1: 3}}]
 router: {plugin: hash, params: {seed: 3, text: "a: b"}}
+policy: fallback
+degraded: {max_dropped_mass: 0.4, fallback: {backend: int8}}
 limits: {request_timeout: 90s}
 `, 0o600)
 	cfg, _, err := Load(LoadOptions{File: file, Environ: []string{"PIMOE_API_KEY=s3cret"}})

@@ -86,6 +86,7 @@ type setup struct {
 	pageTokens int
 	limits     config.Limits
 	reuse      bool
+	lenient    bool // the trunk's block may do without experts
 	chunk      int
 	buffer     int
 	metrics    *metrics.Registry
@@ -114,6 +115,9 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("new engine: %w", err)
 	}
 	s.pages, s.pageTokens = spec.Pages, spec.PageTokens
+	if b, ok := o.Block.(moe.Lenient); ok {
+		s.lenient = b.Lenient()
+	}
 	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, sparse: o.Model.SparseLayers(), team: o.Team}
 	return start(s), nil
 }
@@ -222,6 +226,9 @@ func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
 	}
 	s := newSequence(r, e.most(r), now)
 	s.reuse = s.reuse && e.reuse
+	if e.lenient {
+		s.lose = func(layer, _ int, o moe.Outcome) { s.step.lose(layer, o) }
+	}
 	s.stream = newStream(name, e.buffer, func() { e.box.touch(s) })
 	if t := (&text{decoder: e.decoder(), stops: stops{strings: r.Stop}}); len(r.Stop) > 0 {
 		s.text = t

@@ -207,6 +207,7 @@ type groupCall struct {
 	inc     *incarnation
 	pending expert.Pending
 	sent    time.Time
+	now     bool // does not wait for a restart
 }
 
 var groupCalls = sync.Pool{New: func() any { return new(groupCall) }}
@@ -228,7 +229,7 @@ func (p *groupCall) Wait() error {
 func (p *groupCall) wait() error {
 	for invalid := 0; ; {
 		if p.pending == nil {
-			replica, inc, err := p.group.await(p.ctx, p.inc)
+			replica, inc, err := p.next()
 			if err != nil {
 				return err
 			}
