@@ -31,6 +31,7 @@ type Layer struct {
 	cores     int       // of the plan: the team's threads
 	pool      sync.Pool // *work
 	policies  []Policy  // by group; nil = all strict
+	watch     Watcher   // nil = none
 }
 
 // New makes the Block. router is configured already and picks k of experts for each row; place says which of groups
@@ -123,6 +124,7 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if err := l.receive(in, w); err != nil {
 		return err
 	}
+	l.show(in.Layer, w, nil)
 	if err := l.rescue(ctx, in, w, nil); err != nil {
 		return err
 	}
@@ -163,6 +165,8 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	if err != nil {
 		return err
 	}
+	l.show(in.Layer, w, answer.of)
+	l.show(in.Layer, answer, nil)
 	if err := l.rescue(ctx, in, w, answer.of); err != nil {
 		return err
 	}

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -184,23 +186,23 @@ func TestDegraded(t *testing.T) {
 		status, reason string // of answers after the death
 	}{
 		"strict":      {nil, "", ""},
-		"fallback":    {[]string{"policy=fallback", "degraded.fallback={backend: int8}"}, "fallback", "fallback"},
+		"fallback":    {[]string{"policy=fallback", "degraded.fallback.backend=int8"}, "fallback", "fallback"},
 		"renormalise": {[]string{"policy=renormalise", "degraded.max_dropped_mass=1"}, "degraded", "renormalise"},
 		"substitute":  {[]string{"policy=substitute", "degraded.substitutes={3: 5}"}, "degraded", "substitute"},
 	} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
 			s := cripple(t, c.settings...)
-			want := make([]string, len(openings))
-			for i, p := range openings {
+			for _, p := range openings {
 				a := s.ask(t, p, "")
 				if a.status != http.StatusOK || a.header.Get("Pimoe-Status") != "exact" || a.json.Meta.Status != "exact" {
 					t.Fatalf("before: %d %v %s", a.status, a.header, a.body)
 				}
-				want[i] = a.json.Choices[0].Text
 			}
+			rows := s.rows(t)
 			s.kill(t)
-			s.afterDeath(t, c.status, c.reason, want)
+			s.afterDeath(t, c.status, c.reason)
+			s.sameRows(t, rows, c.status)
 			if c.status != "" {
 				s.stream(t, c.status)
 				s.counted(t, c.status)
@@ -210,10 +212,10 @@ func TestDegraded(t *testing.T) {
 }
 
 // afterDeath asks plain, exact and seeded requests at the same time.
-func (c *crippled) afterDeath(t *testing.T, status, policy string, want []string) {
+func (c *crippled) afterDeath(t *testing.T, status, policy string) {
 	t.Helper()
 	var wg sync.WaitGroup
-	for i, p := range openings {
+	for _, p := range openings {
 		for range 2 { // the second finds what the first has left in the cache
 			wg.Go(func() {
 				a := c.ask(t, p, "")
@@ -233,7 +235,6 @@ func (c *crippled) afterDeath(t *testing.T, status, policy string, want []string
 				c.expectFlag(t, a, status, policy)
 			})
 		}
-		_ = want[i]
 	}
 	wg.Wait()
 	if a := c.ask(t, openings[0], "", "pimoe-accept", "whatever"); a.status != http.StatusBadRequest || a.json.Error.Code != "invalid_header" {
@@ -318,6 +319,85 @@ func (c *crippled) stream(t *testing.T, status string) {
 	}
 }
 
+// row is one row of hidden states through the first layer, while all experts are there.
+type row struct {
+	body, output string
+	hit          bool // it was routed to expert 3
+}
+
+// processed is an answer of /api/v1/process to one row.
+type processed struct {
+	Output json.RawMessage
+	Info   struct{ Routes []struct{ Experts []int } } `json:"comprehensive_info"`
+	Meta   meta
+	Code   string
+}
+
+func (c *crippled) process(t *testing.T, body string) (status int, flag string, p processed) {
+	t.Helper()
+	r, err := c.client.Post(c.url+"/api/v1/process", "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, r.Header.Get("Pimoe-Status"), p
+}
+
+// rows sends rows of hidden states through the first layer, each by itself.
+func (c *crippled) rows(t *testing.T) []row {
+	t.Helper()
+	var out []row
+	hits := 0
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range 40 {
+		x := make([]float64, 256)
+		for i := range x {
+			x[i] = rng.NormFloat64()
+		}
+		b, err := json.Marshal(map[string]any{"input_tensor": [][][]float64{{x}}, "return_comprehensive_info": true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, flag, p := c.process(t, string(b))
+		if status != http.StatusOK || flag != "exact" || p.Meta.Status != "exact" {
+			t.Fatalf("before: %d %s %+v", status, flag, p)
+		}
+		hit := slices.Contains(p.Info.Routes[0].Experts, victim)
+		if hit {
+			hits++
+		}
+		out = append(out, row{string(b), string(p.Output), hit})
+	}
+	if hits == 0 || hits == len(out) {
+		t.Fatalf("%d of %d rows go to expert %d: they prove nothing", hits, len(out), victim)
+	}
+	return out
+}
+
+// sameRows: a row that does not need the dead expert has the same bits and is exact under every policy; each other one is
+// flagged, or refused under strict.
+func (c *crippled) sameRows(t *testing.T, rows []row, status string) {
+	t.Helper()
+	for i, x := range rows {
+		code, flag, p := c.process(t, x.body)
+		switch {
+		case !x.hit:
+			if code != http.StatusOK || flag != "exact" || string(p.Output) != x.output {
+				t.Errorf("row %d does not need the expert: %d %s, same bits: %v", i, code, flag, string(p.Output) == x.output)
+			}
+		case status == "":
+			if code != http.StatusServiceUnavailable || p.Code != "expert_unavailable" {
+				t.Errorf("row %d under strict: %d %+v", i, code, p)
+			}
+		case code != http.StatusOK || flag != status || p.Meta.Status != status || p.Meta.Layers != 1 || string(p.Output) == x.output:
+			t.Errorf("row %d: %d %s %+v, same bits: %v", i, code, flag, p.Meta, string(p.Output) == x.output)
+		}
+	}
+}
+
 // counted holds the counters against what was asked.
 func (c *crippled) counted(t *testing.T, status string) {
 	t.Helper()
@@ -330,9 +410,9 @@ func (c *crippled) counted(t *testing.T, status string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{fmt.Sprintf("pimoe_answers_total{status=%q} 0\n", status), `pimoe_answers_total{status="exact"} 4` + "\n"} {
-		if has := strings.Contains(string(b), line); has != strings.Contains(line, "exact") {
-			t.Errorf("metrics: %q is there: %v", line, has)
+	for _, line := range []string{fmt.Sprintf("pimoe_answers_total{status=%q} 0\n", status), `pimoe_answers_total{status="exact"} 0` + "\n"} {
+		if strings.Contains(string(b), line) || !strings.Contains(string(b), line[:len(line)-2]) {
+			t.Errorf("metrics: %q, or no such series", line)
 		}
 	}
 	if r, err := c.client.Get(c.url + "/readyz"); err != nil || r.StatusCode != http.StatusOK {
@@ -340,4 +420,53 @@ func (c *crippled) counted(t *testing.T, status string) {
 	} else {
 		r.Body.Close()
 	}
+}
+
+// TestExactWaits: an exact request under a lenient policy waits for a restart, as under strict, and has the same text; the
+// others beside it go on at once, flagged or exact.
+func TestExactWaits(t *testing.T) {
+	s := cripple(t, "policy=renormalise", "degraded.max_dropped_mass=1")
+	want := s.ask(t, openings[0], "").json.Choices
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		wg.Go(func() {
+			for done := false; !done; {
+				select {
+				case <-stop:
+					done = true
+				default:
+				}
+				a := s.ask(t, openings[0], "", "pimoe-accept", "exact")
+				if a.status != http.StatusOK || a.header.Get("Pimoe-Status") != "exact" || len(want) != 1 || !strings.HasPrefix(want[0].Text, a.json.Choices[0].Text) {
+					t.Errorf("%d %v %s, want the beginning of %v", a.status, a.header, a.body, want)
+				}
+			}
+		})
+		wg.Go(func() {
+			for done := false; !done; {
+				select {
+				case <-stop:
+					done = true
+				default:
+				}
+				a := s.ask(t, openings[0], "")
+				same := a.status == http.StatusOK && strings.HasPrefix(want[0].Text, a.json.Choices[0].Text)
+				if status := a.header.Get("Pimoe-Status"); a.status != http.StatusOK || !same && status != "degraded" {
+					t.Errorf("another text without a flag: %d %s %s", a.status, status, a.body)
+				}
+			}
+		})
+	}
+	for range 20 {
+		pid, _ := s.group(t, "e3")
+		if pid != 0 {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(50 * time.Millisecond) // the load between two faults, not a wait for something
+	}
+	close(stop)
+	wg.Wait()
 }

@@ -38,6 +38,10 @@ type Options struct {
 	Progress func(done, total int64) // of an import, in bytes; may be nil
 	// NoPrefixReuse makes every request compute its whole prompt, for measurements.
 	NoPrefixReuse bool
+	// Watch, if not nil, sees the outputs of all experts, and Wrap puts something between the layers and a group. Both are
+	// for measurements.
+	Watch moe.Watcher
+	Wrap  func(plan config.GroupPlan, g moe.Group) moe.Group
 	// SweepEvery is the time between two checks of the weight shards in use; 0 = the host's own.
 	SweepEvery time.Duration
 }
@@ -112,7 +116,11 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	if i.Tokenizer, err = tokens.get(); err != nil {
 		return err
 	}
-	block := moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.Host.Groups(), i.Model.Hidden, i.pool.Team())
+	if err := i.readProfile(stored); err != nil {
+		return err
+	}
+	block := moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.remedies.wrapped(i.Host.Groups(), o), i.Model.Hidden, i.pool.Team())
+	block.Watch(o.Watch)
 	if err := block.Degrade(i.remedies.policies); err != nil {
 		return err
 	}

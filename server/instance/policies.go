@@ -1,16 +1,22 @@
 package instance
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/profile"
+	"github.com/pimoe/pimoe/core/weights"
+	"github.com/pimoe/pimoe/sdk"
 )
 
 // remedies are what the expert groups do while they can't answer, and which of them can do something.
 type remedies struct {
 	policies []moe.Policy // by group of the host, with the groups that stand by
 	main     int          // groups before those that stand by
+	plans    []config.GroupPlan
 }
 
 // remediesOf turns plans into policies; the groups that stand by follow the main ones, in the order of their owners.
@@ -31,7 +37,37 @@ func remediesOf(c config.Config, plans []config.GroupPlan) (r remedies, all []co
 		r.policies = append(r.policies, policy)
 	}
 	r.policies = append(r.policies, make([]moe.Policy, len(all)-len(plans))...)
+	r.plans = all
 	return r, all, nil
+}
+
+// wrapped are the groups as the options want them.
+func (r remedies) wrapped(groups []moe.Group, o Options) []moe.Group {
+	if o.Wrap != nil {
+		for g := range groups {
+			groups[g] = o.Wrap(r.plans[g], groups[g])
+		}
+	}
+	return groups
+}
+
+// readProfile marks the experts that no policy may drop or replace, as far as the model was measured.
+func (i *Instance) readProfile(stored *weights.Model) error {
+	if !i.Lenient() {
+		return nil
+	}
+	p, err := profile.Read(stored.Profile(), i.Digest)
+	if errors.Is(err, sdk.ErrNotFound) {
+		i.Notes = append(i.Notes, "the model has no profile, so no expert counts as critical; pimoe experts profile makes one")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (pimoe experts profile makes a new one)", err)
+	}
+	for g := range i.remedies.policies {
+		i.remedies.policies[g].Critical = p.Critical()
+	}
+	return nil
 }
 
 // Ready is nil when a request would be answered now, if need be as the policy allows; else it names what is missing or

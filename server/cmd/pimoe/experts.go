@@ -44,6 +44,7 @@ func (a *app) experts() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&admin, "admin", "", "`URL` of the admin API; default: the configured address")
+	c.AddCommand(a.profile())
 	return c
 }
 
