@@ -17,7 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/coretest"
+	"github.com/pimoe/pimoe/core/profile"
+	"github.com/pimoe/pimoe/server/instance"
 )
 
 // copyPlugins is a folder with the test's own copies of the plugins, which a test may spoil.
@@ -52,7 +55,7 @@ type crippled struct {
 const victim = 3
 
 // cripple starts a server under a policy. Its expert 3 runs an executable of its own, which kill makes unusable.
-func cripple(t *testing.T, settings ...string) *crippled {
+func cripple(t *testing.T, store string, settings ...string) *crippled {
 	t.Helper()
 	dir := copyPlugins(t)
 	own := filepath.Join(dir, "own", "pimoe-expert-cpu")
@@ -70,7 +73,7 @@ func cripple(t *testing.T, settings ...string) *crippled {
 	for _, s := range settings {
 		args = append(args, "--set", s)
 	}
-	c := &crippled{program: launch(t, home(t), args...), plugin: own, client: http.Client{Timeout: time.Minute}}
+	c := &crippled{program: launch(t, store, args...), plugin: own, client: http.Client{Timeout: time.Minute}}
 	c.ready(t)
 	return c
 }
@@ -192,7 +195,7 @@ func TestDegraded(t *testing.T) {
 	} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
-			s := cripple(t, c.settings...)
+			s := cripple(t, home(t), c.settings...)
 			for _, p := range openings {
 				a := s.ask(t, p, "")
 				if a.status != http.StatusOK || a.header.Get("Pimoe-Status") != "exact" || a.json.Meta.Status != "exact" {
@@ -425,7 +428,7 @@ func (c *crippled) counted(t *testing.T, status string) {
 // TestExactWaits: an exact request under a lenient policy waits for a restart, as under strict, and has the same text; the
 // others beside it go on at once, flagged or exact.
 func TestExactWaits(t *testing.T) {
-	s := cripple(t, "policy=renormalise", "degraded.max_dropped_mass=1")
+	s := cripple(t, home(t), "policy=renormalise", "degraded.max_dropped_mass=1")
 	want := s.ask(t, openings[0], "").json.Choices
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
@@ -469,4 +472,48 @@ func TestExactWaits(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// TestCriticalExpert: an expert that the model's profile calls critical is neither dropped nor replaced. Clients get sums,
+// the operator's log names the expert.
+func TestCriticalExpert(t *testing.T) {
+	c := config.Default()
+	c.Home = home(t)
+	stored, err := instance.OpenModel(t.Context(), c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := profile.NewRecorder([]int{0, 1, 2, 3, 4, 5}, 8)
+	for e := range 8 {
+		rec.Add(4, e, 1, []float32{1})
+	}
+	rec.Add(4, victim, 1, []float32{100})
+	if err := rec.Profile(stored.Digest(), 9).Write(stored.Profile()); err != nil {
+		t.Fatal(err)
+	}
+	s := cripple(t, c.Home, "policy=renormalise", "degraded.max_dropped_mass=1")
+	s.kill(t)
+	refused, degraded := 0, 0
+	for _, p := range openings {
+		switch a := s.ask(t, p, ""); {
+		case a.status == http.StatusServiceUnavailable && a.json.Error.Code == "degradation_refused":
+			if refused++; strings.Contains(a.json.Error.Message, "expert 3") || strings.Contains(a.json.Error.Message, "e3") || !strings.Contains(a.json.Error.Message, "critical") {
+				t.Errorf("clients read %s", a.body)
+			}
+		case a.status == http.StatusOK && a.header.Get("Pimoe-Status") != "exact":
+			degraded++
+		default:
+			t.Errorf("%d %v %s", a.status, a.header, a.body)
+		}
+	}
+	if refused == 0 || !strings.Contains(s.stderr.String(), "layer 4: policy renormalise refused for expert 3") {
+		t.Errorf("%d refused, %d degraded; the log:\n%s", refused, degraded, s.stderr)
+	}
+	if err := os.WriteFile(stored.Profile(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = tryOpen(t, func(o *config.Config) { o.Home, o.Policy = c.Home, "renormalise" })
+	if err == nil || !strings.Contains(err.Error(), "pimoe experts profile") {
+		t.Errorf("a damaged profile: %v", err)
+	}
 }

@@ -337,7 +337,7 @@ func (a *app) printProfile(p profiled) error {
 		fmt.Fprintln(a.out)
 		rows = nil
 		for _, r := range p.Curve {
-			rows = append(rows, []string{r.Kind, strconv.Itoa(r.Lost), strings.Trim(fmt.Sprint(r.Experts), "[]"), fmt.Sprintf("%.4f", r.Perplexity),
+			rows = append(rows, []string{r.Kind, strconv.Itoa(r.Lost), strings.Trim(strings.ReplaceAll(fmt.Sprint(r.Experts), "] [", " | "), "[]"), fmt.Sprintf("%.4f", r.Perplexity),
 				fmt.Sprintf("%+.1f%%", r.Difference), fmt.Sprintf("%.0f%%", 100*r.Refused)})
 		}
 		if err := table.Write(a.out, []string{"LOST", "EXPERTS", "WHICH", "PERPLEXITY", "DIFFERENCE", "REFUSED"}, rows); err != nil {
