@@ -332,7 +332,10 @@ func (l *loop) land(r result) {
 			f.job.err = errStopped
 		}
 		if missing := f.job.lost.missing; f.job.err == nil && missing.Err != nil {
-			if f.job.err = f.job.outage.begin(missing, l.now()); f.job.err == nil && !l.closed {
+			if f.job.err = f.job.outage.begin(missing, l.now()); f.job.err == nil && l.closed {
+				f.job.err = errStopped
+			}
+			if f.job.err == nil {
 				l.jobs = append(l.jobs, f.job)
 				return
 			}
