@@ -69,6 +69,10 @@ bench-kernels: build ## every kernel beside the machine's limits
 bench-routers: build ## every routing strategy on the embedded model: quality, balance, speed; writes docs/routers.md
 	@scripts/bench-routers.sh
 
+.PHONY: bench-degraded
+bench-degraded: build ## what lost experts cost in perplexity, by number and kind, on the embedded model
+	@./$(BIN)/pimoe experts profile --curve
+
 .PHONY: bench-hops
 bench-hops: ## what a call into another process costs: one row there and back, and a layer of two experts behind the router
 	$(GO) test -run '^$$' -bench 'RoundTrip|Layer' -benchtime 2s ./core/host

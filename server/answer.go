@@ -4,27 +4,29 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/server/openai"
 )
 
 // dialect is how one of the two generation routes writes its answer.
 type dialect struct {
 	head  openai.Head
-	whole func(openai.Head, []openai.Choice, openai.Usage) []byte
+	whole func(openai.Head, []openai.Choice, openai.Usage, *openai.Meta) []byte
 	event func(openai.Head, openai.Choice, bool) []byte
 	usage func(openai.Head, openai.Usage) []byte
+	meta  func(openai.Head, openai.Meta, bool) []byte
 	role  bool // each choice begins with an event that has the role
 }
 
 // generate runs a request and answers it at once or as a stream.
 func (s *Server) generate(ctx context.Context, r *request, want *openai.Request, prompts []prompt, d dialect) (*reply, error) {
-	g, err := s.start(ctx, r.id, want, prompts)
+	g, err := s.start(ctx, r, want, prompts)
 	if err != nil {
 		return nil, err
 	}
 	if want.Stream {
 		return &reply{
-			status: http.StatusOK, contentType: mimeEvents, header: s.disclosure(),
+			status: http.StatusOK, contentType: mimeEvents, header: s.promise(r),
 			stream: func(ctx context.Context, w *events) error { return g.stream(ctx, r, d, w) },
 		}, nil
 	}
@@ -35,7 +37,9 @@ func (s *Server) generate(ctx context.Context, r *request, want *openai.Request,
 	if err != nil {
 		return nil, err
 	}
-	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(), body: d.whole(d.head, choices, u)}, nil
+	q := g.quality()
+	r.quality = q.Status()
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q), body: d.whole(d.head, choices, u, s.meta(q))}, nil
 }
 
 // stream writes the pieces as events until all choices have ended.
@@ -50,14 +54,21 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 	for i := range plain {
 		plain[i] = openai.NewPieces(d.event(d.head, openai.Choice{Index: i, Text: openai.PieceText}, g.want.IncludeUsage))
 	}
-	var event []byte // the memory of the last one
-	emit := func(p openai.Choice) error {
+	var event []byte                           // the memory of the last one
+	known := make([]moe.Kinds, len(g.choices)) // what the client has been told of each choice
+	emit := func(p piece) error {
+		if p.quality.Kinds != known[p.Index] {
+			known[p.Index] = p.quality.Kinds
+			m := g.s.meta(p.quality)
+			m.Index = &p.Index
+			w.named("degraded", d.meta(d.head, *m, g.want.IncludeUsage))
+		}
 		if p.Text != "" && p.Finish == "" && p.Logprobs == nil {
 			event = plain[p.Index].Append(event[:0], p.Text)
 			w.data(event)
 			return w.err
 		}
-		for _, e := range split(p) {
+		for _, e := range split(p.Choice) {
 			w.data(d.event(d.head, e, g.want.IncludeUsage))
 		}
 		return w.err
@@ -67,6 +78,10 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 	r.tokens.prompt, r.tokens.completion = u.PromptTokens, u.CompletionTokens
 	if err != nil {
 		return err
+	}
+	if q := g.quality(); g.s.streamed(r) {
+		r.quality = q.Status()
+		w.named("summary", d.meta(d.head, *g.s.meta(q), g.want.IncludeUsage))
 	}
 	if g.want.IncludeUsage {
 		w.data(d.usage(d.head, u))
@@ -88,15 +103,4 @@ func split(p openai.Choice) []openai.Choice {
 		out = append(out, openai.Choice{Index: p.Index, Finish: p.Finish})
 	}
 	return out
-}
-
-// disclosure says in headers what computed the answer: under the strict policy always exactly the model.
-func (s *Server) disclosure() map[string]string {
-	h := map[string]string{
-		"Pimoe-Status": "exact", "Pimoe-Model-Digest": s.service.digest, "Pimoe-Numeric-Class": s.service.class(),
-	}
-	if s.service.routing != "" {
-		h["Pimoe-Routing"] = s.service.routing
-	}
-	return h
 }

@@ -24,7 +24,7 @@ func (s *Server) chat(ctx context.Context, r *request) (*reply, error) {
 	}
 	return s.generate(ctx, r, want, []prompt{p}, dialect{
 		head:  s.head("chatcmpl-", want.Model),
-		whole: openai.Head.Chat, event: openai.Head.ChatEvent, usage: openai.Head.ChatUsage, role: true,
+		whole: openai.Head.Chat, event: openai.Head.ChatEvent, usage: openai.Head.ChatUsage, meta: openai.Head.ChatMeta, role: true,
 	})
 }
 

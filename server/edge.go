@@ -18,6 +18,8 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/google/uuid"
+
+	"github.com/pimoe/pimoe/core/moe"
 )
 
 const (
@@ -36,6 +38,8 @@ type request struct {
 	contentType string
 	accept      string
 	shape       string // X-Tensor-Shape
+	take        moe.Accept
+	quality     string // of the answer, for the log; empty = none yet
 	model       string // of the path
 	group       string // of the path
 	query       url.Values
@@ -122,6 +126,9 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 	if x.route.work {
 		if s.drain.Load() {
 			return nil, errStopping
+		}
+		if x.req.take, err = acceptOf(c.Get("Pimoe-Accept")); err != nil {
+			return nil, err
 		}
 		if err := x.limit(c.Get("X-Request-Timeout")); err != nil {
 			return nil, err
@@ -290,7 +297,7 @@ func (x *exchange) end(status int) {
 	took := time.Since(x.began)
 	x.s.meters.request(x.route.name(), status, took)
 	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
-		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion)
+		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality)
 	x.s.running.done()
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/pimoe/pimoe/core/host"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
@@ -61,6 +62,9 @@ func (s *Server) faultOf(err error) *fault {
 	if errors.As(err, &shape) {
 		return faultOfShape(shape)
 	}
+	if refused := (*moe.RefusedError)(nil); errors.As(err, &refused) {
+		return &fault{status: http.StatusServiceUnavailable, code: "degradation_refused", message: refused.Public(), retry: true}
+	}
 	if down := s.down(err); down != nil {
 		return &fault{status: http.StatusServiceUnavailable, code: "expert_unavailable", message: down.Error(), retry: true}
 	}
@@ -88,7 +92,7 @@ func (s *Server) down(err error) *host.UnavailableError {
 		return down
 	}
 	if errors.Is(err, sdk.ErrDeadline) || errors.Is(err, context.DeadlineExceeded) {
-		errors.As(s.service.ready(), &down)
+		errors.As(s.service.lacking(), &down)
 	}
 	return down
 }

@@ -195,7 +195,7 @@ func TestDeadline(t *testing.T) {
 // A request whose time runs out while it waits for a restart is told what it has waited for.
 func TestDeadlineWhileAnExpertIsDown(t *testing.T) {
 	svc := fakeService(&fakeEngine{script: hangs(1)})
-	svc.ready = func() error {
+	svc.lacking = func() error {
 		return &host.UnavailableError{What: "expert group e5", Cause: "its process can't be started: permission denied"}
 	}
 	r := serve(t, svc, nil)

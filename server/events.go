@@ -12,6 +12,9 @@ type events struct {
 // data sends one event. The text holds no line break: it is JSON.
 func (e *events) data(text []byte) { e.send("data: ", text) }
 
+// named sends one event of a type of its own.
+func (e *events) named(kind string, text []byte) { e.send("event: "+kind+"\ndata: ", text) }
+
 // comment keeps the connection alive and finds out whether the client is still there.
 func (e *events) comment() { e.send(": keep-alive", nil) }
 

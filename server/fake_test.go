@@ -10,6 +10,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/core/tokenizer"
 	"github.com/pimoe/pimoe/sdk"
@@ -38,9 +39,9 @@ func (f *fakeEngine) Submit(ctx context.Context, r engine.Request) (engine.Strea
 	return &fakeStream{f: f, prompt: len(r.Prompt)}, nil
 }
 
-func (f *fakeEngine) Hidden(_ context.Context, _ int, x tensor.Matrix, _ bool) (tensor.Matrix, []engine.RouteInfo, error) {
+func (f *fakeEngine) Hidden(_ context.Context, _ int, x tensor.Matrix, _ bool, _ moe.Accept) (tensor.Matrix, []engine.RouteInfo, engine.Quality, error) {
 	y, err := f.hidden(x)
-	return y, nil, err
+	return y, nil, engine.Quality{}, err
 }
 
 func (f *fakeEngine) Stats() engine.Stats { return engine.Stats{Running: int(f.slots.Load())} }
@@ -122,7 +123,7 @@ func fails(after int, err error) func(context.Context, int) (engine.Token, error
 func fakeService(f *fakeEngine) *service {
 	return &service{
 		id: "fake", created: time.Unix(1700000000, 0), digest: "sha256:0123456789abcdef0123", class: func() string { return "f32" }, hidden: 2, vocab: 26, context: 64,
-		layers: []int{0, 2}, defaults: sampler.Params{Temperature: 1, TopP: 1}, engine: f, text: letters{}, ready: func() error { return nil },
+		layers: []int{0, 2}, defaults: sampler.Params{Temperature: 1, TopP: 1}, engine: f, text: letters{}, ready: func() error { return nil }, lacking: func() error { return nil },
 		experts: func() any { return []any{} }, router: func() any { return nil }, metrics: metrics.New(),
 	}
 }

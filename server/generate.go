@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
@@ -22,6 +23,7 @@ import (
 type generation struct {
 	s       *Server
 	id      string
+	take    moe.Accept
 	want    *openai.Request
 	choices []*choice
 }
@@ -43,15 +45,21 @@ type prompt struct {
 	lead int // ids at the start that the tokenizer added and that are not in the text
 }
 
+// piece is a part of the answer, and the quality of all that has come of this choice so far.
+type piece struct {
+	openai.Choice
+	quality engine.Quality
+}
+
 // start submits all choices. The caller must call close on the generation.
-func (s *Server) start(ctx context.Context, id string, want *openai.Request, prompts []prompt) (*generation, error) {
+func (s *Server) start(ctx context.Context, r *request, want *openai.Request, prompts []prompt) (*generation, error) {
 	if err := s.checkReproducible(want); err != nil {
 		return nil, err
 	}
 	if most := s.cfg.Limits.MaxConcurrentRequests + s.cfg.Limits.MaxQueuedRequests; len(prompts)*want.N > most {
 		return nil, &strictjson.Error{Path: "n", Expected: fmt.Sprintf("at most %d choices in all", most), Got: fmt.Sprint(len(prompts) * want.N)}
 	}
-	g := &generation{s: s, id: id, want: want}
+	g := &generation{s: s, id: r.id, take: r.take, want: want}
 	for i, p := range prompts {
 		for n := range want.N {
 			c := &choice{index: i*want.N + n, prompt: p.ids, first: n == 0}
@@ -70,6 +78,7 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 	r := engine.Request{
 		ID: g.id, Prompt: p.ids, MaxTokens: g.maxTokens(), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
 		Stop: g.want.Stop, IgnoreEOS: g.want.IgnoreEOS, Logprobs: g.want.Logprobs,
+		Accept: g.take,
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline
@@ -104,9 +113,9 @@ const defaultMaxTokens = 16
 
 // run reads all choices until their ends and calls emit for each piece, from this goroutine. With idle not nil it is
 // called whenever nothing has come for the keep-alive time. The first error, also of these two, ends all choices.
-func (g *generation) run(ctx context.Context, emit func(openai.Choice) error, idle func() error) error {
+func (g *generation) run(ctx context.Context, emit func(piece) error, idle func() error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	pieces, errs := make(chan openai.Choice, len(g.choices)), make(chan error, len(g.choices))
+	pieces, errs := make(chan piece, len(g.choices)), make(chan error, len(g.choices))
 	var readers sync.WaitGroup
 	for _, c := range g.choices {
 		readers.Go(func() { errs <- g.read(ctx, c, pieces) })
@@ -145,7 +154,7 @@ func (g *generation) run(ctx context.Context, emit func(openai.Choice) error, id
 }
 
 // read turns one engine stream into pieces. It runs on a goroutine of its own, so a panic becomes an error here.
-func (g *generation) read(ctx context.Context, c *choice, out chan<- openai.Choice) (err error) {
+func (g *generation) read(ctx context.Context, c *choice, out chan<- piece) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
@@ -160,7 +169,7 @@ func (g *generation) read(ctx context.Context, c *choice, out chan<- openai.Choi
 			return err
 		}
 		select {
-		case out <- g.piece(c, t):
+		case out <- piece{g.piece(c, t), t.Quality}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -197,7 +206,7 @@ func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
 		}
 	}
 	texts := make([]strings.Builder, len(out))
-	err := g.run(ctx, func(p openai.Choice) error {
+	err := g.run(ctx, func(p piece) error {
 		c := &out[p.Index]
 		texts[p.Index].WriteString(p.Text)
 		c.Logprobs = append(c.Logprobs, p.Logprobs...)
@@ -226,6 +235,15 @@ func (g *generation) usage() openai.Usage {
 		}
 	}
 	return u
+}
+
+// quality joins what computed the choices; a prompt is part of each.
+func (g *generation) quality() engine.Quality {
+	var q engine.Quality
+	for _, c := range g.choices {
+		q = worse(q, c.stream.Usage().Quality)
+	}
+	return q
 }
 
 // close frees the slots of what still runs.

@@ -37,6 +37,7 @@ type processResult struct {
 	Info      any     `json:"comprehensive_info"`
 	Error     *string `json:"error"`
 	Routing   string  `json:"routing,omitempty"` // "load-dependent" if it is
+	Meta      any     `json:"meta"`
 }
 
 // process is POST /api/v1/process.
@@ -52,16 +53,17 @@ func (s *Server) process(ctx context.Context, r *request) (*reply, error) {
 	if in.states == nil {
 		return s.processText(ctx, r, in, began)
 	}
-	y, routes, err := s.processStates(ctx, in)
+	y, routes, q, err := s.processStates(ctx, r, in)
 	if err != nil {
 		return nil, err
 	}
-	header := s.disclosure()
+	header := s.disclosure(q)
+	r.quality = q.Status()
 	if in.states.form == formBytes && strings.Contains(r.accept, mimeBytes) {
 		header["X-Tensor-Shape"] = in.states.shapeText()
 		return &reply{status: http.StatusOK, contentType: mimeBytes, header: header, body: littleEndian(y)}, nil
 	}
-	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: in.states.encode(y), Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds()}
+	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: in.states.encode(y), Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
 	if in.info {
 		out.Info = s.routeInfo(in, routes)
 	}
@@ -193,27 +195,27 @@ func (s *Server) readBinary(r *request) (*processInput, error) {
 }
 
 // processStates runs the layers on the positions that the mask leaves; the others are zero in the answer.
-func (s *Server) processStates(ctx context.Context, in *processInput) (tensor.Matrix, []engine.RouteInfo, error) {
+func (s *Server) processStates(ctx context.Context, r *request, in *processInput) (y tensor.Matrix, routes []engine.RouteInfo, q engine.Quality, err error) {
 	x := in.states
-	y := tensor.NewMatrix(x.rows.Rows, x.rows.Cols)
+	y = tensor.NewMatrix(x.rows.Rows, x.rows.Cols)
 	if len(x.used) == 0 {
-		return y, nil, nil
+		return y, nil, q, nil
 	}
 	packed := tensor.NewMatrix(len(x.used), x.rows.Cols)
 	for i, row := range x.used {
 		copy(packed.Row(i), x.rows.Row(row))
 	}
-	out, routes, err := s.service.engine.Hidden(ctx, in.layer, packed, in.all)
+	out, routes, q, err := s.service.engine.Hidden(ctx, in.layer, packed, in.all, r.take)
 	if err != nil {
-		return y, nil, err
+		return y, nil, q, err
 	}
 	for i, row := range x.used {
 		copy(y.Row(row), out.Row(i))
 		if at := firstNonFinite(y.Row(row)); at >= 0 {
-			return y, nil, fmt.Errorf("row %d column %d is not finite: %w", row, at, sdk.ErrInvalidOutput)
+			return y, nil, q, fmt.Errorf("row %d column %d is not finite: %w", row, at, sdk.ErrInvalidOutput)
 		}
 	}
-	return y, routes, nil
+	return y, routes, q, nil
 }
 
 // routeInfo tells the owner of a request where its rows went.
@@ -255,7 +257,7 @@ func (s *Server) processText(ctx context.Context, r *request, in *processInput, 
 	if err != nil {
 		return nil, err
 	}
-	g, err := s.start(ctx, r.id, in.want, []prompt{p})
+	g, err := s.start(ctx, r, in.want, []prompt{p})
 	if err != nil {
 		return nil, err
 	}
@@ -266,14 +268,16 @@ func (s *Server) processText(ctx context.Context, r *request, in *processInput, 
 	if err != nil {
 		return nil, err
 	}
-	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds()}
+	q := g.quality()
+	r.quality = q.Status()
+	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
 	if in.info {
 		out.Info = map[string]any{
 			"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class(), "finish_reason": choices[0].Finish,
 			"prompt_tokens": u.PromptTokens, "cached_tokens": u.CachedTokens, "completion_tokens": u.CompletionTokens,
 		}
 	}
-	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(), body: mustJSON(out)}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q), body: mustJSON(out)}, nil
 }
 
 // processReply is a fault on this route: a problem that also has the members of this route's own answers.

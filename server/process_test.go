@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -62,7 +63,7 @@ func TestProcessTensor(t *testing.T) {
 	r := serve(t, nil, nil)
 	inst := openShared(t)
 	x := hiddenStates(6, inst.Model.Hidden)
-	want, routes, err := inst.Engine.Hidden(context.Background(), 2, x, false)
+	want, routes, _, err := inst.Engine.Hidden(context.Background(), 2, x, false, moe.AcceptExact)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func TestProcessLayersAndMask(t *testing.T) {
 	if d := cmp.Diff(run(fmt.Sprintf(`,"layer":%d`, inst.Model.SparseLayers()[0])), first); d != "" {
 		t.Error("the default is not the first MoE layer")
 	}
-	all, _, err := inst.Engine.Hidden(context.Background(), -1, x, true)
+	all, _, _, err := inst.Engine.Hidden(context.Background(), -1, x, true, moe.AcceptExact)
 	if err != nil {
 		t.Fatal(err)
 	}

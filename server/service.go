@@ -11,6 +11,7 @@ import (
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/core/tokenizer"
 	"github.com/pimoe/pimoe/sdk"
@@ -24,6 +25,8 @@ type service struct {
 	created  time.Time
 	digest   string
 	class    func() string // numeric classes of the expert groups, comma separated
+	standby  string        // those of the groups that stand by for others, as far as they are different ones
+	lenient  bool          // the policy lets some answers do without experts
 	routing  string        // "load-dependent", or empty for row-independent routing
 	hidden   int
 	vocab    int
@@ -34,8 +37,9 @@ type service struct {
 
 	engine  engineAPI
 	text    textAPI
-	ready   func() error
-	experts func() any // one entry for each process
+	ready   func() error // nil = a request would be answered
+	lacking func() error // nil = exactly
+	experts func() any   // one entry for each process
 	router  func() any
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
@@ -44,7 +48,7 @@ type service struct {
 // engineAPI is the part of *engine.Engine that the edge calls.
 type engineAPI interface {
 	Submit(ctx context.Context, r engine.Request) (engine.Stream, error)
-	Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool) (tensor.Matrix, []engine.RouteInfo, error)
+	Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool, accept moe.Accept) (tensor.Matrix, []engine.RouteInfo, engine.Quality, error)
 	Stats() engine.Stats
 	Drain(ctx context.Context) error
 }
@@ -72,14 +76,17 @@ func serviceOf(i *instance.Instance) service {
 		id: i.ID, created: i.Created, digest: i.Digest,
 		hidden: i.Model.Hidden, vocab: i.Model.Vocab, context: i.Engine.Context(), layers: i.Model.SparseLayers(),
 		defaults: defaultsOf(i.Model.Defaults),
-		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, metrics: i.Metrics,
+		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, lacking: i.Lacking, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
 		router:  func() any { return i.Host.RouterStatus() },
-		class:   i.Host.NumericClasses, changes: i,
+		changes: i,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n
 	}
+	main, standby := i.Classes()
+	s.class = func() string { now, _ := i.Classes(); return classNames(now, nil) }
+	s.standby, s.lenient = classNames(standby, main), i.Lenient()
 	if slices.Contains(i.Host.RouterStatus().Capabilities, sdk.CapLoadDependent) {
 		s.routing = sdk.CapLoadDependent
 	}

@@ -23,10 +23,12 @@ type Config struct {
 	// Trunk says how all that is no routed expert is computed: attention, dense and shared feed-forward blocks, the head.
 	Trunk   Trunk   `koanf:"trunk"`
 	KVCache KVCache `koanf:"kv_cache"`
-	// Policy says what happens when an expert can't answer: only "strict" so far.
+	// Policy says what happens when an expert can't answer: strict (default), fallback, renormalise, substitute.
 	Policy string `koanf:"policy"`
-	Limits Limits `koanf:"limits"`
-	Log    Log    `koanf:"log"`
+	// Degraded are the bounds and means of the policies other than strict.
+	Degraded Degraded `koanf:"degraded"`
+	Limits   Limits   `koanf:"limits"`
+	Log      Log      `koanf:"log"`
 	// APIKey guards every route but health; empty = loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
 	APIKey string `koanf:"api_key" secret:"true"`
 	// Plugins is the folder of the plugin executables. Default: the folder of the pimoe executable.
@@ -73,6 +75,27 @@ type Override struct {
 	// Precision is a numeric class; one group never mixes classes, so an override splits groups where needed.
 	Precision string `koanf:"precision"`
 	Replicas  int    `koanf:"replicas"`
+	// Policy, Fallback and Substitutes are what these units do while they can't answer; empty keeps the model's.
+	Policy      string            `koanf:"policy"`
+	Fallback    Alternative       `koanf:"fallback"`
+	Substitutes map[string]string `koanf:"substitutes"`
+}
+
+// Degraded says how far answers without some experts may go, and what stands in for them.
+type Degraded struct {
+	// MaxDroppedMass is the largest share of a token's gate mass that renormalise drops; default 0.25.
+	MaxDroppedMass float64 `koanf:"max_dropped_mass"`
+	MinExperts     int     `koanf:"min_experts"` // that renormalise leaves to a token; default 1
+	// Fallback computes the same experts in another numeric class, in processes that run beside the main ones.
+	Fallback    Alternative       `koanf:"fallback"`
+	Substitutes map[string]string `koanf:"substitutes"` // expert: the one that stands in for it, in every layer
+}
+
+// Alternative is another way to compute an expert.
+type Alternative struct {
+	Backend   string `koanf:"backend"`   // NAME of pimoe-expert-NAME
+	Plugin    string `koanf:"plugin"`    // path of an executable; empty = pimoe-expert-BACKEND in Plugins
+	Precision string `koanf:"precision"` // numeric class; empty = auto
 }
 
 // Trunk chooses the arithmetic of the trunk.

@@ -114,30 +114,40 @@ func TestFileProblems(t *testing.T) {
 		"unknown at the top, in a section elsewhere": {"max_batch_size: 3", []string{"c.yaml:1: max_batch_size: unknown key; did you mean limits.max_batch_size?"}},
 		"settings of features that do not exist":     {"cache: {ttl: 3600s}\nrate_limit: 100", []string{"cache: unknown key; want one of model, home, mode", "rate_limit: unknown key"}},
 		"unknown in a list":                          {"experts: {overrides: [{layers: all, experts: 0, backnd: ref}]}", []string{"experts.overrides[0].backnd: unknown key; did you mean experts.overrides[].backend?", `experts.overrides[0]: want backend`}},
-		"all at once": {"mode: fast\nlimits: {threads: -1, max_batch_size: many, request_timeout: 30}\npolicy: fallback\n", []string{
+		"all at once": {"mode: fast\nlimits: {threads: -1, max_batch_size: many, request_timeout: 30}\npolicy: lenient\n", []string{
 			`limits.max_batch_size: "many" is wrong: want a whole number from 1 to 4096`, `limits.request_timeout: "30" is wrong: want a duration with its unit`,
-			`mode: "fast" is wrong: want one of production, development`, `policy: "fallback" is wrong: want strict (fallback, renormalise`, `limits.threads: "-1" is wrong: want a whole number from 0`}},
-		"not a whole number":       {"limits: {threads: 1.5}", []string{`limits.threads: "1.5" is wrong: want a whole number from 0 to 4096`}},
-		"a list where a word goes": {"model: [a]", []string{"model: \"a list\" is wrong: want a word"}},
-		"a word where a map goes":  {"limits: 3", []string{`limits: "3" is wrong: want a map of max_batch_size`}},
-		"twice":                    {"model: a\nmodel: b", []string{"c.yaml:2: model: want to be given once"}},
-		"alias":                    {"model: &a x\nhome: *a", []string{"anchors and aliases", "anchors and aliases"}},
-		"two documents":            {"model: a\n---\nmodel: b", []string{"one YAML document"}},
-		"not a map":                {"- a", []string{"want a map of model"}},
-		"group word":               {"experts: {group: process}", []string{`experts.group: "process" is wrong`}},
-		"group map":                {"experts: {group: {a: [{layers: all}]}}", []string{"experts.group.a[0].experts: want all, a number"}},
-		"group entry":              {"experts: {group: {a: [{layers: all, experts: all, backend: ref}]}}", []string{"experts.group.a[0].backend: unknown key; want layers or experts"}},
-		"group name":               {"experts: {group: {a/b: [{layers: all, experts: all}]}}", []string{"group names"}},
-		"selection":                {"experts: {overrides: [{layers: 3-1, experts: all, backend: ref}]}", []string{`experts.overrides[0].layers: "3-1" is wrong`}},
-		"path as a name":           {"experts: {backend: ../x}\nrouter: {plugin: /bin/sh}", []string{`router.plugin: "/bin/sh"`, `experts.backend: "../x"`}},
-		"public without a key":     {"server: {addr: 0.0.0.0:8080}", []string{"set PIMOE_API_KEY or PIMOE_API_KEY_FILE"}},
-		"a name is not loopback":   {"server: {addr: 'example.org:8080'}", []string{"loopback address"}},
-		"public admin":             {"server: {admin_addr: '0.0.0.0:1'}", []string{"server.admin_addr"}},
-		"no port":                  {"server: {addr: localhost}", []string{"HOST:PORT"}},
-		"same address":             {"server: {addr: '127.0.0.1:1', admin_addr: '127.0.0.1:1'}", []string{"another address"}},
-		"batch of fewer tokens":    {"limits: {max_batch_tokens: 8}", []string{"at least limits.max_batch_size (32)"}},
-		"more replicas than room":  {"experts: {replicas: 3, max_processes: 2}", []string{"at most experts.max_processes (2)"}},
-		"key with a newline":       {"api_key: \"a\\nb\"", []string{"api_key: want printable"}},
+			`mode: "fast" is wrong: want one of production, development`, `policy: "lenient" is wrong: want one of strict, fallback, renormalise, substitute`, `limits.threads: "-1" is wrong: want a whole number from 0`}},
+		"fallback without a backend": {"policy: fallback", []string{`policy: "fallback" is wrong: want a backend of another numeric class in fallback`}},
+		"substitute without experts": {"policy: substitute", []string{`policy: "substitute" is wrong: want the experts that stand in`}},
+		"a substitute of itself":     {"policy: substitute\ndegraded: {substitutes: {3: 3}}", []string{`degraded.substitutes: "3: 3" is wrong: want an expert's number and that of another one`}},
+		"mass above one":             {"degraded: {max_dropped_mass: 1.5, min_experts: 0}", []string{`degraded.min_experts: "0" is wrong`, `degraded.max_dropped_mass: "1.5" is wrong: want a number from 0 to 1`}},
+		"no mass":                    {"degraded: {max_dropped_mass: much}", []string{`degraded.max_dropped_mass: "much" is wrong: want a number such as 0.25`}},
+		"means without a policy":     {"degraded: {fallback: {backend: int8}, substitutes: {1: 2}}", []string{`degraded.fallback: want policy fallback somewhere`, `degraded.substitutes: want policy substitute somewhere`}},
+		"an override without effect": {"experts: {overrides: [{layers: all, experts: 1, fallback: {backend: int8}}, {layers: all, experts: 2, policy: lenient}, {layers: all, experts: 3, substitutes: {1: 2}}]}", []string{
+			`experts.overrides[0].fallback: want policy fallback with it: it has no effect under policy strict`, `experts.overrides[1].policy: "lenient" is wrong: want one of strict, fallback`,
+			`experts.overrides[2].substitutes: want policy substitute with it`}},
+		"a class of another backend": {"policy: fallback\ndegraded: {fallback: {backend: int8, precision: f32}}", []string{`degraded.fallback.precision: "f32" is wrong: want one of auto, int8g32: backend int8 computes in no other class`}},
+		"not a whole number":         {"limits: {threads: 1.5}", []string{`limits.threads: "1.5" is wrong: want a whole number from 0 to 4096`}},
+		"a list where a word goes":   {"model: [a]", []string{"model: \"a list\" is wrong: want a word"}},
+		"a word where a map goes":    {"limits: 3", []string{`limits: "3" is wrong: want a map of max_batch_size`}},
+		"twice":                      {"model: a\nmodel: b", []string{"c.yaml:2: model: want to be given once"}},
+		"alias":                      {"model: &a x\nhome: *a", []string{"anchors and aliases", "anchors and aliases"}},
+		"two documents":              {"model: a\n---\nmodel: b", []string{"one YAML document"}},
+		"not a map":                  {"- a", []string{"want a map of model"}},
+		"group word":                 {"experts: {group: process}", []string{`experts.group: "process" is wrong`}},
+		"group map":                  {"experts: {group: {a: [{layers: all}]}}", []string{"experts.group.a[0].experts: want all, a number"}},
+		"group entry":                {"experts: {group: {a: [{layers: all, experts: all, backend: ref}]}}", []string{"experts.group.a[0].backend: unknown key; want layers or experts"}},
+		"group name":                 {"experts: {group: {a/b: [{layers: all, experts: all}]}}", []string{"group names"}},
+		"selection":                  {"experts: {overrides: [{layers: 3-1, experts: all, backend: ref}]}", []string{`experts.overrides[0].layers: "3-1" is wrong`}},
+		"path as a name":             {"experts: {backend: ../x}\nrouter: {plugin: /bin/sh}", []string{`router.plugin: "/bin/sh"`, `experts.backend: "../x"`}},
+		"public without a key":       {"server: {addr: 0.0.0.0:8080}", []string{"set PIMOE_API_KEY or PIMOE_API_KEY_FILE"}},
+		"a name is not loopback":     {"server: {addr: 'example.org:8080'}", []string{"loopback address"}},
+		"public admin":               {"server: {admin_addr: '0.0.0.0:1'}", []string{"server.admin_addr"}},
+		"no port":                    {"server: {addr: localhost}", []string{"HOST:PORT"}},
+		"same address":               {"server: {addr: '127.0.0.1:1', admin_addr: '127.0.0.1:1'}", []string{"another address"}},
+		"batch of fewer tokens":      {"limits: {max_batch_tokens: 8}", []string{"at least limits.max_batch_size (32)"}},
+		"more replicas than room":    {"experts: {replicas: 3, max_processes: 2}", []string{"at most experts.max_processes (2)"}},
+		"key with a newline":         {"api_key: \"a\\nb\"", []string{"api_key: want printable"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := Load(LoadOptions{File: writeFile(t, "c.yaml", c.yaml, 0o600), Environ: []string{}})
@@ -306,8 +316,10 @@ func TestPrintRoundTrip(t *testing.T) {
 model: some/dir
 experts:
   group: {fast: [{layers: all, experts: [0, 2-3]}], rest: [{layers: 0-3, experts: 1}]}
-  overrides: [{layers: [0, 2-3], experts: 1, backend: ref, replicas: 2}]
+  overrides: [{layers: [0, 2-3], experts: 1, backend: ref, replicas: 2, policy: substitute, substitutes: {1: 3}}]
 router: {plugin: hash, params: {seed: 3, text: "a: b"}}
+policy: fallback
+degraded: {max_dropped_mass: 0.4, fallback: {backend: int8}}
 limits: {request_timeout: 90s}
 `, 0o600)
 	cfg, _, err := Load(LoadOptions{File: file, Environ: []string{"PIMOE_API_KEY=s3cret"}})

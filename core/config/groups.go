@@ -20,23 +20,44 @@ type GroupPlan struct {
 	Precision string
 	Replicas  int // at least 1
 	Standby   int // further ones
+
+	Policy      string      // what is done while it can't answer
+	Fallback    *GroupPlan  // under policy fallback: the group beside it that then serves the same units
+	Substitutes map[int]int // under policy substitute
 }
 
 // traits are what all units of a group share.
 type traits struct {
 	backend, plugin, precision string
 	replicas, standby          int
+	remedy                     remedy
+}
+
+// Groups is the placement of Experts under the policies of the configuration.
+func (c Config) Groups(sparseLayers []int, experts int) (plans []GroupPlan, notes []string, err error) {
+	bad := substitutesOf("degraded.substitutes", c.Degraded.Substitutes, experts)
+	for i, o := range c.Experts.Overrides {
+		bad = append(bad, substitutesOf(fmt.Sprintf("experts.overrides[%d].substitutes", i), o.Substitutes, experts)...)
+	}
+	if bad != nil {
+		return nil, nil, Problems(bad)
+	}
+	return c.Experts.groups(sparseLayers, experts, remedy{policy: c.Policy, fallback: c.Degraded.Fallback, substitutes: pairs(c.Degraded.Substitutes)})
 }
 
 // Groups spreads the units of a model, (layer, expert) for every sparse layer and 0 <= expert < experts, over groups.
 // It is a pure function: the same settings and shape give the same groups, names and order. notes are what start-up
 // should tell the operator. Problems of the settings with this model are Problems.
 func (e Experts) Groups(sparseLayers []int, experts int) (plans []GroupPlan, notes []string, err error) {
+	return e.groups(sparseLayers, experts, remedy{policy: policies[0]})
+}
+
+func (e Experts) groups(sparseLayers []int, experts int, r remedy) (plans []GroupPlan, notes []string, err error) {
 	if len(sparseLayers) == 0 || experts < 1 {
 		return nil, nil, Problems{{Key: "experts", Want: "a model with routed experts"}}
 	}
 	layers := slices.Sorted(slices.Values(sparseLayers))
-	traitsOf, bad := e.traits(layers, experts)
+	traitsOf, bad := e.traits(layers, experts, r)
 	if bad != nil {
 		return nil, nil, Problems(bad)
 	}
@@ -131,8 +152,16 @@ func split(bases []base, traitsOf map[expert.Unit]traits) []GroupPlan {
 			if i > 0 {
 				name = free(b.name+"-"+t.backend, taken)
 			}
-			plans = append(plans, GroupPlan{Name: name, Units: parts[t], Backend: t.backend, Plugin: t.plugin,
-				Precision: t.precision, Replicas: t.replicas, Standby: t.standby})
+			p := GroupPlan{Name: name, Units: parts[t], Backend: t.backend, Plugin: t.plugin,
+				Precision: t.precision, Replicas: t.replicas, Standby: t.standby, Policy: t.remedy.policy}
+			if f := t.remedy.fallback; f != (Alternative{}) {
+				p.Fallback = &GroupPlan{Name: free(name+"-fallback", taken), Units: p.Units, Backend: f.Backend, Plugin: f.Plugin,
+					Precision: cmp.Or(f.Precision, "auto"), Replicas: 1, Policy: policies[0]}
+			}
+			if t.remedy.substitutes != "" {
+				p.Substitutes = numbers(t.remedy.substitutes)
+			}
+			plans = append(plans, p)
 		}
 	}
 	return plans
@@ -151,16 +180,19 @@ func processes(plans []GroupPlan) int {
 	n := 0
 	for _, p := range plans {
 		n += p.Replicas + p.Standby
+		if p.Fallback != nil {
+			n += p.Fallback.Replicas
+		}
 	}
 	return n
 }
 
 // traits gives every unit its traits: those of Experts, changed by the overrides in order.
-func (e Experts) traits(layers []int, experts int) (map[expert.Unit]traits, []Problem) {
+func (e Experts) traits(layers []int, experts int, r remedy) (map[expert.Unit]traits, []Problem) {
 	of := make(map[expert.Unit]traits, len(layers)*experts)
 	for _, l := range layers {
 		for x := range experts {
-			of[expert.Unit{Layer: l, Expert: x}] = traits{e.Backend, "", e.Precision, max(1, e.Replicas), e.Standby}
+			of[expert.Unit{Layer: l, Expert: x}] = traits{e.Backend, "", e.Precision, max(1, e.Replicas), e.Standby, r}
 		}
 	}
 	var bad []Problem
@@ -182,8 +214,13 @@ func (e Experts) traits(layers []int, experts int) (map[expert.Unit]traits, []Pr
 			if o.Replicas > 0 {
 				t.replicas = o.Replicas
 			}
+			t.remedy = e.change(t.remedy, o)
 			of[u] = t
 		}
+	}
+	for u, t := range of {
+		t.remedy = t.remedy.used()
+		of[u] = t
 	}
 	return of, bad
 }

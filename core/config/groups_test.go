@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"gopkg.in/yaml.v3"
 
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -149,5 +150,38 @@ func TestGroupsCoverEveryUnitOnce(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestPolicyGroups: units of different policies are in different groups, and those with a fallback have one beside them,
+// which counts as a process.
+func TestPolicyGroups(t *testing.T) {
+	c := Default()
+	c.Policy, c.Degraded.Substitutes = "substitute", map[string]string{"1": "2"}
+	c.Experts.Overrides = []Override{{Layers: "all", Experts: 3, Policy: "fallback", Fallback: Alternative{Backend: "int8"}}, {Layers: 0, Experts: 0, Policy: "strict"}}
+	plans, _, err := c.Groups([]int{0, 1, 2}, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, p := range plans {
+		got[p.Name] = fmt.Sprint(p.Policy, len(p.Units), p.Substitutes)
+		if p.Fallback != nil {
+			got[p.Fallback.Name] = fmt.Sprint(p.Fallback.Backend, p.Fallback.Precision, len(p.Fallback.Units))
+		}
+	}
+	want := map[string]string{"e0": "substitute2 map[1:2]", "e0-cpu": "strict1 map[]", "e1": "substitute3 map[1:2]", "e2": "substitute3 map[1:2]",
+		"e3": "fallback3 map[]", "e3-fallback": "int8auto3"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	c.Experts.MaxProcesses = 4
+	plans, _, err = c.Groups([]int{0, 1, 2}, 4)
+	if n := processes(plans); err != nil || n > 4 {
+		t.Errorf("%d processes, error %v", n, err)
+	}
+	c.Degraded.Substitutes["9"] = "1"
+	if _, _, err := c.Groups([]int{0}, 4); err == nil || !strings.Contains(err.Error(), `degraded.substitutes: "9: 1" is wrong: want experts that the model has: 0-3`) {
+		t.Errorf("error %v", err)
 	}
 }

@@ -54,7 +54,7 @@ func defaults(environ []string) Config {
 		Experts: Experts{Group: "expert", MaxProcesses: 64, Backend: "cpu", Precision: "auto", Replicas: 1, Hedge: "on", RecheckOneIn: 1000, Transport: "auto", Isolation: "process"},
 		Trunk:   Trunk{Backend: "cpu", Precision: "auto"},
 		KVCache: KVCache{DType: "f32"},
-		Policy:  "strict",
+		Policy:  "strict", Degraded: Degraded{MaxDroppedMass: 0.25, MinExperts: 1, Substitutes: map[string]string{}},
 		Limits: Limits{
 			MaxBatchSize: 32, MaxBatchTokens: 512, MaxSequenceLength: 2048, MaxConcurrentRequests: 100,
 			MaxQueuedRequests: 1000, RequestTimeout: 30 * time.Second, MaxRetries: 2, CircuitBreakerThreshold: 10,

@@ -51,6 +51,9 @@ func node(v reflect.Value) *yaml.Node {
 		return n
 	}
 	n := &yaml.Node{}
+	if v.Kind() == reflect.Map && v.IsNil() { // not set, which an empty one is not
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}
+	}
 	if err := n.Encode(v.Interface()); err != nil {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"} // words, numbers, lists and maps of them always encode
 	}

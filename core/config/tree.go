@@ -52,6 +52,8 @@ func (r *reader) read(key string, node *yaml.Node, t reflect.Type) (any, bool) {
 		return r.free(key, node)
 	case reflect.Int:
 		return r.integer(key, node)
+	case reflect.Float64:
+		return r.float(key, node)
 	default: // Config has no other scalars than strings
 		if node.Kind != yaml.ScalarNode {
 			r.note(key, node, kindOf(node), "a word or text")
@@ -168,6 +170,15 @@ func (r *reader) integer(key string, node *yaml.Node) (any, bool) {
 		return nil, false
 	}
 	return n, true
+}
+
+func (r *reader) float(key string, node *yaml.Node) (any, bool) {
+	f, err := strconv.ParseFloat(strings.TrimSpace(node.Value), 64)
+	if node.Kind != yaml.ScalarNode || err != nil {
+		r.note(key, node, value(node), "a number such as 0.25")
+		return nil, false
+	}
+	return f, true
 }
 
 func (r *reader) duration(key string, node *yaml.Node) (any, bool) {

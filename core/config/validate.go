@@ -82,6 +82,7 @@ func (c Config) problems() []Problem {
 	v.server(c)
 	v.plugins(c)
 	v.placement(c.Experts)
+	v.policies(c)
 	if c.Limits.MaxBatchTokens >= 1 && c.Limits.MaxBatchTokens < c.Limits.MaxBatchSize {
 		v.bad("limits.max_batch_tokens", strconv.Itoa(c.Limits.MaxBatchTokens),
 			fmt.Sprintf("at least limits.max_batch_size (%d): each running sequence takes one token a step", c.Limits.MaxBatchSize))
@@ -129,9 +130,6 @@ func (v *validator) table(key string, val reflect.Value) {
 
 func allowedWords(key string, allowed []string) string {
 	want := strings.Join(allowed, ", ")
-	if key == "policy" {
-		return want + " (fallback, renormalise and substitute do not exist yet)"
-	}
 	if len(allowed) > 1 {
 		want = "one of " + want
 	}
@@ -220,8 +218,8 @@ func (v *validator) plugins(c Config) {
 		if o.Precision != "" && !className.MatchString(o.Precision) {
 			v.bad(key+".precision", o.Precision, "auto or a numeric class such as f32 or bf16w-f32")
 		}
-		if o.Backend == "" && o.Plugin == "" && o.Precision == "" && o.Replicas == 0 {
-			v.bad(key, "", "backend, plugin, precision or replicas: it changes nothing")
+		if o.Backend == "" && o.Plugin == "" && o.Precision == "" && o.Replicas == 0 && o.Policy == "" && o.Fallback == (Alternative{}) && len(o.Substitutes) == 0 {
+			v.bad(key, "", "backend, plugin, precision, replicas, policy, fallback or substitutes: it changes nothing")
 		}
 	}
 	v.classes(c)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -33,7 +34,7 @@ func (i *idle) Forward(_ context.Context, spans []model.Span) ([]tensor.Matrix, 
 	return i.rows[:len(spans)], nil
 }
 
-func (i *idle) Hidden(context.Context, int, tensor.Matrix, func(int, []int32, []float32)) (tensor.Matrix, error) {
+func (i *idle) Hidden(context.Context, int, tensor.Matrix, func(int, []int32, []float32), moe.Judge) (tensor.Matrix, error) {
 	return tensor.Matrix{}, nil
 }
 func (i *idle) Layers() []int   { return nil }

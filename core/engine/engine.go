@@ -100,6 +100,7 @@ type setup struct {
 	limits     config.Limits
 	reuse      bool
 	editions   moe.Editions // nil = the experts never change
+	lenient    bool         // the trunk's block may do without experts
 	chunk      int
 	buffer     int
 	metrics    *metrics.Registry
@@ -129,6 +130,9 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("new engine: %w", err)
 	}
 	s.pages, s.pageTokens = spec.Pages, spec.PageTokens
+	if b, ok := o.Block.(moe.Lenient); ok {
+		s.lenient = b.Lenient()
+	}
 	s.trunk = &trunk{trunk: o.Trunk, cache: cache, block: o.Block, experts: o.Block, sparse: o.Model.SparseLayers(), team: o.Team}
 	return start(s), nil
 }
@@ -237,6 +241,9 @@ func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
 	}
 	s := newSequence(r, e.most(r), now)
 	s.reuse, s.scored = s.reuse && e.reuse, e.outcome != nil
+	if e.lenient {
+		s.lose = func(layer, _ int, o moe.Outcome) { s.step.lose(layer, o) }
+	}
 	s.stream = newStream(name, e.buffer, func() { e.box.touch(s) })
 	if t := (&text{decoder: e.decoder(), stops: stops{strings: r.Stop}}); len(r.Stop) > 0 {
 		s.text = t

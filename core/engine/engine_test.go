@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
@@ -431,7 +432,7 @@ func TestCloseEndsAll(t *testing.T) {
 	}
 	hidden := make(chan error)
 	go func() {
-		_, _, err := e.Hidden(t.Context(), -1, tensor.NewMatrix(1, 2), false)
+		_, _, _, err := e.Hidden(t.Context(), -1, tensor.NewMatrix(1, 2), false, moe.AcceptExact)
 		hidden <- err
 	}()
 	<-g.entered
@@ -738,12 +739,12 @@ func TestHidden(t *testing.T) {
 		{3, false, []float32{13, 23, 33, 43}, 2},
 		{-1, true, []float32{113, 213, 313, 413}, 4},
 	} {
-		y, routes, err := e.Hidden(t.Context(), test.layer, x, test.all)
+		y, routes, _, err := e.Hidden(t.Context(), test.layer, x, test.all, moe.AcceptExact)
 		if err != nil || !slices.Equal(y.Data, test.want) || len(routes) != test.route {
 			t.Errorf("layer %d: %v, %d routes, %v", test.layer, y.Data, len(routes), err)
 		}
 	}
-	if _, _, err := e.Hidden(t.Context(), 2, x, false); !errors.Is(err, sdk.ErrInvalid) {
+	if _, _, _, err := e.Hidden(t.Context(), 2, x, false, moe.AcceptExact); !errors.Is(err, sdk.ErrInvalid) {
 		t.Errorf("a layer without experts: %v", err)
 	}
 	if x.Data[0] != 1 {

@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -140,7 +141,7 @@ func (f *fake) span(s model.Span) tensor.Matrix {
 	return rows
 }
 
-func (f *fake) Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(int, []int32, []float32)) (tensor.Matrix, error) {
+func (f *fake) Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(int, []int32, []float32), _ moe.Judge) (tensor.Matrix, error) {
 	if !f.inside.CompareAndSwap(false, true) {
 		f.fault("Hidden beside Forward")
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -51,7 +52,7 @@ func (m *steady) Forward(_ context.Context, spans []model.Span) ([]tensor.Matrix
 	return m.rows, nil
 }
 
-func (m *steady) Hidden(context.Context, int, tensor.Matrix, func(int, []int32, []float32)) (tensor.Matrix, error) {
+func (m *steady) Hidden(context.Context, int, tensor.Matrix, func(int, []int32, []float32), moe.Judge) (tensor.Matrix, error) {
 	return tensor.Matrix{}, nil
 }
 func (m *steady) Layers() []int   { return nil }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -21,8 +22,13 @@ type RouteInfo struct {
 type job struct {
 	ctx    context.Context
 	layers []int
-	x      tensor.Matrix // the job's own copy
+	input  tensor.Matrix // the job's own copy
+	accept moe.Accept
+	judged bool          // experts may be missing
+	x      tensor.Matrix // the answer
 	routes []RouteInfo
+	lost   ledger
+	outage outage
 	err    error
 	done   chan struct{} // closed when x and routes are the answer, or err
 }
@@ -30,34 +36,34 @@ type job struct {
 // Hidden runs a layer's experts on raw hidden states: gate, router, routed and shared experts, without norm and
 // residual. It runs in the decode loop between steps. layer -1 is the first layer that has experts. With all, the
 // layers that have experts from this one on run one after the other, each on the output of the one before it.
-// x is [rows, hidden] and finite; it is not kept. The routes come by layer, then by row.
-func (e *Engine) Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool) (tensor.Matrix, []RouteInfo, error) {
+// x is [rows, hidden] and finite; it is not kept. accept is Request.Accept. The routes come by layer, then by row.
+func (e *Engine) Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool, accept moe.Accept) (tensor.Matrix, []RouteInfo, Quality, error) {
 	none := tensor.Matrix{}
 	layers, err := pick(e.trunk.Layers(), layer, all)
 	if err != nil {
-		return none, nil, err
+		return none, nil, Quality{}, err
 	}
 	if x.Rows == 0 {
-		return none, nil, fmt.Errorf("hidden states without rows: %w", sdk.ErrInvalid)
+		return none, nil, Quality{}, fmt.Errorf("hidden states without rows: %w", sdk.ErrInvalid)
 	}
 	if err := ctx.Err(); err != nil {
-		return none, nil, cancelled("hidden states", context.Cause(ctx))
+		return none, nil, Quality{}, cancelled("hidden states", context.Cause(ctx))
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.limits.RequestTimeout)
 	defer cancel()
-	j := &job{ctx: ctx, layers: layers, x: clone(x), done: make(chan struct{})}
+	j := &job{ctx: ctx, layers: layers, input: clone(x), accept: accept, judged: e.lenient, done: make(chan struct{})}
 	add := func() { e.box.jobs = append(e.box.jobs, j) }
 	if err := e.box.accept(e.limits.MaxConcurrentRequests+e.limits.MaxQueuedRequests, add); err != nil {
-		return none, nil, fmt.Errorf("hidden states: %w", err)
+		return none, nil, Quality{}, fmt.Errorf("hidden states: %w", err)
 	}
 	select {
 	case <-j.done:
 		if j.err != nil {
-			return none, nil, fmt.Errorf("hidden states: %w", classify(j.err))
+			return none, nil, Quality{}, fmt.Errorf("hidden states: %w", classify(j.err))
 		}
-		return j.x, j.routes, nil
+		return j.x, j.routes, j.lost.quality, nil
 	case <-ctx.Done():
-		return none, nil, cancelled("hidden states", context.Cause(ctx))
+		return none, nil, Quality{}, cancelled("hidden states", context.Cause(ctx))
 	}
 }
 
@@ -81,11 +87,16 @@ func pick(sparse []int, layer int, all bool) ([]int, error) {
 
 // run computes the job's answer.
 func (j *job) run(ctx context.Context, f forwarder) {
+	j.x, j.routes, j.lost = j.input, nil, ledger{}
 	for _, layer := range j.layers {
+		var judge moe.Judge
+		if j.judged {
+			judge = jobJudge{j, layer}
+		}
 		route := func(row int, ids []int32, weights []float32) {
 			j.routes = append(j.routes, RouteInfo{layer, row, slices.Clone(ids), slices.Clone(weights)})
 		}
-		y, err := f.Hidden(ctx, layer, j.x, route)
+		y, err := f.Hidden(ctx, layer, j.x, route, judge)
 		if err != nil {
 			j.err = fmt.Errorf("layer %d: %w", layer, err)
 			return
@@ -93,6 +104,18 @@ func (j *job) run(ctx context.Context, f forwarder) {
 		j.x = y
 	}
 }
+
+// jobJudge speaks for the rows of a job in one layer.
+type jobJudge struct {
+	*job
+	layer int
+}
+
+// Accept implements moe.Judge.
+func (j jobJudge) Accept(int) moe.Accept { return j.accept }
+
+// Lost implements moe.Judge.
+func (j jobJudge) Lost(_ int, o moe.Outcome) { j.lost.lose(j.layer, o) }
 
 // clone copies a matrix.
 func clone(x tensor.Matrix) tensor.Matrix {

@@ -157,9 +157,15 @@ func (l *loop) arm() {
 	var next time.Time
 	for _, list := range [][]*sequence{l.queue, l.running} {
 		for _, s := range list {
-			if d := l.due(s); !d.IsZero() && (next.IsZero() || d.Before(next)) {
-				next = d
+			next = earlier(next, l.due(s))
+			if s.outage.group != nil {
+				next = earlier(next, s.outage.retry)
 			}
+		}
+	}
+	for _, j := range l.jobs {
+		if j.outage.group != nil {
+			next = earlier(next, j.outage.retry)
 		}
 	}
 	switch {
@@ -170,6 +176,14 @@ func (l *loop) arm() {
 		l.timer.Reset(max(next.Sub(l.now()), 0))
 	}
 	l.alarm = next
+}
+
+// earlier is the earlier of two times; zero = never.
+func earlier(a, b time.Time) time.Time {
+	if b.IsZero() || !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // end ends a sequence; err nil is a regular end, which the reader sees behind the last token. What the sequence holds goes
@@ -215,6 +229,7 @@ func (l *loop) drop(s *sequence) {
 
 // launch starts the next flight, if there is anything to do. Jobs and steps take turns.
 func (l *loop) launch() {
+	l.resume(l.now())
 	if len(l.jobs) > 0 && l.stepped && l.launchJob() {
 		return
 	}
@@ -273,10 +288,18 @@ func (l *loop) schedule(s *sequence, now time.Time) {
 
 // launchJob starts the first job whose caller still waits.
 func (l *loop) launchJob() bool {
-	for len(l.jobs) > 0 {
-		j := l.jobs[0]
-		l.jobs = l.jobs[1:]
-		if err := j.ctx.Err(); err != nil {
+	for i := 0; i < len(l.jobs); {
+		j := l.jobs[i]
+		ready, err := j.outage.look(l.now(), l.limits.RequestTimeout)
+		if e := j.ctx.Err(); e != nil {
+			err = e
+		}
+		if !ready && err == nil {
+			i++
+			continue
+		}
+		l.jobs = slices.Delete(l.jobs, i, i+1)
+		if err != nil {
 			l.answer(j, err)
 			continue
 		}
@@ -297,6 +320,9 @@ func (l *loop) answer(j *job, err error) {
 	if j.err == nil {
 		j.err = err
 	}
+	if j.err == nil {
+		l.meters.answers[j.lost.quality.Status()].Inc()
+	}
 	close(j.done)
 	l.box.leave()
 }
@@ -312,6 +338,15 @@ func (l *loop) land(r result) {
 		}
 		if l.closed && f.job.err != nil {
 			f.job.err = errStopped
+		}
+		if missing := f.job.lost.missing; f.job.err == nil && missing.Err != nil {
+			if f.job.err = f.job.outage.begin(missing, l.now()); f.job.err == nil && l.closed {
+				f.job.err = errStopped
+			}
+			if f.job.err == nil {
+				l.jobs = append(l.jobs, f.job)
+				return
+			}
 		}
 		l.answer(f.job, nil)
 		return
@@ -333,6 +368,8 @@ func (l *loop) land(r result) {
 			l.drop(s)
 		case r.err != nil:
 			l.end(s, fmt.Errorf("%s: %w", s.stream.name, classify(r.err)))
+		case s.step.missing.Err != nil:
+			l.suspend(s, now)
 		default:
 			l.advance(s, e, now)
 		}
@@ -374,6 +411,7 @@ func (l *loop) outcomeOf(entries []entry, err error, now time.Time) Outcome {
 
 // advance takes in what a step computed for a sequence.
 func (l *loop) advance(s *sequence, e entry, now time.Time) {
+	s.settle()
 	s.computed += e.n
 	if s.watcher != nil {
 		s.watcher.advance(s.computed)
@@ -449,10 +487,12 @@ func (l *loop) clock(s *sequence, now time.Time) {
 
 // emit puts a token into the outbox and ends the sequence with the last one.
 func (l *loop) emit(s *sequence, t Token) {
+	t.Quality = s.usage.Quality
 	l.outbox = append(l.outbox, delivery{s, t, s.usage})
 	s.unsent++
 	if t.Finish != "" {
 		l.meters.finished[string(t.Finish)].Inc()
+		l.meters.answers[t.Quality.Status()].Inc()
 		l.end(s, nil)
 	}
 }

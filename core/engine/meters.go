@@ -12,7 +12,8 @@ import (
 type meters struct {
 	prompt, completion, reused, steps, preemptions  *metrics.Counter
 	ttft, inter, queued, step, sequences, tokenRows *metrics.Histogram
-	finished                                        map[string]*metrics.Counter
+	finished, answers                               map[string]*metrics.Counter
+	refused                                         *metrics.Counter
 }
 
 // outcomes are the values of the label reason.
@@ -48,6 +49,11 @@ func newMeters(r *metrics.Registry, b *inbox) *meters {
 		sequences:   r.Histogram("pimoe_engine_batch_sequences", rows),
 		tokenRows:   r.Histogram("pimoe_engine_batch_tokens", rows),
 		finished:    map[string]*metrics.Counter{},
+		answers:     map[string]*metrics.Counter{},
+		refused:     r.Counter("pimoe_degraded_refused_total"),
+	}
+	for _, status := range []string{StatusExact, StatusFallback, StatusDegraded} {
+		m.answers[status] = r.Counter("pimoe_answers_total", "status", status)
 	}
 	for _, reason := range outcomes {
 		m.finished[reason] = r.Counter("pimoe_engine_finished_total", "reason", reason)

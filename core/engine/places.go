@@ -152,6 +152,9 @@ func (l *loop) runnable() []*sequence {
 	c.ready = c.ready[:0]
 	clear(c.claims)
 	for _, s := range l.running {
+		if s.outage.group != nil {
+			continue
+		}
 		if !s.stream.room(s.unsent) {
 			s.parked = true
 			continue

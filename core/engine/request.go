@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
 )
 
@@ -20,6 +21,9 @@ type Request struct {
 	Logprobs  int      // -1 = none, else the number of alternatives in each Token's Logprobs
 	Deadline  time.Time
 	NoReuse   bool // neither reads nor feeds the prefix cache
+	// Accept is what the request takes where an expert is missing and the block's policy would do without it. The zero
+	// value takes the exact answer alone.
+	Accept moe.Accept
 
 	// Observe, if not nil, sees every row the model computes for this request, in order. It is called from the decode
 	// loop and must not block or keep its arguments. It implies NoReuse, so that every prompt position is seen.
@@ -57,6 +61,7 @@ type Token struct {
 	Top      []TopLogprob // the most probable tokens, best first, if asked
 	Finish   FinishReason // empty until the last Token
 	HasToken bool         // false for a closing event that only carries Text or Finish (end-of-text tokens are not counted as text)
+	Quality  Quality      // of all that this token depends on: prompt, the tokens before it and itself
 }
 
 // TopLogprob is one alternative.
@@ -72,6 +77,7 @@ type Usage struct {
 	CompletionTokens int
 	Queued           time.Duration // submit to first scheduling
 	FirstToken       time.Duration // submit to first token
+	Quality          Quality       // of the whole answer
 }
 
 // Stream is the consumer's end of a request. One goroutine reads it.

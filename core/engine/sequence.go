@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
 )
 
@@ -45,6 +46,11 @@ type sequence struct {
 	preempted bool   // was sent back at least once
 	parked    bool   // its reader lagged since the last token
 	served    uint64 // the last step in which it had its turn
+
+	// Where experts may be missing: what its tokens have lost, those of the step under way apart, and what it waits for.
+	lost, step ledger
+	lose       func(layer, position int, o moe.Outcome) // into step; nil = it waits within the step
+	outage     outage
 
 	submitted, last time.Time
 	usage           Usage

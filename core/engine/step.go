@@ -18,7 +18,7 @@ type forwarder interface {
 	// Forward is model.Trunk.Forward.
 	Forward(ctx context.Context, spans []model.Span) ([]tensor.Matrix, error)
 	// Hidden is model.Trunk.Hidden; route is lent its slices.
-	Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(row int, ids []int32, weights []float32)) (tensor.Matrix, error)
+	Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(row int, ids []int32, weights []float32), judge moe.Judge) (tensor.Matrix, error)
 	// Layers are the layers that have experts, ascending.
 	Layers() []int
 	// Team is the threads of a step.
@@ -146,6 +146,7 @@ func (e entry) span() model.Span {
 			sp.Route = s.watcher.route
 		}
 	}
+	sp.Lost, sp.Accept = s.lose, s.request.accepts()
 	return sp
 }
 
@@ -153,6 +154,9 @@ func (e entry) span() model.Span {
 func (e entry) finish(sp *model.Span, rows tensor.Matrix) {
 	s := e.s
 	s.drawn = s.drawn[:0]
+	if s.step.missing.Err != nil {
+		return
+	}
 	want := 0
 	switch {
 	case sp.AllLogits:
@@ -236,7 +240,7 @@ func (t *trunk) Team() team.Team { return t.team }
 func (t *trunk) Close() error { return t.cache.Close() }
 
 // Hidden implements forwarder.
-func (t *trunk) Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(int, []int32, []float32)) (tensor.Matrix, error) {
+func (t *trunk) Hidden(ctx context.Context, layer int, x tensor.Matrix, route func(int, []int32, []float32), judge moe.Judge) (tensor.Matrix, error) {
 	observe := func(_, row, _ int, ids []int32, weights []float32) { route(row, ids, weights) }
-	return t.trunk.Hidden(ctx, layer, x, t.experts, t.team, observe)
+	return t.trunk.Hidden(ctx, layer, x, t.experts, t.team, observe, judge)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -141,7 +142,7 @@ func TestStepWithoutDeadline(t *testing.T) {
 		if !errors.Is(a.err, sdk.ErrDeadline) || a.after != 7*time.Second {
 			t.Errorf("%v after %v, want sdk.ErrDeadline after 7 s", a.err, a.after)
 		}
-		_, _, err := e.Hidden(t.Context(), -1, tensor.NewMatrix(1, 1), false)
+		_, _, _, err := e.Hidden(t.Context(), -1, tensor.NewMatrix(1, 1), false, moe.AcceptExact)
 		if !errors.Is(err, sdk.ErrDeadline) {
 			t.Errorf("hidden states: %v", err)
 		}

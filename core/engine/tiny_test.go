@@ -407,19 +407,19 @@ func TestHiddenStates(t *testing.T) {
 	for i := range x.Data {
 		x.Data[i] = float32(i%17)/17 - 0.5
 	}
-	want, err := p.trunk.Hidden(t.Context(), 0, x, p.block, team.Team{}, nil)
+	want, err := p.trunk.Hidden(t.Context(), 0, x, p.block, team.Team{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { checkGolden(t, e, g, 0, false) })
 	for range 3 {
-		y, routes, err := e.Hidden(t.Context(), -1, x, false)
+		y, routes, _, err := e.Hidden(t.Context(), -1, x, false, moe.AcceptExact)
 		if err != nil || !slices.Equal(y.Data, want.Data) || len(routes) != 5 || len(routes[0].IDs) != p.cfg.TopK {
 			t.Fatalf("hidden states differ: %d routes, %v", len(routes), err)
 		}
 	}
-	_, routes, err := e.Hidden(t.Context(), -1, x, true)
+	_, routes, _, err := e.Hidden(t.Context(), -1, x, true, moe.AcceptExact)
 	if err != nil || len(routes) != 5*len(p.cfg.SparseLayers()) {
 		t.Errorf("all layers: %d routes, %v", len(routes), err)
 	}

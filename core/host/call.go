@@ -36,6 +36,7 @@ type groupCall struct {
 	last  *incarnation // that failed
 	retry bool         // the try is one of the budget's retries
 	quiet bool         // not to be sampled: it is itself a repetition
+	now   bool         // does not wait for a restart
 }
 
 // try is a call on one process.
@@ -110,7 +111,7 @@ func (p *groupCall) again() error {
 		p.retry = true
 		g.counts.retries.Inc()
 	}
-	replica, inc, err := g.await(p.ctx, p.last)
+	replica, inc, err := p.next()
 	if err != nil {
 		p.endRetry()
 		return err

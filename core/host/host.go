@@ -12,8 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -211,17 +209,6 @@ func (h *Host) Groups() []moe.Group {
 		out[i] = g
 	}
 	return out
-}
-
-// NumericClasses are those of the groups, each once, comma separated, in the order of the groups.
-func (h *Host) NumericClasses() string {
-	var all []string
-	for _, s := range h.groups {
-		if c := s.table.Load().current.class(); !slices.Contains(all, c) {
-			all = append(all, c)
-		}
-	}
-	return strings.Join(all, ",")
 }
 
 // Editions numbers the states that the groups have while they are changed.

@@ -23,6 +23,7 @@ type batch struct {
 	y         tensor.Matrix // output of the current block
 	cos, sin  tensor.Matrix
 	observe   func(layer, row, k int, ids []int32, weights []float32)
+	judge     moe.Judge // nil unless every span has a Lost
 
 	l            int // the layer under way
 	layer        *layer
@@ -36,7 +37,11 @@ func (t *Trunk) begin(cache *Cache, spans []Span, block moe.Block, tm team.Team)
 	c, s, b := t.cfg, &t.scratch, &t.batch
 	*b = batch{t: t, cache: cache, spans: spans, block: block, team: tm}
 	s.rows, s.tokens, s.positions = s.rows[:0], s.tokens[:0], s.positions[:0]
+	b.judge = (*judging)(b)
 	for i := range spans {
+		if spans[i].Lost == nil {
+			b.judge = nil
+		}
 		if spans[i].Route != nil && b.observe == nil {
 			b.observe = b.route
 		}
@@ -62,6 +67,18 @@ func (b *batch) route(layer, row, k int, ids []int32, weights []float32) {
 	if f := b.spans[at.span].Route; f != nil {
 		f(layer, at.position, ids, weights)
 	}
+}
+
+// judging is the batch as the judge of its rows.
+type judging batch
+
+// Accept implements moe.Judge.
+func (b *judging) Accept(row int) moe.Accept { return b.spans[b.rows[row].span].Accept }
+
+// Lost implements moe.Judge.
+func (b *judging) Lost(row int, o moe.Outcome) {
+	at := b.rows[row]
+	b.spans[at.span].Lost(b.l, at.position, o)
 }
 
 const (

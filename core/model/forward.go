@@ -19,6 +19,12 @@ type Span struct {
 	AllLogits bool // of every token
 	// Route, if not nil, is called for each token in each layer with experts. It is lent the slices.
 	Route func(layer, position int, ids []int32, weights []float32)
+
+	// Lost, if not nil, is told of each token in each layer whose experts did not all answer, and Accept is what the span
+	// takes then (moe.Judge). A token without an answer leaves the span's pages and logits unspecified, and no other span's.
+	// If one span of a batch has no Lost, all wait for their experts.
+	Lost   func(layer, position int, o moe.Outcome)
+	Accept moe.Accept
 }
 
 // wants is how many rows of logits the span asks for.
@@ -94,7 +100,7 @@ func (b *batch) feed(ctx context.Context) error {
 		return nil
 	}
 	s := &b.t.scratch
-	in := moe.Input{Layer: b.l, X: b.h, Tokens: s.tokens, Positions: s.positions, Observe: b.observe}
+	in := moe.Input{Layer: b.l, X: b.h, Tokens: s.tokens, Positions: s.positions, Observe: b.observe, Judge: b.judge}
 	return b.t.sparse(ctx, in, b.block, b.y, b.team)
 }
 

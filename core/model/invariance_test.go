@@ -312,7 +312,7 @@ func TestHidden(t *testing.T) {
 						t.Errorf("observed layer %d row %d k %d", layer, row, k)
 					}
 					rows++
-				})
+				}, nil)
 				if err != nil || rows != 7 {
 					t.Fatalf("%d rows observed, error %v", rows, err)
 				}
@@ -322,14 +322,17 @@ func TestHidden(t *testing.T) {
 			nan.Data[3] = float32(math.NaN())
 			for what, call := range map[string]func() error{
 				"no such layer": func() error {
-					_, err := r.trunk.Hidden(t.Context(), 99, tensor.NewMatrix(1, r.cfg.Hidden), r.block, team.Team{}, nil)
+					_, err := r.trunk.Hidden(t.Context(), 99, tensor.NewMatrix(1, r.cfg.Hidden), r.block, team.Team{}, nil, nil)
 					return err
 				},
 				"wrong width": func() error {
-					_, err := r.trunk.Hidden(t.Context(), 0, tensor.NewMatrix(1, 3), r.block, team.Team{}, nil)
+					_, err := r.trunk.Hidden(t.Context(), 0, tensor.NewMatrix(1, 3), r.block, team.Team{}, nil, nil)
 					return err
 				},
-				"NaN": func() error { _, err := r.trunk.Hidden(t.Context(), 0, nan, r.block, team.Team{}, nil); return err },
+				"NaN": func() error {
+					_, err := r.trunk.Hidden(t.Context(), 0, nan, r.block, team.Team{}, nil, nil)
+					return err
+				},
 			} {
 				if err := call(); !errors.Is(err, sdk.ErrInvalid) {
 					t.Errorf("%s: error %v, want ErrInvalid", what, err)

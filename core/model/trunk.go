@@ -115,9 +115,10 @@ func (a *aside) compute() {
 }
 
 // Hidden runs one layer's sparse block (gate, routed and shared experts; no norm, no residual) on rows of hidden
-// states that belong to no sequence. observe, if not nil, sees each row's route. The result is the caller's.
+// states that belong to no sequence. observe, if not nil, sees each row's route, and judge decides about rows whose experts
+// are missing. The result is the caller's.
 func (t *Trunk) Hidden(ctx context.Context, l int, x tensor.Matrix, block moe.Block, tm team.Team,
-	observe func(layer, row, k int, ids []int32, weights []float32),
+	observe func(layer, row, k int, ids []int32, weights []float32), judge moe.Judge,
 ) (tensor.Matrix, error) {
 	c := t.cfg
 	switch {
@@ -136,7 +137,7 @@ func (t *Trunk) Hidden(ctx context.Context, l int, x tensor.Matrix, block moe.Bl
 		tokens[i], positions[i] = -1, int32(i)
 	}
 	y := tensor.NewMatrix(x.Rows, x.Cols)
-	in := moe.Input{Layer: l, X: x, Tokens: tokens, Positions: positions, Observe: observe}
+	in := moe.Input{Layer: l, X: x, Tokens: tokens, Positions: positions, Observe: observe, Judge: judge}
 	if err := t.sparse(ctx, in, block, y, tm); err != nil {
 		return tensor.Matrix{}, err
 	}

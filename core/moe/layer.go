@@ -30,6 +30,8 @@ type Layer struct {
 	team      team.Team
 	cores     int       // of the plan: the team's threads
 	pool      sync.Pool // *work
+	policies  []Policy  // by group; nil = all strict
+	watch     Watcher   // nil = none
 }
 
 // New makes the Block. router is configured already and picks k of experts for each row; place says which of groups
@@ -86,6 +88,7 @@ type work struct {
 	y       []float32
 	to      tensor.Matrix // that is being combined
 	k       int
+	lost    []lost // calls without an answer that need not end the Forward
 }
 
 // Forward routes, dispatches, waits and combines. A failing call does not leave others behind: every call that was
@@ -96,6 +99,9 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	}
 	if in.X.Rows == 0 {
 		return nil
+	}
+	if l.policies == nil {
+		in.Judge = nil
 	}
 	w := l.work()
 	defer l.pool.Put(w)
@@ -113,9 +119,13 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if err := l.routed(in, w.routes, l.router.Route(ctx, batch, w.routes)); err != nil {
 		return err
 	}
-	l.send(ctx, in, w)
+	l.send(ctx, in, w, l.place[in.Layer])
 	in.meanwhile()
 	if err := l.receive(in, w); err != nil {
+		return err
+	}
+	l.show(in.Layer, w, nil)
+	if err := l.rescue(ctx, in, w, nil); err != nil {
 		return err
 	}
 	w.combine(y, l.k, l.team)
@@ -131,7 +141,7 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	pending := l.predicted.Begin(ctx, batch, answer.routes)
 	sent := l.predicted.Predict(ctx, batch, w.routes) && CheckRoutes(w.routes, in.Layer, l.experts) == nil
 	if sent {
-		l.send(ctx, in, w)
+		l.send(ctx, in, w, l.place[in.Layer])
 		in.meanwhile()
 	}
 	err := l.routed(in, answer.routes, pending.Wait())
@@ -139,12 +149,12 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	case err == nil && !sent:
 		copy(w.routes.IDs, answer.routes.IDs)
 		copy(w.routes.Weights, answer.routes.Weights)
-		l.send(ctx, in, w)
+		l.send(ctx, in, w, l.place[in.Layer])
 		in.meanwhile()
 	case err == nil:
 		answer.differing(w)
 		if len(answer.of) > 0 {
-			l.send(ctx, in, answer)
+			l.send(ctx, in, answer, l.place[in.Layer])
 		}
 	}
 	for _, w := range []*work{w, answer} {
@@ -153,6 +163,14 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 		}
 	}
 	if err != nil {
+		return err
+	}
+	l.show(in.Layer, w, answer.of)
+	l.show(in.Layer, answer, nil)
+	if err := l.rescue(ctx, in, w, answer.of); err != nil {
+		return err
+	}
+	if err := l.rescue(ctx, in, answer, nil); err != nil {
 		return err
 	}
 	w.combine(y, l.k, l.team)
@@ -177,7 +195,8 @@ func (a *atEdition) Forward(ctx context.Context, in Input, y tensor.Matrix) erro
 // work is empty memory.
 func (l *Layer) work() *work {
 	w := l.pool.Get().(*work)
-	w.of, w.calls = w.of[:0], w.calls[:0]
+	clear(w.lost)
+	w.of, w.calls, w.lost = w.of[:0], w.calls[:0], w.lost[:0]
 	return w
 }
 
@@ -257,12 +276,12 @@ func (w *work) differing(predicted *work) {
 // takes as long as to wake a thread.
 const wakeAtOnce = 1 << 14
 
-// send plans the work and sends every call before any answer is read.
-func (l *Layer) send(ctx context.Context, in Input, w *work) {
-	w.plan.fill(w.routes, l.place[in.Layer], l.sites, l.cores, l.here())
+// send plans the work, groups serving the experts, and sends every call before any answer is read.
+func (l *Layer) send(ctx context.Context, in Input, w *work, groups []int) {
+	w.plan.fill(w.routes, groups, l.sites, l.cores, l.here())
 	w.dispatch(in, l.width)
 	for i := range w.calls {
-		p := l.groups[w.plan.calls[i].group].Start(ctx, &w.calls[i])
+		p := l.start(ctx, in, l.groups[w.plan.calls[i].group], &w.calls[i])
 		w.pending = append(w.pending, p)
 		if s, ok := p.(Sleeper); ok && len(w.calls[i].From)*l.width > wakeAtOnce {
 			s.Wake(false)
@@ -275,6 +294,16 @@ func (l *Layer) send(ctx context.Context, in Input, w *work) {
 			}
 		}
 	}
+}
+
+// start sends one call. Where a missing expert need not end everything, nobody waits for its restart here.
+func (l *Layer) start(ctx context.Context, in Input, g Group, call *expert.Call) expert.Pending {
+	if in.Judge != nil {
+		if g, ok := g.(Impatient); ok {
+			return g.StartNow(ctx, call)
+		}
+	}
+	return g.Start(ctx, call)
 }
 
 // dispatch makes the calls; whoever carries them gathers their rows.
@@ -293,11 +322,15 @@ func (w *work) dispatch(in Input, width int) {
 }
 
 // receive waits for all calls. The first error in the order of the calls is the answer, so that it does not depend on
-// which came first.
+// which came first. With a Judge a call that nobody could answer is no error, but lost.
 func (l *Layer) receive(in Input, w *work) error {
 	var first error
-	for _, p := range w.pending {
-		if err := p.Wait(); err != nil && first == nil {
+	for i, p := range w.pending {
+		switch err := p.Wait(); {
+		case err == nil:
+		case in.Judge != nil && missing(err):
+			w.lost = append(w.lost, lost{i, err})
+		case first == nil:
 			first = fmt.Errorf("layer %d: %w", in.Layer, err)
 		}
 	}
@@ -325,6 +358,9 @@ func (w *combining) Run(_, piece int) {
 		yr := w.to.Row(int(w.of[n]))
 		clear(yr)
 		for i := n * k; i < (n+1)*k; i++ {
+			if w.plan.from[i] == nowhere {
+				continue
+			}
 			weight, at := w.plan.weight[i], int(w.plan.from[i])*width
 			vec.AddScaled(yr, w.y[at:at+width], weight)
 		}

@@ -2,6 +2,8 @@
 // Route asks the router for expert ids and weights; dispatch deals the routed rows to cores, at most one call for each lane
 // of an expert group's process, and sends all calls before any reply is read; combine adds the weighted rows in expert-id order.
 //
+// Where a group can't answer, the Policy of that group says what becomes of the rows that it has got, each row for itself.
+//
 // core/model calls a Block once per sparse layer; core/host supplies the Groups. Planning is a pure function of
 // values. The package refuses to know about processes, retries or weights.
 package moe
@@ -30,6 +32,9 @@ type Input struct {
 	Edition   uint64                                                  // of the experts that compute it (see Editions); 0 = whatever is current
 	Meanwhile func()                                                  // called once, if not nil, when the calls are on their way and before their answers are read
 	Observe   func(layer, row, k int, ids []int32, weights []float32) // called for each row after routing if not nil; the slices are only lent
+	// Judge, if not nil, lets a Lenient block answer without an expert that is missing, and is told of it. Then no row waits
+	// for a restart. nil = every row waits for its experts, as long as ctx lets it.
+	Judge Judge
 }
 
 // Predicted is a router.Router whose answer can be known before it comes, because the host has the rule too. The experts

@@ -40,6 +40,9 @@ type planned struct {
 	threads  int
 }
 
+// nowhere in from is an expert that gives nothing to the row.
+const nowhere = -1
+
 // part is rows of one expert that are computed together: all, or some of very many.
 type part struct {
 	expert, group int32

@@ -135,6 +135,9 @@ func (m *Model) Shards() Shards {
 // book is the file that keeps what was found out about the model's files.
 func (m *Model) book() string { return filepath.Join(filepath.Dir(m.Dir), "."+m.Name+".verified") }
 
+// Profile is where the measured contributions of the model's experts are kept, beside the model.
+func (m *Model) Profile() string { return filepath.Join(filepath.Dir(m.Dir), "."+m.Name+".profile") }
+
 // Verify is Verify of the model's Shards.
 func (m *Model) Verify(ctx context.Context, file string, f *os.File) error {
 	return m.Shards().Verify(ctx, file, f)

@@ -22,7 +22,7 @@ import (
 
 // Store is a folder of imported models, DIR/models/NAME each. Any number of processes may use one folder at a time.
 // Beside the models lie dot files, which no model's name can be: .NAME.lock, .NAME.partial (an import under way or to
-// be resumed) and, for a moment, .NAME.old.
+// be resumed), .NAME.profile (what its experts contribute) and, for a moment, .NAME.old.
 type Store struct {
 	models string
 	now    func() time.Time

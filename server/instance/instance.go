@@ -39,6 +39,10 @@ type Options struct {
 	Progress func(done, total int64) // of an import, in bytes; may be nil
 	// NoPrefixReuse makes every request compute its whole prompt, for measurements.
 	NoPrefixReuse bool
+	// Watch, if not nil, sees the outputs of all experts, and Wrap puts something between the layers and a group. Both are
+	// for measurements.
+	Watch moe.Watcher
+	Wrap  func(plan config.GroupPlan, g moe.Group) moe.Group
 	// SweepEvery is the time between two checks of the weight shards in use; 0 = the host's own.
 	SweepEvery time.Duration
 }
@@ -63,7 +67,8 @@ type Instance struct {
 	Log       *slog.Logger
 	Notes     []string // what an operator should know of the placement
 
-	packer *packer // makes packed weights also for groups that are changed later
+	packer   *packer // makes packed weights also for groups that are changed later
+	remedies remedies
 
 	trunk *weights.File // the memory that the engine's trunk lies in
 	watch *trunkWatch   // nil for a trunk in private memory
@@ -114,12 +119,20 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	if i.Tokenizer, err = tokens.get(); err != nil {
 		return err
 	}
+	if err := i.readProfile(stored); err != nil {
+		return err
+	}
+	block := moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.remedies.wrapped(i.Host.Groups(), o), i.Model.Hidden, i.pool.Team())
+	block.Watch(o.Watch)
+	if err := block.Degrade(i.remedies.policies); err != nil {
+		return err
+	}
 	// Keys and values of a load-dependent routing hold what other requests did to it: they are never taken over.
 	reuse := !o.NoPrefixReuse && !i.Host.Router().Info().Has(sdk.CapLoadDependent)
 	i.Engine, err = engine.New(engine.Options{
 		Model: i.Model, Trunk: trunk, Tokenizer: i.Tokenizer, Limits: o.Config.Limits, Team: i.pool.Team(),
 		Editions: i.Host.Editions(),
-		Block:    moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.Host.Groups(), i.Model.Hidden, i.pool.Team()),
+		Block:    block,
 		Cache:    cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse,
 		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(),
 	})
@@ -175,14 +188,6 @@ func (i *Instance) loadTrunk(ctx context.Context, p *packer, o Options) (*model.
 	return model.Load(i.Model, i.trunk, be, o.Config.Trunk.Precision)
 }
 
-// Ready is nil when a request would be answered now; else it names what is missing or damaged.
-func (i *Instance) Ready() error {
-	if err := i.watch.damage(); err != nil {
-		return err
-	}
-	return i.Host.Ready()
-}
-
 // Close ends running requests and all processes, waits for them and frees the trunk. It works after a failed start.
 func (i *Instance) Close() error {
 	var errs []error
@@ -226,11 +231,14 @@ func OpenModel(ctx context.Context, c config.Config, progress func(done, total i
 // startHost places the units, starts the processes and returns which group serves which unit.
 func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.Placement, error) {
 	c, stored := i.Config, p.stored
-	plans, notes, err := c.Experts.Groups(i.Model.SparseLayers(), i.Model.Experts)
+	plans, notes, err := c.Groups(i.Model.SparseLayers(), i.Model.Experts)
 	if err != nil {
 		return nil, err
 	}
 	i.Notes = notes
+	if i.remedies, plans, err = remediesOf(c, plans); err != nil {
+		return nil, err
+	}
 	placement := moe.Placement{}
 	for _, l := range i.Model.SparseLayers() {
 		placement[l] = make([]int, i.Model.Experts)
@@ -249,6 +257,9 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 	}
 	for g, plan := range plans {
 		for _, u := range plan.Units {
+			if g >= i.remedies.main {
+				break // it stands by
+			}
 			placement[u.Layer][u.Expert] = g
 		}
 		packed, err := p.group(ctx, plan)

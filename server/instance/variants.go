@@ -139,8 +139,11 @@ func Pack(ctx context.Context, c config.Config, stored *weights.Model, progress 
 	if err != nil {
 		return nil, err
 	}
-	plans, _, err := c.Experts.Groups(shape.SparseLayers(), shape.Experts)
+	plans, _, err := c.Groups(shape.SparseLayers(), shape.Experts)
 	if err != nil {
+		return nil, err
+	}
+	if _, plans, err = remediesOf(c, plans); err != nil {
 		return nil, err
 	}
 	for _, plan := range plans {

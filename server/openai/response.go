@@ -30,6 +30,17 @@ type Usage struct {
 	PromptTokens, CachedTokens, CompletionTokens int
 }
 
+// Meta says what computed an answer.
+type Meta struct {
+	Status         string   `json:"status"` // exact, fallback or degraded
+	Policy         string   `json:"policy,omitempty"`
+	Layers         int      `json:"layers,omitempty"`           // affected ones
+	MaxDroppedMass *float64 `json:"max_dropped_mass,omitempty"` // largest share of a token's gate mass
+	ModelDigest    string   `json:"model_digest"`
+	NumericClass   string   `json:"numeric_class"`
+	Index          *int     `json:"index,omitempty"` // of the choice that an event of a stream is about
+}
+
 type usage struct {
 	PromptTokens      int           `json:"prompt_tokens"`
 	CompletionTokens  int           `json:"completion_tokens"`
@@ -61,13 +72,14 @@ type object struct {
 	ServiceTier string `json:"service_tier,omitempty"`
 	Fingerprint string `json:"system_fingerprint"`
 	Routing     string `json:"routing,omitempty"`
+	Meta        *Meta  `json:"meta,omitempty"`
 }
 
-func (h Head) object(kind string, choices []any, usage any) []byte {
+func (h Head) object(kind string, choices []any, usage any, meta *Meta) []byte {
 	if choices == nil {
 		choices = []any{}
 	}
-	o := object{ID: h.ID, Object: kind, Created: h.Created, Model: h.Model, Choices: choices, Usage: usage, Fingerprint: h.Fingerprint, Routing: h.Routing}
+	o := object{ID: h.ID, Object: kind, Created: h.Created, Model: h.Model, Choices: choices, Usage: usage, Fingerprint: h.Fingerprint, Routing: h.Routing, Meta: meta}
 	if kind != objectCompletion {
 		o.ServiceTier = "default"
 	}
@@ -91,21 +103,26 @@ type completionChoice struct {
 }
 
 // Completion is the body of /v1/completions.
-func (h Head) Completion(choices []Choice, u Usage) []byte {
+func (h Head) Completion(choices []Choice, u Usage, m *Meta) []byte {
 	out := make([]any, len(choices))
 	for i, c := range choices {
 		out[i] = c.completion()
 	}
-	return h.object(objectCompletion, out, u.wire())
+	return h.object(objectCompletion, out, u.wire(), m)
 }
 
 // CompletionEvent is one event of its stream. With usage asked for, all events but the last carry a null usage.
 func (h Head) CompletionEvent(c Choice, includeUsage bool) []byte {
-	return h.object(objectCompletion, []any{c.completion()}, pending(includeUsage))
+	return h.object(objectCompletion, []any{c.completion()}, pending(includeUsage), nil)
 }
 
 // CompletionUsage is the event after the last choice, if usage was asked for.
-func (h Head) CompletionUsage(u Usage) []byte { return h.object(objectCompletion, nil, u.wire()) }
+func (h Head) CompletionUsage(u Usage) []byte { return h.object(objectCompletion, nil, u.wire(), nil) }
+
+// CompletionMeta is an event without a choice that says what computes the answer.
+func (h Head) CompletionMeta(m Meta, includeUsage bool) []byte {
+	return h.object(objectCompletion, nil, pending(includeUsage), &m)
+}
 
 func (c Choice) completion() completionChoice {
 	return completionChoice{Index: c.Index, Text: c.Text, Logprobs: completionShape(c.Logprobs), Finish: finish(c.Finish)}
@@ -126,13 +143,13 @@ type chatMessage struct {
 }
 
 // Chat is the body of /v1/chat/completions.
-func (h Head) Chat(choices []Choice, u Usage) []byte {
+func (h Head) Chat(choices []Choice, u Usage, m *Meta) []byte {
 	out := make([]any, len(choices))
 	for i, c := range choices {
 		out[i] = chatChoice{Index: c.Index, Logprobs: chatShape(c.Logprobs), Finish: finish(c.Finish),
 			Message: chatMessage{Role: "assistant", Content: c.Text, Refusal: null, Annotations: []string{}}}
 	}
-	return h.object(objectChat, out, u.wire())
+	return h.object(objectChat, out, u.wire(), m)
 }
 
 type chatDelta struct {
@@ -157,11 +174,16 @@ func (h Head) ChatEvent(c Choice, includeUsage bool) []byte {
 	if c.Role || c.Text != "" || len(c.Logprobs) > 0 {
 		p.Delta.Content = &c.Text
 	}
-	return h.object(objectChunk, []any{p}, pending(includeUsage))
+	return h.object(objectChunk, []any{p}, pending(includeUsage), nil)
 }
 
 // ChatUsage is the event after the last choice, if usage was asked for.
-func (h Head) ChatUsage(u Usage) []byte { return h.object(objectChunk, nil, u.wire()) }
+func (h Head) ChatUsage(u Usage) []byte { return h.object(objectChunk, nil, u.wire(), nil) }
+
+// ChatMeta is an event without a choice that says what computes the answer.
+func (h Head) ChatMeta(m Meta, includeUsage bool) []byte {
+	return h.object(objectChunk, nil, pending(includeUsage), &m)
+}
 
 func pending(includeUsage bool) any {
 	if includeUsage {

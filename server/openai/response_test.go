@@ -22,14 +22,15 @@ func TestShapes(t *testing.T) {
 		want string
 	}{
 		"chat": {
-			head.Chat([]Choice{{Text: " fox", Finish: "stop", Logprobs: tokens}}, Usage{PromptTokens: 5, CachedTokens: 4, CompletionTokens: 2}),
+			head.Chat([]Choice{{Text: " fox", Finish: "stop", Logprobs: tokens}}, Usage{PromptTokens: 5, CachedTokens: 4, CompletionTokens: 2}, &Meta{Status: "exact", ModelDigest: "sha256:a", NumericClass: "f32"}),
 			`{"id":"id-1","object":"chat.completion","created":7,"model":"m","service_tier":"default","system_fingerprint":"pimoe-abc",
 			"choices":[{"index":0,"message":{"role":"assistant","content":" fox","refusal":null,"annotations":[]},"finish_reason":"stop","logprobs":{"refusal":null,"content":[
 			{"token":" fox","logprob":-0.5,"bytes":[32,102,111,120],"top_logprobs":[{"token":" fox","logprob":-0.5,"bytes":[32,102,111,120]},{"token":"\\xe2\\x80","logprob":-1,"bytes":[226,128]}]},
 			{"token":"\\xf0\\x9f","logprob":-9999,"bytes":[240,159],"top_logprobs":[]}]}}],
-			"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":0}}}`},
+			"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":0}},
+			"meta":{"status":"exact","model_digest":"sha256:a","numeric_class":"f32"}}`},
 		"completion": {
-			head.Completion([]Choice{{Text: "a fox", Finish: "length", Logprobs: append([]Token{{Bytes: []byte("a"), Logprob: float32(math.NaN())}}, tokens...)}}, Usage{}),
+			head.Completion([]Choice{{Text: "a fox", Finish: "length", Logprobs: append([]Token{{Bytes: []byte("a"), Logprob: float32(math.NaN())}}, tokens...)}}, Usage{}, nil),
 			`{"id":"id-1","object":"text_completion","created":7,"model":"m","system_fingerprint":"pimoe-abc",
 			"choices":[{"index":0,"text":"a fox","finish_reason":"length","logprobs":{"tokens":["a"," fox","bytes:\\xf0\\x9f"],"token_logprobs":[null,-0.5,-9999],
 			"top_logprobs":[null,{" fox":-0.5,"bytes:\\xe2\\x80":-1},{"bytes:\\xf0\\x9f":-9999}],"text_offset":[0,0,4]}}],

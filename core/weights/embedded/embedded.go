@@ -20,6 +20,11 @@ const Name = "pimoe-tiny"
 //go:embed pimoe-tiny/tokenizer.json pimoe-tiny/tokenizer_config.json pimoe-tiny/special_tokens_map.json
 var files embed.FS
 
+// HeldOut are texts that the model was not trained on, as JSON: lists by name under "documents".
+//
+//go:embed pimoe-tiny/heldout.json
+var HeldOut []byte
+
 // Files is the model's folder, laid out as Hugging Face lays it out: config.json lies at its root.
 func Files() fs.FS {
 	sub, err := fs.Sub(files, Name)

@@ -30,7 +30,7 @@ func (a *app) experts() *cobra.Command {
 		},
 	}
 	c.PersistentFlags().StringVar(&admin, "admin", "", "`URL` of the admin API; default: the configured address")
-	c.AddCommand(&cobra.Command{
+	c.AddCommand(a.profile(), &cobra.Command{
 		Use: "list", Short: "Show the expert processes", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.listExperts(c, admin) },
 	}, a.swap(&admin),

@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -20,7 +21,7 @@ import (
 // Engine is what the package needs of *engine.Engine.
 type Engine interface {
 	Submit(ctx context.Context, r engine.Request) (engine.Stream, error)
-	Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool) (tensor.Matrix, []engine.RouteInfo, error)
+	Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool, accept moe.Accept) (tensor.Matrix, []engine.RouteInfo, engine.Quality, error)
 }
 
 // The sides that a run compares.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -41,12 +42,12 @@ func (e *instant) Submit(_ context.Context, r engine.Request) (engine.Stream, er
 	return &tokens{left: r.MaxTokens - e.short}, nil
 }
 
-func (e *instant) Hidden(_ context.Context, layer int, x tensor.Matrix, all bool) (tensor.Matrix, []engine.RouteInfo, error) {
+func (e *instant) Hidden(_ context.Context, layer int, x tensor.Matrix, all bool, _ moe.Accept) (tensor.Matrix, []engine.RouteInfo, engine.Quality, error) {
 	if layer != -1 || all || x.Rows*x.Cols != len(x.Data) {
-		return x, nil, sdk.ErrInvalid
+		return x, nil, engine.Quality{}, sdk.ErrInvalid
 	}
 	e.layers++
-	return x, nil, nil
+	return x, nil, engine.Quality{}, nil
 }
 
 type tokens struct{ left int }

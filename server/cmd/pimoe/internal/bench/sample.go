@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -176,7 +177,7 @@ func measureLayer(ctx context.Context, eng Engine, rows int, o Options) (sample,
 	var s sample
 	for i := range layerCalls + layerCalls/10 {
 		start := time.Now()
-		if _, _, err := eng.Hidden(ctx, -1, x, false); err != nil {
+		if _, _, _, err := eng.Hidden(ctx, -1, x, false, moe.AcceptExact); err != nil {
 			return s, err
 		}
 		if i >= layerCalls/10 { // the first ones wake what has fallen asleep
