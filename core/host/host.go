@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +42,8 @@ type Options struct {
 	Threads    int // cores that the experts may use at once; 0 = all
 	// StartTimeout bounds one start: handshake, load and known-answer test. 0 means 60 s.
 	StartTimeout time.Duration
-	SweepEvery   time.Duration // between two checks of the shards in use; 0 means 10 minutes
+	SweepEvery   time.Duration             // between two checks of the shards in use; 0 means 10 minutes
+	Confinement  client.ConfinementOptions // of every process
 	Metrics      *metrics.Registry
 	Log          *slog.Logger
 }
@@ -117,6 +119,10 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
 	h := &Host{close: fleet.close}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
+	if o.Confinement.Off {
+		o.Log.Warn("plugins are NOT confined: each runs with all rights of this user", "setting", "plugins.confine")
+	}
+	fleet.confinement = client.NewConfinement(o.Confinement)
 	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet}
 	var groups []*group
 	for n, spec := range o.Groups {
@@ -148,6 +154,8 @@ type fleet struct {
 	children *notifier      // a child of this process has stopped, goes on or has ended
 	shards   *shardSet
 	run      *runtimeDir
+
+	confinement *client.Confinement
 }
 
 // size is how many processes are supervised.
@@ -174,6 +182,7 @@ func (f *fleet) close() error {
 	f.stop()
 	f.wg.Wait()
 	f.shards.close()
+	f.confinement.Close()
 	return f.run.close()
 }
 
@@ -224,8 +233,12 @@ func isProcessFault(err error) bool {
 	return errors.Is(err, sdk.ErrUnavailable) || errors.Is(err, sdk.ErrInvalidOutput)
 }
 
-// removeAll deletes a folder that this process made.
+// removeAll deletes a folder that a host made. The folders of its processes may be closed for writing (sdk/client).
 func removeAll(path string) error {
+	own, _ := filepath.Glob(filepath.Join(path, "p*"))
+	for _, dir := range own {
+		os.Chmod(dir, 0o700)
+	}
 	if err := os.RemoveAll(path); err != nil {
 		return fmt.Errorf("remove runtime folder: %w", err)
 	}

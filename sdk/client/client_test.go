@@ -56,6 +56,7 @@ func playHost() {
 	for _, mode := range []string{"ok", "stuck", "load-hang", "pipes"} {
 		p, err := client.Start(context.Background(), client.Command{
 			Path: filepath.Join(bin, "nasty"), Args: []string{mode}, RuntimeDir: os.Args[1], Identity: identity(), Plane: client.ExpertPlane(4, hidden, 2),
+			Confinement: client.NewConfinement(client.ConfinementOptions{Off: mode == "pipes"}),
 		})
 		if err != nil {
 			panic(err)
