@@ -12,7 +12,7 @@ PLUGINS  := $(notdir $(patsubst %/,%,$(wildcard plugins/cmd/*/)))
 .DEFAULT_GOAL := build
 
 .PHONY: build
-build: $(BIN)/pimoe $(addprefix $(BIN)/,$(PLUGINS)) ## build the host and the plugins into ./bin
+build: $(BIN)/plugins.yaml ## build the host and the plugins into ./bin, with the catalogue of their digests
 
 # Go's own cache decides what is stale, so the targets are always asked.
 .PHONY: FORCE
@@ -25,6 +25,11 @@ $(BIN)/pimoe: FORCE
 $(BIN)/pimoe-%: FORCE
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./plugins/cmd/pimoe-$*
+
+# What others can write is not started, whatever the user's umask is.
+$(BIN)/plugins.yaml: $(BIN)/pimoe $(addprefix $(BIN)/,$(PLUGINS))
+	@chmod go-w $(BIN) $^
+	@./$(BIN)/pimoe plugins pin --plugins $(BIN)
 
 .PHONY: plugins
 plugins: $(addprefix $(BIN)/,$(PLUGINS)) ## build only the plugins into ./bin

@@ -52,6 +52,8 @@ func (r *reader) read(key string, node *yaml.Node, t reflect.Type) (any, bool) {
 		return r.free(key, node)
 	case reflect.Int:
 		return r.integer(key, node)
+	case reflect.Bool:
+		return r.truth(key, node)
 	default: // Config has no other scalars than strings
 		if node.Kind != yaml.ScalarNode {
 			r.note(key, node, kindOf(node), "a word or text")
@@ -168,6 +170,15 @@ func (r *reader) integer(key string, node *yaml.Node) (any, bool) {
 		return nil, false
 	}
 	return n, true
+}
+
+func (r *reader) truth(key string, node *yaml.Node) (any, bool) {
+	b, err := strconv.ParseBool(strings.TrimSpace(node.Value))
+	if node.Kind != yaml.ScalarNode || err != nil {
+		r.note(key, node, value(node), "true or false")
+		return nil, false
+	}
+	return b, true
 }
 
 func (r *reader) duration(key string, node *yaml.Node) (any, bool) {

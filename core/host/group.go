@@ -11,6 +11,7 @@ import (
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 )
 
@@ -280,6 +281,8 @@ type Status struct {
 	Lanes        int    `json:"lanes"`       // threads that serve calls; 0 over gRPC and in process
 	BoundLanes   int    `json:"bound_lanes"` // of them, those that the system let bind to a core
 	LastDeath    *Death `json:"last_death"`
+	// Confinement lists what was done to confine the process, and what was not and why; none in process.
+	Confinement []client.Measure `json:"confinement"`
 }
 
 func (g *group) status() []Status {
@@ -302,6 +305,7 @@ func (s *supervisor) describe(st *Status) {
 		st.PID, st.NumericClass = inc.proc.PID(), inc.info.NumericClass
 		st.PrivateBytes = privateBytes(st.PID)
 		st.Lanes, st.BoundLanes = inc.proc.Lanes()
+		st.Confinement = inc.proc.Confined()
 	}
 }
 

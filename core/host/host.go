@@ -44,8 +44,11 @@ type Options struct {
 	StartTimeout time.Duration
 	SweepEvery   time.Duration             // between two checks of the shards in use; 0 means 10 minutes
 	Confinement  client.ConfinementOptions // of every process
-	Metrics      *metrics.Registry
-	Log          *slog.Logger
+	// Pins judges an executable, by its path and the digest of what would run, for the expert group of a name or "" for the
+	// router; nil = takes any.
+	Pins    func(group, path, digest string) error
+	Metrics *metrics.Registry
+	Log     *slog.Logger
 }
 
 // ExpertShape is what all experts of the model have in common.
@@ -106,6 +109,9 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	if o.SweepEvery == 0 {
 		o.SweepEvery = defaultSweep
+	}
+	if err := o.Confinement.Validate(); err != nil {
+		return nil, fmt.Errorf("confinement: %w", err)
 	}
 	run, err := newRuntimeDir(o.RuntimeDir)
 	if err != nil {

@@ -66,7 +66,7 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 		Env: environment(),
 	}
 	l.lanes.apply(&command, own)
-	proc, err := l.start(ctx, command, name)
+	proc, err := l.start(ctx, command, name, spec.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +89,13 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	return inc, nil
 }
 
-// start runs the executable up to a finished handshake.
-func (l *launcher) start(ctx context.Context, c client.Command, name string) (*client.Process, error) {
+// start runs the executable of a group, "" for the router's, up to a finished handshake.
+func (l *launcher) start(ctx context.Context, c client.Command, name, group string) (*client.Process, error) {
 	c.RuntimeDir, c.Identity, c.Transport = l.runtimeDir, l.identity, l.options.Transport
 	c.StartTimeout, c.Confinement = l.options.StartTimeout, l.fleet.confinement
+	if pins := l.options.Pins; pins != nil {
+		c.Confinement = c.Confinement.Checking(func(path, digest string) error { return pins(group, path, digest) })
+	}
 	c.Log = pluginLog(l.options.Log.With("process", name))
 	proc, err := client.Start(ctx, c)
 	if err == nil {

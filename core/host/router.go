@@ -48,7 +48,7 @@ func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnatio
 		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, 0, 0),
 	}
 	l.lanes.apply(&command, l.lanes.of(0))
-	proc, err := l.start(ctx, command, "router")
+	proc, err := l.start(ctx, command, "router", "")
 	if err != nil {
 		return nil, err
 	}
@@ -269,6 +269,8 @@ type RouterStatus struct {
 	PluginCalls  uint64   `json:"plugin_calls"`
 	StandInCalls uint64   `json:"stand_in_calls"`
 	LastDeath    *Death   `json:"last_death"`
+
+	Confinement []client.Measure `json:"confinement"`
 }
 
 func (r *supervisedRouter) status() RouterStatus {
@@ -276,7 +278,7 @@ func (r *supervisedRouter) status() RouterStatus {
 	r.process.describe(&st)
 	return RouterStatus{
 		Name: r.spec.Name, PID: st.PID, State: st.State, Restarts: st.Restarts, LastDeath: st.LastDeath,
-		Capabilities: r.Info().Capabilities, PluginCalls: r.plugin.Get(), StandInCalls: r.standIn.Get(),
+		Confinement: st.Confinement, Capabilities: r.Info().Capabilities, PluginCalls: r.plugin.Get(), StandInCalls: r.standIn.Get(),
 	}
 }
 

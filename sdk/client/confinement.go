@@ -40,9 +40,13 @@ type ConfinementOptions struct {
 // concurrent use.
 type Confinement struct {
 	options ConfinementOptions
+	*copies
+}
 
-	mu     sync.Mutex // guards copies; a copy is made under it, once for many starts
-	copies map[fileIdentity]*confine.Executable
+// copies are the sealed copies of executables.
+type copies struct {
+	mu   sync.Mutex // guards what follows; a copy is made under it, once for many starts
+	byID map[fileIdentity]*confine.Executable
 }
 
 // fileIdentity is that of a file's content, as far as the system tells without reading it.
@@ -58,18 +62,46 @@ func NewConfinement(o ConfinementOptions) *Confinement {
 	if o.Users == (UserRange{}) {
 		o.Users = DefaultUsers
 	}
-	return &Confinement{options: o, copies: map[fileIdentity]*confine.Executable{}}
+	return &Confinement{options: o, copies: &copies{byID: map[fileIdentity]*confine.Executable{}}}
+}
+
+// Checking is the same, and shares the copies, with another judge of executables.
+func (c *Confinement) Checking(check func(path, digest string) error) *Confinement {
+	o := c.options
+	o.Check = check
+	return &Confinement{options: o, copies: c.copies}
 }
 
 // Close frees the copies. Processes that run go on.
-func (c *Confinement) Close() {
+func (c *copies) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id, e := range c.copies {
+	for id, e := range c.byID {
 		e.Close()
-		delete(c.copies, id)
+		delete(c.byID, id)
 	}
 }
+
+// Validate refuses a range of users that would give two processes the same one.
+func (o ConfinementOptions) Validate() error {
+	if most := processNumbers(); !o.Off && o.Users.Count > 1 && o.Users.Count < most {
+		return fmt.Errorf("a range of %d user ids: this system has %d process numbers, and each needs one: %w", o.Users.Count, most, sdk.ErrInvalid)
+	}
+	return nil
+}
+
+// OpenTrusted opens a file that must not be another user's, nor in a folder that others can write, for reading. With
+// trusting any regular file will do.
+func OpenTrusted(path string, trusting bool) (*os.File, error) {
+	f, err := confine.OpenFile(path, trusting)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return f, nil
+}
+
+// Digest is "sha256:..." of a file's bytes, as Check is given it.
+func Digest(f *os.File) (string, error) { return confine.Digest(f) }
 
 // on says whether processes are confined at all.
 func (c *Confinement) on() bool { return !c.options.Off && confine.Supported }
@@ -107,13 +139,13 @@ func (c *Confinement) executable(path string) (*confine.Executable, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.copies[id]
+	e := c.byID[id]
 	if e == nil {
 		if e, err = confine.Seal(f); err != nil {
 			return nil, refusedFile(path, err)
 		}
 		c.forget(path)
-		c.copies[id] = e
+		c.byID[id] = e
 	}
 	if c.options.Check != nil {
 		if err := c.options.Check(path, e.Digest); err != nil {
@@ -124,11 +156,11 @@ func (c *Confinement) executable(path string) (*confine.Executable, error) {
 }
 
 // forget frees the copy of what lay at the path before.
-func (c *Confinement) forget(path string) {
-	for id, e := range c.copies {
+func (c *copies) forget(path string) {
+	for id, e := range c.byID {
 		if id.path == path {
 			e.Close()
-			delete(c.copies, id)
+			delete(c.byID, id)
 		}
 	}
 }

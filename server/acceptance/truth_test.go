@@ -142,7 +142,7 @@ func pluginFolder(t *testing.T) string {
 // and the cause; when the executable is there again, requests are answered again.
 func TestImpossibleRestart(t *testing.T) {
 	plugins := pluginFolder(t)
-	i := open(t, func(c *config.Config) { c.Plugins = plugins })
+	i := open(t, func(c *config.Config) { c.Plugins.Dir = plugins })
 	r := greedy(story(i, "a fox and a lamp"), 24)
 	want := run(t.Context(), i, r)
 	if want.err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
 )
@@ -23,28 +24,89 @@ const maxAnswer = 16 << 20
 
 func (a *app) experts() *cobra.Command {
 	var admin string
+	ask := func(c *cobra.Command) ([]byte, error) {
+		if admin == "" {
+			cfg, err := a.load(c, quiet)
+			if err != nil {
+				return nil, err
+			}
+			if cfg.Server.AdminAddr == "off" {
+				return nil, usageError{fmt.Errorf("experts: server.admin_addr is off; want --admin URL")}
+			}
+			admin = "http://" + reachable(cfg.Server.AdminAddr)
+		}
+		return get(c.Context(), strings.TrimSuffix(admin, "/")+"/admin/experts")
+	}
 	c := &cobra.Command{
 		Use: "experts", Short: "Show the expert processes of a running server", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if admin == "" {
-				cfg, err := a.load(c, quiet)
-				if err != nil {
-					return err
-				}
-				if cfg.Server.AdminAddr == "off" {
-					return usageError{fmt.Errorf("experts: server.admin_addr is off; want --admin URL")}
-				}
-				admin = "http://" + reachable(cfg.Server.AdminAddr)
-			}
-			body, err := get(c.Context(), strings.TrimSuffix(admin, "/")+"/admin/experts")
+			body, err := ask(c)
 			if err != nil {
 				return err
 			}
 			return a.printExperts(body)
 		},
 	}
-	c.Flags().StringVar(&admin, "admin", "", "`URL` of the admin API; default: the configured address")
+	c.PersistentFlags().StringVar(&admin, "admin", "", "`URL` of the admin API; default: the configured address")
+	c.AddCommand(a.expertsShow(ask))
 	return c
+}
+
+// expertsShow tells everything about the processes of one group.
+func (a *app) expertsShow(ask func(*cobra.Command) ([]byte, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "show GROUP", Short: "Show how the processes of an expert group, or the router, are confined", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			body, err := ask(c)
+			if err != nil {
+				return err
+			}
+			return a.printConfinement(body, args[0])
+		},
+	}
+}
+
+// shown is the JSON form of a process's confinement.
+type shown struct {
+	Process     string           `json:"process"`
+	PID         int              `json:"pid"`
+	Confinement []client.Measure `json:"confinement"`
+}
+
+func (a *app) printConfinement(body []byte, name string) error {
+	var list struct {
+		Router  host.RouterStatus `json:"router"`
+		Experts []host.Status     `json:"experts"`
+	}
+	if err := json.Unmarshal(body, &list); err != nil {
+		return fmt.Errorf("answer of the admin API: %w", err)
+	}
+	out := []shown{}
+	if name == "router" {
+		out = append(out, shown{"router " + list.Router.Name, list.Router.PID, list.Router.Confinement})
+	}
+	for _, s := range list.Experts {
+		if s.Group == name {
+			out = append(out, shown{replicaName(s), s.PID, s.Confinement})
+		}
+	}
+	if len(out) == 0 {
+		return fmt.Errorf("no expert group %q (see: pimoe experts): %w", name, sdk.ErrNotFound)
+	}
+	if a.output == "json" {
+		return table.JSON(a.out, out)
+	}
+	var rows [][]string
+	for _, p := range out {
+		for _, m := range p.Confinement {
+			state := "applied"
+			if !m.Applied {
+				state = "NOT applied"
+			}
+			rows = append(rows, []string{p.Process, pid(p.PID), m.Name, state, m.Detail})
+		}
+	}
+	return table.Write(a.out, []string{"PROCESS", "PID", "MEASURE", "STATE", "DETAIL"}, rows)
 }
 
 func (a *app) printExperts(body []byte) error {
