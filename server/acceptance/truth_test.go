@@ -223,6 +223,7 @@ func TestPluginFaults(t *testing.T) {
 			began := time.Now()
 			_, err := tryOpen(t, func(c *config.Config) {
 				c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{1}, Plugin: path}}
+				c.Plugins.Dev = true // it is in no catalogue
 			})
 			if err == nil {
 				t.Fatal("the instance opened")
@@ -252,6 +253,7 @@ func TestInvalidAnswers(t *testing.T) {
 		}
 		i := open(t, func(c *config.Config) {
 			c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{1}, Plugin: path}}
+			c.Plugins.Dev = true // it is in no catalogue
 		})
 		a := run(t.Context(), i, greedy(story(i, "a fox and a lamp"), 40))
 		if a.err != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,7 @@ func (e *Executable) Duplicate() (*Executable, error) {
 	if err != nil {
 		return nil, fmt.Errorf("duplicate the sealed copy: %w", err)
 	}
-	return &Executable{Digest: e.Digest, file: os.NewFile(uintptr(fd), "pimoe-plugin"), dynamic: e.dynamic}, nil
+	return &Executable{Digest: e.Digest, file: os.NewFile(uintptr(fd), e.file.Name()), dynamic: e.dynamic}, nil
 }
 
 // Close frees the copy; processes that execute it keep it.
@@ -62,14 +63,15 @@ func Seal(f *os.File) (*Executable, error) {
 const unreadable = 0o111
 
 func sealedCopy(f *os.File, e *Executable) (*os.File, error) {
-	fd, err := unix.MemfdCreate("pimoe-plugin", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	name := filepath.Base(f.Name()) // what ps shows
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // Linux before 6.3, where every one is executable
-		fd, err = unix.MemfdCreate("pimoe-plugin", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make memory for the sealed copy: %w", err)
 	}
-	m := os.NewFile(uintptr(fd), "pimoe-plugin")
+	m := os.NewFile(uintptr(fd), name)
 	sum := sha256.New()
 	if _, err := io.Copy(io.MultiWriter(m, sum), io.NewSectionReader(f, 0, 1<<40)); err != nil {
 		m.Close()

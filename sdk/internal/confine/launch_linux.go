@@ -106,7 +106,7 @@ func (l *Launch) prepare(s Spec) error {
 	if err := l.texts(s.Args, s.Env); err != nil {
 		return err
 	}
-	if err := l.seccomp(); err != nil {
+	if err := l.seccomp(s.Exe.dynamic); err != nil {
 		return err
 	}
 	l.Cmd = &exec.Cmd{
@@ -242,9 +242,9 @@ func (l *Launch) texts(args, env []string) error {
 	return err
 }
 
-func (l *Launch) seccomp() error {
+func (l *Launch) seccomp(dynamic bool) error {
 	p := l.plan
-	rules := append(table(l.ownUser), once(int(p.Exe), p.Empty, p.Argv, p.Env))
+	rules := append(table(l.ownUser, dynamic), once(int(p.Exe), p.Empty, p.Argv, p.Env))
 	l.rules = count(rules)
 	prog, err := assemble(rules)
 	if err != nil {

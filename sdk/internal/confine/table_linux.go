@@ -15,13 +15,14 @@ const (
 
 // table is what a plugin needs: Go's runtime, gRPC over a Unix socket that it listens on, shared memory, and a C library
 // that starts. Most calls are those that strace shows of the project's plugins in all their phases; the others are what
-// the C library and gRPC do in other moments (signals, errors, end). ownUser says that no other process has its user id.
-func table(ownUser bool) []rule {
+// the C library and gRPC do in other moments (signals, errors, end). ownUser says that no other process has its user id;
+// dynamic that a loader begins the program.
+func table(ownUser, dynamic bool) []rule {
 	rules := []rule{
 		// Descriptors. openat: Landlock decides which.
 		{name: "read", number: unix.SYS_READ}, {name: "write", number: unix.SYS_WRITE}, {name: "writev", number: unix.SYS_WRITEV},
 		{name: "pread64", number: unix.SYS_PREAD64}, {name: "close", number: unix.SYS_CLOSE}, {name: "fstat", number: unix.SYS_FSTAT},
-		{name: fstatatName, number: fstatat}, {name: "openat", number: unix.SYS_OPENAT}, {name: "getdents64", number: unix.SYS_GETDENTS64},
+		{name: "openat", number: unix.SYS_OPENAT}, {name: "getdents64", number: unix.SYS_GETDENTS64},
 		{name: "lseek", number: unix.SYS_LSEEK}, {name: "unlinkat", number: unix.SYS_UNLINKAT}, {name: "pipe2", number: unix.SYS_PIPE2},
 		{name: "dup3", number: unix.SYS_DUP3}, {name: "eventfd2", number: unix.SYS_EVENTFD2},
 		{name: "epoll_create1", number: unix.SYS_EPOLL_CREATE1}, {name: "epoll_ctl", number: unix.SYS_EPOLL_CTL},
@@ -74,6 +75,9 @@ func table(ownUser bool) []rule {
 				rules[i].checks = []check{only("of the calling thread", 0, 0)}
 			}
 		}
+	}
+	if dynamic { // the loader looks at libraries by it. Landlock does not hide what a file's owner, mode and size are
+		rules = append(rules, rule{name: fstatatName, number: fstatat})
 	}
 	rules = append(rules, architectureRules...)
 	for _, h := range hopeless {
