@@ -356,6 +356,9 @@ func TestConfinedCalls(t *testing.T) {
 	if passed > 60 || passed < 40 {
 		t.Errorf("%d system calls are allowed", passed)
 	}
+	if runtime.GOARCH == "amd64" {
+		skip = append(skip, "335", "336") // uretprobe and uprobe: no filter sees them, and they end a caller that is no probe
+	}
 	tried := 0
 	for _, r := range startEscape(t, dir).attack(t, "result", map[string]string{"mode": "calls", "skip": strings.Join(skip, " ")}) {
 		n, err := strconv.Atoi(r[0])
