@@ -74,6 +74,10 @@ bench-kernels: build ## every kernel beside the machine's limits
 bench-hops: ## what a call into another process costs: one row there and back, and a layer of two experts behind the router
 	$(GO) test -run '^$$' -bench 'RoundTrip|Layer' -benchtime 2s ./core/host
 
+.PHONY: bench-start
+bench-start: ## what confining a plugin adds to its start
+	$(GO) test -run '^$$' -bench '^BenchmarkStart$$' -benchtime 100x -count 3 ./sdk/client
+
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME each (10s)
 	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
