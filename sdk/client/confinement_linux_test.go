@@ -224,6 +224,27 @@ func TestConfinedMeasures(t *testing.T) {
 	}
 }
 
+// TestConfinedAsTheHost: without users of their own, processes have that of the host, and its capabilities least of all.
+func TestConfinedAsTheHost(t *testing.T) {
+	confinement := client.NewConfinement(client.ConfinementOptions{Users: client.UserRange{Count: 1}})
+	defer confinement.Close()
+	c := nastyCommand(nothingLeft(t), "ok")
+	c.Confinement = confinement
+	p := startNasty(t, c)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{fmt.Sprintf("Uid:\t%d\t", os.Geteuid()), "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
+		if !strings.Contains(string(status), line) {
+			t.Errorf("no %q in\n%s", line, status)
+		}
+	}
+	if err := p.Expert().Forward(t.Context(), call(3, 1)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestConfinedUsers: no two processes have the same user, where they have their own.
 func TestConfinedUsers(t *testing.T) {
 	dir := nothingLeft(t)

@@ -37,7 +37,7 @@ func (l *Launch) Verify(pid int) ([]Measure, error) {
 			return nil, err
 		}
 	}
-	l.measures = append(l.measures, capabilities(s), dumpable(pid))
+	l.measures = append(l.measures, capabilities(s), dumpable(pid, s))
 	return l.measures, nil
 }
 
@@ -71,7 +71,10 @@ func capabilities(s status) Measure {
 }
 
 // dumpable looks who owns the process's files in /proc: root, if nobody may look into its memory.
-func dumpable(pid int) Measure {
+func dumpable(pid int, s status) Measure {
+	if strings.HasPrefix(s["Uid"], "0\t") {
+		return Measure{MeasureDump, false, "it is root's, so that root's processes can read its memory"}
+	}
 	st, err := os.Stat(fmt.Sprintf("/proc/%d/environ", pid))
 	switch {
 	case err != nil:
