@@ -592,7 +592,7 @@ func TestDoctorAndPlugins(t *testing.T) {
 	type plugin struct {
 		Name, Kind, File, Path, State string
 		Bytes                         int64
-		Executable             bool
+		Executable                    bool
 	}
 	names := map[string]bool{}
 	for _, p := range decode[[]plugin](t, pimoe(t, "plugins", "list", "-o", "json")) {
