@@ -642,7 +642,9 @@ func TestPin(t *testing.T) {
 	if r := run(generate...); r.code == exitOK || !strings.Contains(r.err, "not the file that the catalogue pins") {
 		t.Errorf("a changed plugin: %+v", r)
 	}
-	run(append(generate, "--dev")...).ok(t)
+	if r := run(append(generate, "--dev")...); r.code != exitOK || !strings.Contains(r.err, "not pinned is started") {
+		t.Errorf("a changed plugin and --dev: %+v", r)
+	}
 	run("plugins", "pin", path, "--groups", "e0,e1,e2,e3,e4,e5,e6").ok(t)
 	if r := run(generate...); r.code == exitOK || !strings.Contains(r.err, "other expert groups than e7") {
 		t.Errorf("a plugin pinned for other groups: %+v", r)
