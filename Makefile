@@ -12,7 +12,7 @@ PLUGINS  := $(notdir $(patsubst %/,%,$(wildcard plugins/cmd/*/)))
 .DEFAULT_GOAL := build
 
 .PHONY: build
-build: $(BIN)/pimoe $(addprefix $(BIN)/,$(PLUGINS)) ## build the host and the plugins into ./bin
+build: $(BIN)/plugins.yaml ## build the host and the plugins into ./bin, with the catalogue of their digests
 
 # Go's own cache decides what is stale, so the targets are always asked.
 .PHONY: FORCE
@@ -25,6 +25,11 @@ $(BIN)/pimoe: FORCE
 $(BIN)/pimoe-%: FORCE
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./plugins/cmd/pimoe-$*
+
+# What others can write is not started, whatever the user's umask is.
+$(BIN)/plugins.yaml: $(BIN)/pimoe $(addprefix $(BIN)/,$(PLUGINS))
+	@chmod go-w $(BIN) $^
+	@./$(BIN)/pimoe plugins pin --plugins $(BIN)
 
 .PHONY: plugins
 plugins: $(addprefix $(BIN)/,$(PLUGINS)) ## build only the plugins into ./bin
@@ -76,6 +81,10 @@ bench-degraded: build ## what lost experts cost in perplexity, by number and kin
 .PHONY: bench-hops
 bench-hops: ## what a call into another process costs: one row there and back, and a layer of two experts behind the router
 	$(GO) test -run '^$$' -bench 'RoundTrip|Layer' -benchtime 2s ./core/host
+
+.PHONY: bench-start
+bench-start: ## what confining a plugin adds to its start
+	$(GO) test -run '^$$' -bench '^BenchmarkStart$$' -benchtime 100x -count 3 ./sdk/client
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME each (10s)

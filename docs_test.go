@@ -157,7 +157,7 @@ func defaultText(k config.Key) string {
 	switch {
 	case k.Name == "home":
 		return "`$XDG_DATA_HOME/pimoe`, else `~/.local/share/pimoe`"
-	case k.Name == "plugins":
+	case k.Name == "plugins.dir":
 		return "the folder of `pimoe`"
 	case k.Default == nil:
 		return ""

@@ -45,7 +45,7 @@ func localHost(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// experts is GET /admin/experts: one entry for each process.
+// experts is GET /admin/experts: one entry for each process, and the router's.
 func (s *Server) experts(context.Context, *request) (*reply, error) {
-	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{"experts": s.service.experts()})}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{"experts": s.service.experts(), "router": s.service.router()})}, nil
 }

@@ -37,7 +37,7 @@ func TestClasses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := Default()
-			cfg.Home, cfg.Plugins = t.TempDir(), t.TempDir()
+			cfg.Home, cfg.Plugins.Dir = t.TempDir(), t.TempDir()
 			c.set(&cfg)
 			err := cfg.Validate()
 			switch {

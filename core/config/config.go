@@ -31,8 +31,39 @@ type Config struct {
 	Log      Log      `koanf:"log"`
 	// APIKey guards every route but health; empty = loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
 	APIKey string `koanf:"api_key" secret:"true"`
-	// Plugins is the folder of the plugin executables. Default: the folder of the pimoe executable.
-	Plugins string `koanf:"plugins"`
+	// Plugins says which executables may be started, and how they are confined.
+	Plugins Plugins `koanf:"plugins"`
+}
+
+// Plugins are the executables that serve experts and routers.
+type Plugins struct {
+	// Dir is the folder of the plugin executables. Default: the folder of the pimoe executable.
+	Dir string `koanf:"dir"`
+	// Catalogue is the file that lists which executables may be started. Empty = plugins.yaml in Dir.
+	Catalogue string `koanf:"catalogue"`
+	// Confine is "strict" (default) or "off": plugins then run with all rights of the host's user.
+	Confine string `koanf:"confine"`
+	// Dev starts executables that are in no catalogue or that others can write, for those who build them.
+	Dev bool `koanf:"dev"`
+	// Users are the user ids of plugin processes where the host is root: "auto" (default), a range FIRST-LAST with at least
+	// as many as the system has process numbers, or "off" for the host's own.
+	Users string `koanf:"users"`
+	// MemoryMB bounds the private memory of a plugin process. 0 (default) = by the size of its weights, -1 = unlimited.
+	MemoryMB int `koanf:"memory_mb"`
+}
+
+// AutoUsers is the range of Plugins.Users "auto": room for every process number that Linux gives, far from the ids of
+// people, services and containers.
+const AutoUsers = "1073741824-1077936127"
+
+// UserRange is the range of user ids; 0, 0 for the host's own. It must be valid.
+func (p Plugins) UserRange() (first, last uint32) {
+	text := p.Users
+	if text == "auto" {
+		text = AutoUsers
+	}
+	first, last, _ = parseUsers(text)
+	return first, last
 }
 
 // Server is where the host listens.

@@ -75,7 +75,12 @@ var about = map[string]string{
 	"log.level":                              "Least level that is logged.",
 	"log.format":                             "console, json, or auto for console on a terminal and json elsewhere.",
 	"api_key":                                "Secret that guards every route but health; needed for any address but loopback.",
-	"plugins":                                "Folder of the plugin executables.",
+	"plugins.dir":                            "Folder of the plugin executables.",
+	"plugins.catalogue":                      "File that lists the plugins that may be started, with their digests; empty for plugins.yaml in plugins.dir.",
+	"plugins.confine":                        "strict: plugins get what they need and nothing else; off: all rights of the host's user.",
+	"plugins.dev":                            "Also start executables that are in no catalogue, or that others can write: for those who build plugins.",
+	"plugins.users":                          "User ids of plugin processes where the host is root: auto, a range FIRST-LAST with one for each process number of the system, or off for the host's own.",
+	"plugins.memory_mb":                      "Most private memory of a plugin process in MiB; 0 for 2 GiB and four times its weights, -1 for no limit.",
 }
 
 // enums are the keys that take one of a few words.
@@ -88,6 +93,7 @@ var enums = map[string][]string{
 	"trunk.precision":   {"auto", "f32", "bf16w-f32", "f16w-f32", "bf16", "int8g32"},
 	"kv_cache.dtype":    {"f32", "f16", "bf16"},
 	"policy":            policies,
+	"plugins.confine":   {"strict", "off"},
 	"log.level":         {"trace", "debug", "info", "warn", "error"},
 	"log.format":        {"auto", "console", "json"},
 }
@@ -116,6 +122,7 @@ var bounds = map[string][2]int64{
 	"limits.max_queued_requests":       {0, 1 << 20},
 	"limits.request_timeout":           {1, ms(7 * 24 * time.Hour)},
 	"limits.threads":                   {0, 4096},
+	"plugins.memory_mb":                {-1, 16 << 20},
 	"experts.standby":                  {0, 64},
 	"experts.recheck_one_in":           {0, 1 << 30},
 	"limits.max_retries":               {0, 16},
@@ -129,6 +136,7 @@ var flat = map[string]string{
 	"PIMOE_MAX_CONCURRENT_REQUESTS":   "limits.max_concurrent_requests",
 	"PIMOE_REQUEST_TIMEOUT":           "limits.request_timeout",
 	"PIMOE_LOG_LEVEL":                 "log.level",
+	"PIMOE_PLUGINS":                   "plugins.dir",
 	"PIMOE_MAX_RETRIES":               "limits.max_retries",
 	"PIMOE_CIRCUIT_BREAKER_THRESHOLD": "limits.circuit_breaker_threshold",
 }

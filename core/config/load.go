@@ -60,7 +60,7 @@ func defaults(environ []string) Config {
 			MaxQueuedRequests: 1000, RequestTimeout: 30 * time.Second, MaxRetries: 2, CircuitBreakerThreshold: 10,
 		},
 		Log:     Log{Level: "info", Format: "auto"},
-		Plugins: executableDir(),
+		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 	}
 }
 

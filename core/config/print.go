@@ -168,6 +168,8 @@ func schemaOf(t reflect.Type, key string, def any) map[string]any {
 		return s
 	case t.Kind() == reflect.Int:
 		s["type"], s["minimum"], s["maximum"] = "integer", bounds[key][0], bounds[key][1]
+	case t.Kind() == reflect.Bool:
+		s["type"] = "boolean"
 	case t.Kind() == reflect.Interface && key == "experts.group":
 		s["oneOf"] = []any{map[string]any{"enum": []string{"expert", "layer"}},
 			map[string]any{"type": "object", "additionalProperties": groupSchema()}}
@@ -184,7 +186,7 @@ func schemaOf(t reflect.Type, key string, def any) map[string]any {
 		def = d.String()
 	}
 	// Folders depend on the machine that prints the schema.
-	if def != nil && !isSecret(key) && key != "home" && key != "plugins" {
+	if def != nil && !isSecret(key) && key != "home" && key != "plugins.dir" {
 		s["default"] = def
 	}
 	return s

@@ -54,6 +54,8 @@ func (r *reader) read(key string, node *yaml.Node, t reflect.Type) (any, bool) {
 		return r.integer(key, node)
 	case reflect.Float64:
 		return r.float(key, node)
+	case reflect.Bool:
+		return r.truth(key, node)
 	default: // Config has no other scalars than strings
 		if node.Kind != yaml.ScalarNode {
 			r.note(key, node, kindOf(node), "a word or text")
@@ -179,6 +181,15 @@ func (r *reader) float(key string, node *yaml.Node) (any, bool) {
 		return nil, false
 	}
 	return f, true
+}
+
+func (r *reader) truth(key string, node *yaml.Node) (any, bool) {
+	b, err := strconv.ParseBool(strings.TrimSpace(node.Value))
+	if node.Kind != yaml.ScalarNode || err != nil {
+		r.note(key, node, value(node), "true or false")
+		return nil, false
+	}
+	return b, true
 }
 
 func (r *reader) duration(key string, node *yaml.Node) (any, bool) {

@@ -223,6 +223,25 @@ func (v *validator) plugins(c Config) {
 		}
 	}
 	v.classes(c)
+	if p := c.Plugins.Users; p != "auto" && p != "off" {
+		if _, _, err := parseUsers(p); err != nil {
+			v.bad("plugins.users", orEmpty(p), "auto, off or "+err.Error())
+		}
+	}
+}
+
+// parseUsers reads "FIRST-LAST"; "off" is 0, 0.
+func parseUsers(text string) (first, last uint32, err error) {
+	if text == "off" {
+		return 0, 0, nil
+	}
+	a, b, ok := strings.Cut(text, "-")
+	low, err1 := strconv.ParseUint(a, 10, 32)
+	high, err2 := strconv.ParseUint(b, 10, 32)
+	if !ok || err1 != nil || err2 != nil || low < 1000 || high < low+32767 || high >= 1<<32-2 {
+		return 0, 0, fmt.Errorf("a range such as %s, of at least 32768 ids from 1000 on", AutoUsers)
+	}
+	return uint32(low), uint32(high), nil
 }
 
 // classes refuses a backend with a class that it does not compute in. A plugin named by its path may compute in any.

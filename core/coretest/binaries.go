@@ -36,7 +36,9 @@ func Binaries(t testing.TB) string {
 		}
 		cmd := exec.Command("go", "build", "-o", built.dir+string(filepath.Separator), "./server/cmd/...", "./plugins/cmd/...")
 		cmd.Dir = repo
-		built.out, built.err = cmd.CombinedOutput()
+		if built.out, built.err = cmd.CombinedOutput(); built.err == nil {
+			built.out, built.err = exec.Command(filepath.Join(built.dir, "pimoe"), "plugins", "pin").CombinedOutput()
+		}
 	})
 	if built.err != nil {
 		t.Fatalf("build the binaries: %v\n%s", built.err, built.out)

@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/core/weights"
 	modelrouter "github.com/pimoe/pimoe/plugins/routers/model"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/router"
 	"github.com/pimoe/pimoe/sdk/serve"
@@ -103,6 +104,10 @@ func startWorkers(b testing.TB, busy time.Duration) *host.Host {
 		Model: stored, Experts: host.ExpertShape{Hidden: benchHidden, Intermediate: 1024, Activation: "silu"},
 		Router:     host.RouterSpec{Name: "model", Path: filepath.Join(dir, "router"), Spec: spec, StandIn: standIn},
 		RuntimeDir: filepath.Join(dir, "r"), MaxRows: 64, Metrics: metrics.New(), Log: slog.New(slog.DiscardHandler),
+		Confinement: client.ConfinementOptions{
+			Trusting: true, // the links
+			Memory:   -1,   // the race detector reserves more than there is
+		},
 	}
 	for e := range benchExperts {
 		o.Groups = append(o.Groups, host.GroupSpec{

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,16 +53,22 @@ func stoppedState(pid int) bool {
 	return ok && rest != "" && (rest[0] == 'T' || rest[0] == 't')
 }
 
-// privateBytes is the memory that only this process uses (proc(5), smaps_rollup); 0 where the kernel doesn't say.
+// privateBytes is the memory that only this process uses (proc(5), smaps_rollup), or where a confined process's maps are
+// closed to the host's user, its anonymous memory; 0 where the kernel doesn't say.
 func privateBytes(pid int) uint64 {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	proc := "/proc/" + strconv.Itoa(pid)
+	b, err := os.ReadFile(proc + "/smaps_rollup")
+	fields := []string{"Private_Clean:", "Private_Dirty:"}
 	if err != nil {
-		return 0
+		if b, err = os.ReadFile(proc + "/status"); err != nil {
+			return 0
+		}
+		fields = []string{"RssAnon:"}
 	}
 	var kib uint64
 	for _, line := range strings.Split(string(b), "\n") {
 		f := strings.Fields(line)
-		if len(f) == 3 && (f[0] == "Private_Clean:" || f[0] == "Private_Dirty:") {
+		if len(f) == 3 && slices.Contains(fields, f[0]) {
 			n, err := strconv.ParseUint(f[1], 10, 64)
 			if err == nil {
 				kib += n

@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 )
 
@@ -349,6 +350,8 @@ type Status struct {
 	BoundLanes   int    `json:"bound_lanes"` // of them, those that the system let bind to a core
 	LastDeath    *Death `json:"last_death"`
 	Aside        bool   `json:"aside"` // it serves requests of another edition only, while the group is being changed
+	// Confinement lists what was done to confine the process, and what was not and why; none in process.
+	Confinement []client.Measure `json:"confinement"`
 }
 
 func (g *group) status() []Status {
@@ -372,6 +375,7 @@ func (s *supervisor) describe(st *Status) {
 		st.PID, st.NumericClass = inc.proc.PID(), inc.info.NumericClass
 		st.PrivateBytes = privateBytes(st.PID)
 		st.Lanes, st.BoundLanes = inc.proc.Lanes()
+		st.Confinement = inc.proc.Confined()
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,7 +49,11 @@ type Options struct {
 	// RecheckRate is the share of calls that are repeated elsewhere and compared bit for bit; 0 = none.
 	RecheckRate float64
 	// Builtin makes the host's own version of a backend, as which it is a witness of what others compute; nil = none.
-	Builtin func(backend string) (expert.Expert, error)
+	Builtin     func(backend string) (expert.Expert, error)
+	Confinement client.ConfinementOptions // of every process
+	// Pins judges an executable, by its path and the digest of what would run, for the expert group of a name or "" for the
+	// router; nil = takes any.
+	Pins    func(group, path, digest string) error
 	Metrics *metrics.Registry
 	Log     *slog.Logger
 }
@@ -123,6 +128,9 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if o.SweepEvery == 0 {
 		o.SweepEvery = defaultSweep
 	}
+	if err := o.Confinement.Validate(); err != nil {
+		return nil, fmt.Errorf("confinement: %w", err)
+	}
 	run, err := newRuntimeDir(o.RuntimeDir)
 	if err != nil {
 		return nil, err
@@ -135,6 +143,10 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
 	h := &Host{close: fleet.close, fleet: fleet, log: o.Log, seen: newObservations(o.Router.Spec, o.Metrics)}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
+	if o.Confinement.Off {
+		o.Log.Warn("plugins are NOT confined: each runs with all rights of this user", "setting", "plugins.confine")
+	}
+	fleet.confinement = client.NewConfinement(o.Confinement)
 	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet, seen: h.seen}
 	launch.recheck = newRecheck(o, launch.twin)
 	launch.recheck.trial = &h.trial
@@ -171,6 +183,8 @@ type fleet struct {
 	children *notifier      // a child of this process has stopped, goes on or has ended
 	shards   *shardSet
 	run      *runtimeDir
+
+	confinement *client.Confinement
 }
 
 // size is how many processes are supervised.
@@ -199,6 +213,7 @@ func (f *fleet) close() error {
 	f.stop()
 	f.wg.Wait()
 	f.shards.close()
+	f.confinement.Close()
 	return f.run.close()
 }
 
@@ -262,8 +277,12 @@ func isProcessFault(err error) bool {
 	return errors.Is(err, sdk.ErrUnavailable) || errors.Is(err, sdk.ErrInvalidOutput)
 }
 
-// removeAll deletes a folder that this process made.
+// removeAll deletes a folder that a host made. The folders of its processes may be closed for writing (sdk/client).
 func removeAll(path string) error {
+	own, _ := filepath.Glob(filepath.Join(path, "p*"))
+	for _, dir := range own {
+		os.Chmod(dir, 0o700)
+	}
 	if err := os.RemoveAll(path); err != nil {
 		return fmt.Errorf("remove runtime folder: %w", err)
 	}

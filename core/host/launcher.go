@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 
 	"github.com/pimoe/pimoe/backends/isa"
@@ -33,6 +35,7 @@ type launcher struct {
 	fleet      *fleet
 	recheck    *recheck
 	seen       *observations
+	looked     sync.Once // at the measures that confine the first process
 }
 
 // errRowMajor says that a plugin was started with packed weights and does not take them.
@@ -65,7 +68,7 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 		Env: environment(),
 	}
 	l.lanes.apply(&command, own)
-	proc, err := l.start(ctx, command, name)
+	proc, err := l.start(ctx, command, name, spec.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -89,18 +92,22 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	return inc, nil
 }
 
-// start runs the executable up to a finished handshake.
-func (l *launcher) start(ctx context.Context, c client.Command, name string) (*client.Process, error) {
+// start runs the executable of a group, "" for the router's, up to a finished handshake.
+func (l *launcher) start(ctx context.Context, c client.Command, name, group string) (*client.Process, error) {
 	c.RuntimeDir, c.Identity, c.Transport = l.runtimeDir, l.identity, l.options.Transport
-	c.StartTimeout = l.options.StartTimeout
+	c.StartTimeout, c.Confinement = l.options.StartTimeout, l.fleet.confinement
+	if pins := l.options.Pins; pins != nil {
+		c.Confinement = c.Confinement.Checking(func(path, digest string) error { return pins(group, path, digest) })
+	}
 	c.Log = pluginLog(l.options.Log.With("process", name))
 	proc, err := client.Start(ctx, c)
 	if err == nil {
+		l.looked.Do(func() { l.tellOfGaps(proc.Confined()) })
 		return proc, nil
 	}
 	if why := (*client.StartError)(nil); errors.As(err, &why) {
 		switch why.Reason {
-		case client.ReasonMissing, client.ReasonNotExecutable, client.ReasonNotOurs, client.ReasonProtocol, client.ReasonKind:
+		case client.ReasonMissing, client.ReasonNotExecutable, client.ReasonNotOurs, client.ReasonProtocol, client.ReasonKind, client.ReasonUntrusted:
 			return nil, fmt.Errorf("%w: %w", errNotExecutable, err)
 		}
 	}
@@ -112,6 +119,18 @@ type child struct{ *client.Process }
 
 // Stopped implements process.
 func (c child) Stopped() bool { return stoppedState(c.PID()) }
+
+// tellOfGaps logs once which measures this system does not give: all processes are started alike.
+func (l *launcher) tellOfGaps(measures []client.Measure) {
+	if l.options.Confinement.Off {
+		return // has been said
+	}
+	for _, m := range measures {
+		if !m.Applied {
+			l.options.Log.Warn("plugins are confined without a measure", "measure", m.Name, "why", m.Detail)
+		}
+	}
+}
 
 // abandon ends a process that must not serve, and passes the reason on with the process's last words.
 func (l *launcher) abandon(inc *incarnation, cause error) error {
@@ -129,11 +148,11 @@ func (l *launcher) abandon(inc *incarnation, cause error) error {
 	return cause
 }
 
-// environment is what plugins are given: of the host's own the instruction set that all processes are held to, and a
-// setting of Go's runtime. Its watcher takes a lane that waits for a call for a goroutine that runs too long, and would
+// environment is what plugins are given: of the host's own the instruction set that all processes are held to, how many
+// cores may be used, which a confined process can't find out, and a setting of Go's runtime. Its watcher takes a lane that waits for a call for a goroutine that runs too long, and would
 // send it a signal every 10 ms; in dozens of processes that is a good part of a core.
 func environment() []string {
-	env := []string{"GODEBUG=asyncpreemptoff=1"}
+	env := []string{"GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=" + strconv.Itoa(runtime.GOMAXPROCS(0))}
 	if v := os.Getenv(isa.Env); v != "" {
 		env = append(env, isa.Env+"="+v)
 	}

@@ -54,7 +54,7 @@ func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnatio
 		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, l.options.Experts.Hidden, 0),
 	}
 	l.lanes.apply(&command, l.lanes.of(0))
-	proc, err := l.start(ctx, command, "router")
+	proc, err := l.start(ctx, command, "router", "")
 	if err != nil {
 		return nil, err
 	}
@@ -291,6 +291,8 @@ type RouterStatus struct {
 	StandInCalls uint64   `json:"stand_in_calls"`
 	Observations uint64   `json:"observations"` // that the plugin has taken, if it asks for them
 	LastDeath    *Death   `json:"last_death"`
+
+	Confinement []client.Measure `json:"confinement"`
 }
 
 func (r *supervisedRouter) status() RouterStatus {
@@ -298,7 +300,7 @@ func (r *supervisedRouter) status() RouterStatus {
 	r.process.describe(&st)
 	return RouterStatus{
 		Name: r.spec.Name, PID: st.PID, State: st.State, Restarts: st.Restarts, LastDeath: st.LastDeath,
-		Capabilities: r.Info().Capabilities, PluginCalls: r.plugin.Get(), StandInCalls: r.standIn.Get(),
+		Confinement: st.Confinement, Capabilities: r.Info().Capabilities, PluginCalls: r.plugin.Get(), StandInCalls: r.standIn.Get(),
 		Observations: r.seen.told.Get(),
 	}
 }

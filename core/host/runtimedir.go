@@ -59,7 +59,7 @@ func removeLeftovers(parent string) {
 		if err != nil {
 			continue // a living host, or not ours
 		}
-		os.RemoveAll(dir)
+		removeAll(dir)
 		lock.Close()
 	}
 }

@@ -56,6 +56,7 @@ type process interface {
 	Stopped() bool // by a signal or a debugger
 	Ping(ctx context.Context) error
 	Lanes() (lanes, bound int)
+	Confined() []client.Measure
 	Kill() error
 	Stop(ctx context.Context) error
 }

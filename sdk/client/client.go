@@ -71,6 +71,7 @@ type Command struct {
 	Shards       []*os.File    // weights, by index; they stay the caller's and may be closed after Start
 	Env          []string      // "KEY=value"; nothing else of the host's environment is passed on
 	Log          func(string)  // one line of the plugin's output, cut at 8 KiB, raw: the receiver escapes it. Called from one goroutine of the process at a time and must not block; may be nil
+	Confinement  *Confinement  // nil = one with the default options, for this start alone
 	StartTimeout time.Duration // until the plugin has shaken hands and told its Info; 0 = 10 s
 }
 

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		playHost()
 		return
 	}
+	if bin = os.Getenv("PIMOE_TEST_ORDINARY"); bin != "" { // they have been built
+		os.Exit(m.Run())
+	}
 	dir, err := os.MkdirTemp("", "pimoe-client-test")
 	if err != nil {
 		panic(err)
@@ -43,7 +46,13 @@ func TestMain(m *testing.M) {
 	}
 	build.Stderr = os.Stderr
 	code := 1
-	if err := build.Run(); err == nil {
+	if err = build.Run(); err == nil && runtime.GOOS == "linux" {
+		// As plugins are released: linked statically, so that they need none of the system's files.
+		static := exec.Command("go", "build", "-o", dir+"/", "../internal/escape")
+		static.Env, static.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
+		err = static.Run()
+	}
+	if err == nil {
 		code = m.Run()
 	}
 	os.RemoveAll(dir)
@@ -56,6 +65,7 @@ func playHost() {
 	for _, mode := range []string{"ok", "stuck", "load-hang", "pipes"} {
 		p, err := client.Start(context.Background(), client.Command{
 			Path: filepath.Join(bin, "nasty"), Args: []string{mode}, RuntimeDir: os.Args[1], Identity: identity(), Plane: client.ExpertPlane(4, hidden, 2),
+			Confinement: client.NewConfinement(client.ConfinementOptions{Off: mode == "pipes"}),
 		})
 		if err != nil {
 			panic(err)

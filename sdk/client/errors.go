@@ -23,10 +23,12 @@ const (
 	ReasonKind          Reason = "kind"           // a router where an expert is wanted, or the reverse
 	ReasonTimeout       Reason = "timeout"        // silent until the start timeout
 	ReasonControl       Reason = "control"        // shook hands, but does not answer on its socket
+	ReasonUntrusted     Reason = "untrusted"      // a file that others can change, or not the one that was meant
+	ReasonConfinement   Reason = "confinement"    // the process is not confined as it was told to be
 )
 
 // StartError is returned by Start when the plugin is to blame. It wraps sdk.ErrUnavailable, sdk.ErrUnsupported (another
-// protocol or kind) or sdk.ErrDeadline (silent).
+// protocol or kind, an untrusted file) or sdk.ErrDeadline (silent).
 type StartError struct {
 	Path   string
 	Reason Reason

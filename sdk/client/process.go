@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +35,7 @@ type Process struct {
 	dir    string // private folder
 	life   *os.File
 	plane  *plane.Host // nil with gRPC
+	bounds []Measure   // set before Start returns
 	out    *output
 	client *goplugin.Client
 	conn   *grpc.ClientConn
@@ -82,6 +84,9 @@ func Core() int { return plane.Core() }
 
 // BeatEvery is the period of heartbeats.
 const BeatEvery = plane.BeatEvery
+
+// Confined lists what was done to confine the process, as the kernel confirms it, and why not more.
+func (p *Process) Confined() []Measure { return slices.Clone(p.bounds) }
 
 // Beat is the process's heartbeat counter, which rises every BeatEvery; false where there is none (gRPC) or no more.
 func (p *Process) Beat() (uint64, bool) {
@@ -205,6 +210,7 @@ func (p *Process) free() {
 	if p.cmd != nil {
 		<-p.drained
 	}
+	os.Chmod(p.dir, 0o700) // it was closed to the process
 	os.RemoveAll(p.dir)
 }
 

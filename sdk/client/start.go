@@ -26,6 +26,7 @@ import (
 
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/internal/bootstrap"
+	"github.com/pimoe/pimoe/sdk/internal/confine"
 	"github.com/pimoe/pimoe/sdk/internal/pb"
 	"github.com/pimoe/pimoe/sdk/internal/plane"
 	"github.com/pimoe/pimoe/sdk/internal/service"
@@ -43,6 +44,10 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.StartTimeout)
 	defer cancel()
+	if c.Confinement == nil {
+		c.Confinement = NewConfinement(ConfinementOptions{})
+		defer c.Confinement.Close()
+	}
 	p := &Process{
 		name: shortName(c.Path), exited: make(chan struct{}), drained: make(chan struct{}), stopped: make(chan struct{}),
 	}
@@ -102,7 +107,17 @@ func (p *Process) start(ctx context.Context, c Command) error {
 		Protocol: bootstrap.Protocol, Kind: string(c.Kind), Transport: string(p.Transport()),
 		Key: string(key), Cert: string(cert), ClientCA: string(c.Identity.pem),
 	}}
-	return p.connect(ctx, c, l, der)
+	defer l.close()
+	if l.exe, err = c.Confinement.executable(c.Path); err != nil {
+		return err
+	}
+	if err := p.connect(ctx, c, l, der); err != nil {
+		return err
+	}
+	if p.bounds, err = l.bounds(); err != nil {
+		return &StartError{Path: c.Path, Reason: ReasonConfinement, Text: err.Error(), class: sdk.ErrUnavailable, cause: err}
+	}
+	return nil
 }
 
 // connect lets go-plugin run the launch and dial. go-plugin's own pieces that a hostile plugin could use, its broker
@@ -245,6 +260,9 @@ type launch struct {
 	line    string   // the handshake
 	address string   // of the control socket
 
+	exe     *confine.Executable // nil = the process is not confined, as is confine
+	confine *confine.Launch
+
 	stranger atomic.Pointer[error] // somebody else listens there
 }
 
@@ -281,22 +299,71 @@ func (l *launch) spawn() error {
 		}
 	}()
 	if err == nil {
-		cmd.Stdout, cmd.Stderr = stdoutW, stderrW
 		theOOM.look()
-		err = theStarter.run(cmd.Start)
+		err = l.run(cmd, func(cmd *exec.Cmd) error {
+			cmd.Stdout, cmd.Stderr = stdoutW, stderrW
+			return theStarter.run(cmd.Start)
+		})
 	}
 	if err != nil {
 		stdoutR.Close()
 		stderrR.Close()
-		if errors.Is(err, syscall.ENOEXEC) || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-			return notExecutable(l.c.Path, "it can't be executed here: "+err.Error(), err)
-		}
-		return fail(err)
+		return l.unstarted(err, fail)
 	}
-	p.cmd = cmd
 	p.out = newOutput(l.c.Log, stdoutR, stderrR)
 	go p.reap(stdoutR, stderrR)
+	if l.confine != nil {
+		deadline, _ := l.ctx.Deadline()
+		if err := l.confine.Wait(deadline); errors.Is(err, os.ErrDeadlineExceeded) {
+			return l.late()
+		} else if err != nil {
+			return l.unstarted(err, fail)
+		}
+	}
 	return nil
+}
+
+// run starts the command, as it is or by way of the launch that confines it.
+func (l *launch) run(cmd *exec.Cmd, start func(*exec.Cmd) error) error {
+	if l.confine == nil {
+		l.p.cmd = cmd
+		if err := start(cmd); err != nil {
+			l.p.cmd = nil
+			return err
+		}
+		return nil
+	}
+	if err := l.confine.Start(start); err != nil {
+		return err
+	}
+	l.p.cmd = l.confine.Cmd
+	return nil
+}
+
+// unstarted is the error of a process that was not made or did not become the plugin.
+func (l *launch) unstarted(err error, fail func(error) error) error {
+	if errors.Is(err, syscall.ENOEXEC) || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		return notExecutable(l.c.Path, "it can't be executed here: "+err.Error(), err)
+	}
+	return fail(err)
+}
+
+// bounds are the measures that confine the process.
+func (l *launch) bounds() ([]Measure, error) {
+	if l.confine == nil {
+		return l.c.Confinement.unconfined(), nil
+	}
+	return l.confine.Verify(l.p.PID())
+}
+
+// close frees what only the start needed.
+func (l *launch) close() {
+	if l.exe != nil {
+		l.exe.Close()
+	}
+	if l.confine != nil {
+		l.confine.Close()
+	}
 }
 
 // command lays out the descriptors that the child inherits and writes their numbers into the bootstrap document. The
@@ -335,10 +402,29 @@ func (l *launch) command() (cmd *exec.Cmd, closeAfter []*os.File, err error) {
 		ExtraFiles:  files,
 		SysProcAttr: attributes(),
 	}
+	sockets := p.dir
+	if l.exe != nil {
+		sockets = "." // the folders above are closed to it
+	}
 	cmd.Env = append(cmd.Env, l.c.Env...)
 	cmd.Env = append(cmd.Env, l.env...)
-	cmd.Env = append(cmd.Env, goplugin.EnvUnixSocketDir+"="+p.dir, fmt.Sprintf("%s=%d", bootstrap.FDKey, first))
-	return cmd, closeAfter, nil
+	cmd.Env = append(cmd.Env, goplugin.EnvUnixSocketDir+"="+sockets, fmt.Sprintf("%s=%d", bootstrap.FDKey, first))
+	if l.exe != nil {
+		l.confine, err = l.c.Confinement.confined(confine.Spec{
+			Args: cmd.Args, Env: cmd.Environ(), Dir: p.dir, Exe: l.exe, Files: files, Weights: size(l.c.Shards),
+		})
+	}
+	return cmd, closeAfter, err
+}
+
+// size is the length of all files together.
+func size(files []*os.File) (n int64) {
+	for _, f := range files {
+		if st, err := f.Stat(); err == nil {
+			n += st.Size()
+		}
+	}
+	return n
 }
 
 // shake reads and judges the handshake line.
@@ -406,6 +492,9 @@ func (l *launch) judge(line string) error {
 	if parts[4] != string(goplugin.ProtocolGRPC) {
 		return refuse(ReasonProtocol, sdk.ErrUnsupported, "it speaks %q, this host %q", cut(parts[4], 20), goplugin.ProtocolGRPC)
 	}
+	if l.exe != nil && !filepath.IsAbs(parts[3]) {
+		parts[3] = filepath.Join(l.p.dir, parts[3])
+	}
 	if parts[2] != "unix" || filepath.Dir(parts[3]) != l.p.dir {
 		return refuse(ReasonAddress, sdk.ErrUnavailable, "it named the address %s %q, which is no socket in its own folder", cut(parts[2], 20), cut(parts[3], 200))
 	}
@@ -414,6 +503,11 @@ func (l *launch) judge(line string) error {
 		return refuse(ReasonAddress, sdk.ErrUnavailable, "it named the address %q, which is no socket", cut(parts[3], 200))
 	}
 	l.address, l.line = parts[3], strings.Join(parts[:5], "|")+"|\n"
+	if l.exe != nil { // it has its socket and makes nothing more there
+		if err := os.Chmod(l.p.dir, 0o500); err != nil {
+			return fmt.Errorf("start plugin %s: %w", l.c.Path, err)
+		}
+	}
 	return nil
 }
 

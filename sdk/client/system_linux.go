@@ -97,3 +97,22 @@ func oomKills() uint64 {
 	}
 	return 0
 }
+
+// fileIdentityOf is that of an open file.
+func fileIdentityOf(path string, f *os.File) (fileIdentity, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fileIdentity{}, os.NewSyscallError("fstat", err)
+	}
+	return fileIdentity{path: path, dev: uint64(st.Dev), ino: st.Ino, size: st.Size, changed: st.Ctim, written: st.Mtim}, nil
+}
+
+// processNumbers is how many the system gives.
+func processNumbers() uint32 {
+	b, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	n, err2 := strconv.ParseUint(string(bytes.TrimSpace(b)), 10, 32)
+	if err != nil || err2 != nil {
+		return DefaultUsers.Count
+	}
+	return uint32(n)
+}

@@ -28,7 +28,10 @@ func Binary(ctx context.Context, path string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("test plugin %s: %w", path, err)
 	}
-	b := &program{command: client.Command{Path: path, RuntimeDir: dir, Identity: id}, out: out}
+	// Confined as a host does it, but it is the author's own file, wherever that lies.
+	confinement := client.NewConfinement(client.ConfinementOptions{Trusting: true})
+	defer confinement.Close()
+	b := &program{command: client.Command{Path: path, RuntimeDir: dir, Identity: id, Confinement: confinement}, out: out}
 	kind, failed := b.meet(ctx)
 	if failed == 0 {
 		failed = b.run(ctx, kind)

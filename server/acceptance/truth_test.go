@@ -193,7 +193,7 @@ func pluginFolder(t *testing.T) string {
 // and the cause; when the executable is there again, requests are answered again.
 func TestImpossibleRestart(t *testing.T) {
 	plugins := pluginFolder(t)
-	i := open(t, func(c *config.Config) { c.Plugins = plugins })
+	i := open(t, func(c *config.Config) { c.Plugins.Dir = plugins })
 	r := greedy(story(i, "a fox and a lamp"), 24)
 	want := run(t.Context(), i, r)
 	if want.err != nil {
@@ -274,6 +274,7 @@ func TestPluginFaults(t *testing.T) {
 			began := time.Now()
 			_, err := tryOpen(t, func(c *config.Config) {
 				c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{1}, Plugin: path}}
+				c.Plugins.Dev = true // it is in no catalogue
 			})
 			if err == nil {
 				t.Fatal("the instance opened")
@@ -303,6 +304,7 @@ func TestInvalidAnswers(t *testing.T) {
 		}
 		i := open(t, func(c *config.Config) {
 			c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{1}, Plugin: path}}
+			c.Plugins.Dev = true // it is in no catalogue
 		})
 		a := run(t.Context(), i, greedy(story(i, "a fox and a lamp"), 40))
 		if a.err != nil {

@@ -64,7 +64,7 @@ func open(t testing.TB, change ...func(*config.Config)) *instance.Instance {
 func tryOpen(t testing.TB, change ...func(*config.Config)) (*instance.Instance, error) {
 	t.Helper()
 	c := config.Default()
-	c.Plugins = coretest.Binaries(t)
+	c.Plugins.Dir = coretest.Binaries(t)
 	c.Limits.RequestTimeout = 2 * time.Minute
 	for _, f := range change {
 		f(&c)

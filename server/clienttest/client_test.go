@@ -61,7 +61,7 @@ func serve(t *testing.T) string {
 		t.Fatal(err)
 	}
 	cfg.Home, cfg.APIKey = home, key
-	cfg.Plugins = coretest.Binaries(t)
+	cfg.Plugins.Dir = coretest.Binaries(t)
 	cfg.Server.Addr, cfg.Server.AdminAddr = "127.0.0.1:0", "off"
 	log := slog.New(slog.DiscardHandler)
 	inst, err := instance.Open(context.Background(), instance.Options{Config: cfg, Log: log, Builtin: instance.Builtin{

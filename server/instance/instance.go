@@ -284,6 +284,10 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 		return placement, err
 	}
 	o.Transport = transport(c.Experts.Transport)
+	o.Confinement = confinement(c.Plugins)
+	if o.Pins, err = pins(c.Plugins, i.Log); err != nil {
+		return nil, err
+	}
 	if o.RuntimeDir, err = runtimeDir(c.Home); err != nil {
 		return nil, err
 	}
@@ -340,7 +344,7 @@ func pluginPath(c config.Config, path, prefix, name string) string {
 	if path != "" {
 		return path
 	}
-	dir := c.Plugins
+	dir := c.Plugins.Dir
 	if dir == "" {
 		if exe, err := os.Executable(); err == nil {
 			dir = filepath.Dir(exe)

@@ -155,9 +155,9 @@ func (n *nasty) inherit() {
 	size, err := unix.Pread(fd, b, 0)
 	must(err)
 	must(json.Unmarshal(b[:size], &n.doc))
-	n.requests, err = unix.Dup(n.doc.Plane.Requests)
+	n.requests, err = unix.FcntlInt(uintptr(n.doc.Plane.Requests), unix.F_DUPFD_CLOEXEC, 0)
 	must(err)
-	n.results, err = unix.Dup(n.doc.Plane.Results)
+	n.results, err = unix.FcntlInt(uintptr(n.doc.Plane.Results), unix.F_DUPFD_CLOEXEC, 0)
 	must(err)
 	if strings.HasPrefix(n.mode, "scribble") {
 		go n.scribble()

@@ -50,7 +50,7 @@ func (a *app) config() *cobra.Command {
 	c := group("config", "Check, print and describe the configuration", check, show, schema)
 	f := c.PersistentFlags()
 	setting(f, "addr", "", "server.addr", "`address` of the public API")
-	setting(f, "plugins", "", "plugins", "`folder` of the plugin executables")
+	setting(f, "plugins", "", "plugins.dir", "`folder` of the plugin executables")
 	return c
 }
 

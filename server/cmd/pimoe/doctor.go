@@ -22,7 +22,7 @@ func (a *app) doctor() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			checks := doctor.Run(cfg.Plugins, cfg.Home, neededPlugins(cfg))
+			checks := doctor.Run(cfg.Plugins.Dir, cfg.Home, neededPlugins(cfg))
 			if a.output == "json" {
 				err = table.JSON(a.out, map[string]any{"checks": checks})
 			} else {
@@ -54,7 +54,7 @@ func neededPlugins(cfg config.Config) []string {
 	for _, o := range cfg.Experts.Overrides {
 		if o.Plugin == "" && o.Backend != "" {
 			names = append(names, "pimoe-expert-"+o.Backend)
-		} else if o.Plugin != "" && filepath.Dir(o.Plugin) == filepath.Clean(cfg.Plugins) {
+		} else if o.Plugin != "" && filepath.Dir(o.Plugin) == filepath.Clean(cfg.Plugins.Dir) {
 			names = append(names, filepath.Base(o.Plugin))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
 )
@@ -30,7 +31,7 @@ func (a *app) experts() *cobra.Command {
 		},
 	}
 	c.PersistentFlags().StringVar(&admin, "admin", "", "`URL` of the admin API; default: the configured address")
-	c.AddCommand(a.profile(), &cobra.Command{
+	c.AddCommand(a.profile(), a.expertsShow(&admin), &cobra.Command{
 		Use: "list", Short: "Show the expert processes", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.listExperts(c, admin) },
 	}, a.swap(&admin),
@@ -62,15 +63,76 @@ func (a *app) adminURL(c *cobra.Command, admin string) (string, error) {
 }
 
 func (a *app) listExperts(c *cobra.Command, admin string) error {
-	base, err := a.adminURL(c, admin)
-	if err != nil {
-		return err
-	}
-	body, err := get(c.Context(), base+"/admin/experts")
+	body, err := a.askExperts(c, admin)
 	if err != nil {
 		return err
 	}
 	return a.printExperts(body)
+}
+
+func (a *app) askExperts(c *cobra.Command, admin string) ([]byte, error) {
+	base, err := a.adminURL(c, admin)
+	if err != nil {
+		return nil, err
+	}
+	return get(c.Context(), base+"/admin/experts")
+}
+
+// expertsShow tells everything about the processes of one group.
+func (a *app) expertsShow(admin *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "show GROUP", Short: "Show how the processes of an expert group, or the router, are confined", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			body, err := a.askExperts(c, *admin)
+			if err != nil {
+				return err
+			}
+			return a.printConfinement(body, args[0])
+		},
+	}
+}
+
+// shown is the JSON form of a process's confinement.
+type shown struct {
+	Process     string           `json:"process"`
+	PID         int              `json:"pid"`
+	Confinement []client.Measure `json:"confinement"`
+}
+
+func (a *app) printConfinement(body []byte, name string) error {
+	var list struct {
+		Router  host.RouterStatus `json:"router"`
+		Experts []host.Status     `json:"experts"`
+	}
+	if err := json.Unmarshal(body, &list); err != nil {
+		return fmt.Errorf("answer of the admin API: %w", err)
+	}
+	out := []shown{}
+	if name == "router" {
+		out = append(out, shown{"router " + list.Router.Name, list.Router.PID, list.Router.Confinement})
+	}
+	for _, s := range list.Experts {
+		if s.Group == name {
+			out = append(out, shown{replicaName(s), s.PID, s.Confinement})
+		}
+	}
+	if len(out) == 0 {
+		return fmt.Errorf("no expert group %q (see: pimoe experts): %w", name, sdk.ErrNotFound)
+	}
+	if a.output == "json" {
+		return table.JSON(a.out, out)
+	}
+	var rows [][]string
+	for _, p := range out {
+		for _, m := range p.Confinement {
+			state := "applied"
+			if !m.Applied {
+				state = "NOT applied"
+			}
+			rows = append(rows, []string{p.Process, pid(p.PID), m.Name, state, m.Detail})
+		}
+	}
+	return table.Write(a.out, []string{"PROCESS", "PID", "MEASURE", "STATE", "DETAIL"}, rows)
 }
 
 func (a *app) printExperts(body []byte) error {

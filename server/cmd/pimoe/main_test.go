@@ -170,7 +170,7 @@ func TestUsage(t *testing.T) {
 		"temperature":            {[]string{"generate", "--temperature", "NaN", "x"}, exitUsage, "--temperature NaN"},
 		"negative n":             {[]string{"generate", "-n", "0", "x"}, exitUsage, "-n 0"},
 		"output":                 {[]string{"models", "-o", "xml"}, exitUsage, `--output "xml"`},
-		"no subcommand":          {[]string{"plugins"}, exitUsage, "want one of list, test"},
+		"no subcommand":          {[]string{"plugins"}, exitUsage, "want one of list, pin, test, verify"},
 		"too many arguments":     {[]string{"models", "x"}, exitUsage, "x"},
 		"set without a value":    {[]string{"models", "--set", "x"}, exitUsage, "want key=value"},
 		"setting":                {[]string{"models", "--set", "limits.thread=1"}, exitUsage, "did you mean limits.threads?"},
@@ -627,13 +627,13 @@ func TestDoctorAndPlugins(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	type plugin struct {
-		Name, Kind, File, Path string
-		Bytes                  int64
-		Executable             bool
+		Name, Kind, File, Path, State string
+		Bytes                         int64
+		Executable                    bool
 	}
 	names := map[string]bool{}
 	for _, p := range decode[[]plugin](t, pimoe(t, "plugins", "list", "-o", "json")) {
-		names[p.Kind+" "+p.Name] = p.Executable && p.Bytes > 0
+		names[p.Kind+" "+p.Name] = p.Executable && p.Bytes > 0 && p.State == "pinned"
 	}
 	for _, want := range []string{"expert cpu", "expert ref", "router model", "router hash", "router random", "router load-aware",
 		"router attention", "router hierarchical", "router adaptive", "router learned", "router round-robin"} {
@@ -658,6 +658,57 @@ func TestPluginsTest(t *testing.T) {
 	var report conformance
 	if err := json.Unmarshal([]byte(r.out), &report); err != nil || r.code == exitOK || report.Passed || len(report.Report) == 0 {
 		t.Errorf("%v %+v", err, r)
+	}
+}
+
+// TestPin: only what is pinned is started, and the error says what to do.
+func TestPin(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(coretest.Binaries(t))); err != nil {
+		t.Fatal(err)
+	}
+	folder := []string{"--plugins", dir}
+	run := func(args ...string) result { return pimoe(t, append(args, folder...)...) }
+	run("plugins", "verify").ok(t)
+	path := filepath.Join(dir, "pimoe-expert-cpu")
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("x"); err != nil { // still a program
+		t.Fatal(err)
+	}
+	f.Close()
+	generate := []string{"generate", "--max-tokens", "3", "a fox"}
+	if r := run("plugins", "verify"); r.code != exitFailure || !strings.Contains(r.out, "not pinned: its digest is sha256:") {
+		t.Errorf("verify: %+v", r)
+	}
+	if r := run(generate...); r.code == exitOK || !strings.Contains(r.err, "not the file that the catalogue pins") {
+		t.Errorf("a changed plugin: %+v", r)
+	}
+	if r := run(append(generate, "--dev")...); r.code != exitOK || !strings.Contains(r.err, "not pinned is started") {
+		t.Errorf("a changed plugin and --dev: %+v", r)
+	}
+	run("plugins", "pin", path, "--groups", "e0,e1,e2,e3,e4,e5,e6").ok(t)
+	if r := run(generate...); r.code == exitOK || !strings.Contains(r.err, "other expert groups than e7") {
+		t.Errorf("a plugin pinned for other groups: %+v", r)
+	}
+	run("plugins", "pin", path, "--groups", "e0,e1,e2,e3,e4,e5,e6,e7").ok(t)
+	run(generate...).ok(t)
+	if err := os.Chmod(path, 0o775); err != nil {
+		t.Fatal(err)
+	}
+	if r := run(generate...); r.code == exitOK || !strings.Contains(r.err, "can be written by others") {
+		t.Errorf("a plugin that others can write: %+v", r)
+	}
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "plugins.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if r := run(generate...); r.code == exitOK || !strings.Contains(r.err, "pimoe plugins pin") {
+		t.Errorf("no catalogue: %+v", r)
 	}
 }
 

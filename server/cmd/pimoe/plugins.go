@@ -2,50 +2,268 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"debug/buildinfo"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pimoe/pimoe/core/catalogue"
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/sdktest"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/doctor"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
+	"github.com/pimoe/pimoe/server/instance"
 )
 
 func (a *app) plugins() *cobra.Command {
-	return group("plugins", "List plugins and test that they keep the contract", a.pluginsList(), a.pluginsTest())
+	return group("plugins", "List plugins, pin what may be started, test that they keep the contract",
+		a.pluginsList(), a.pluginsVerify(), a.pluginsPin(), a.pluginsTest())
 }
 
 func (a *app) pluginsList() *cobra.Command {
 	c := &cobra.Command{
-		Use: "list", Short: "List the plugin executables in the plugin folder", Args: cobra.NoArgs,
+		Use: "list", Short: "List the plugin executables in the plugin folder, and whether they may be started", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := a.load(c, quiet)
 			if err != nil {
 				return err
 			}
-			found, err := doctor.Plugins(cfg.Plugins)
+			found, err := doctor.Plugins(cfg.Plugins.Dir)
 			if err != nil {
 				return err
 			}
-			if a.output == "json" {
-				return table.JSON(a.out, append([]doctor.Plugin{}, found...))
-			}
-			rows := make([][]string, len(found))
+			listed := make([]listedPlugin, len(found))
 			for i, p := range found {
-				state := "ok"
-				if !p.Executable {
-					state = "not executable"
-				}
-				rows[i] = []string{p.Kind, p.Name, progress.Size(p.Bytes), state, p.Path}
+				listed[i] = listedPlugin{Plugin: p, State: pluginState(cfg.Plugins, p)}
+			}
+			if a.output == "json" {
+				return table.JSON(a.out, listed)
+			}
+			rows := make([][]string, len(listed))
+			for i, p := range listed {
+				rows[i] = []string{p.Kind, p.Name, progress.Size(p.Bytes), p.State, p.Path}
 			}
 			return table.Write(a.out, []string{"KIND", "NAME", "SIZE", "STATE", "PATH"}, rows)
 		},
 	}
-	setting(c.Flags(), "plugins", "", "plugins", "`folder` of the plugin executables")
+	setting(c.Flags(), "plugins", "", "plugins.dir", "`folder` of the plugin executables")
 	return c
+}
+
+// listedPlugin is the JSON form of an executable in the plugin folder.
+type listedPlugin struct {
+	doctor.Plugin
+	State string `json:"state"` // "pinned", or why the host would not start it
+}
+
+// pluginState says what a host would make of an executable.
+func pluginState(c config.Plugins, p doctor.Plugin) string {
+	if !p.Executable {
+		return "not executable"
+	}
+	list, err := instance.ReadCatalogue(c)
+	if errors.Is(err, os.ErrNotExist) {
+		return "no catalogue"
+	} else if err != nil {
+		return err.Error()
+	}
+	switch _, err := pluginDigest(c, list, p.Kind, p.Path); {
+	case err != nil:
+		return err.Error()
+	default:
+		return "pinned"
+	}
+}
+
+// pluginDigest is the digest of an executable, with the host's own objections to it.
+func pluginDigest(c config.Plugins, list *catalogue.Catalogue, kind, path string) (string, error) {
+	f, err := client.OpenTrusted(path, false)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	digest, err := client.Digest(f)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range list.Plugins {
+		if e.Kind == kind && e.File(c.Dir) == path && "sha256:"+e.SHA256 == digest {
+			return digest, nil
+		}
+	}
+	return digest, fmt.Errorf("not pinned: its digest is %s: %w", digest, sdk.ErrUnsupported)
+}
+
+// verified is the JSON form of one entry's check.
+type verified struct {
+	catalogue.Plugin
+	File  string `json:"file"`
+	Error string `json:"error,omitempty"`
+}
+
+func (a *app) pluginsVerify() *cobra.Command {
+	c := &cobra.Command{
+		Use: "verify", Short: "Check the executables against the catalogue; exit code 0 = each is what was pinned", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := a.load(c, quiet)
+			if err != nil {
+				return err
+			}
+			list, err := instance.ReadCatalogue(cfg.Plugins)
+			if err != nil {
+				return err
+			}
+			out, bad := []verified{}, 0
+			for _, p := range list.Plugins {
+				v := verified{Plugin: p, File: p.File(cfg.Plugins.Dir)}
+				if _, err := pluginDigest(cfg.Plugins, list, p.Kind, v.File); err != nil {
+					v.Error = oneLine(err.Error())
+					bad++
+				}
+				out = append(out, v)
+			}
+			if err := a.printVerified(out); err != nil {
+				return err
+			}
+			if bad > 0 {
+				return fmt.Errorf("%d of %d plugins are not what the catalogue pins", bad, len(out))
+			}
+			return nil
+		},
+	}
+	catalogueFlags(c)
+	return c
+}
+
+func (a *app) printVerified(list []verified) error {
+	if a.output == "json" {
+		return table.JSON(a.out, list)
+	}
+	rows := make([][]string, len(list))
+	for i, v := range list {
+		groups := cmp.Or(strings.Join(v.Groups, " "), "all")
+		rows[i] = []string{v.Kind, v.Name, v.Version, v.SHA256[:12], groups, cmp.Or(v.Error, "ok")}
+	}
+	return table.Write(a.out, []string{"KIND", "NAME", "VERSION", "SHA256", "GROUPS", "STATE"}, rows)
+}
+
+func catalogueFlags(c *cobra.Command) {
+	setting(c.Flags(), "plugins", "", "plugins.dir", "`folder` of the plugin executables")
+	setting(c.Flags(), "catalogue", "", "plugins.catalogue", "`file` with the list of plugins; default: plugins.yaml in the folder")
+}
+
+func (a *app) pluginsPin() *cobra.Command {
+	var groups []string
+	c := &cobra.Command{
+		Use:   "pin [PATH...]",
+		Short: "Write the digests of plugins into the catalogue: of all in the plugin folder, or of those named",
+		RunE: func(c *cobra.Command, args []string) error {
+			cfg, err := a.load(c, quiet)
+			if err != nil {
+				return err
+			}
+			return a.pin(cfg.Plugins, args, groups)
+		},
+	}
+	catalogueFlags(c)
+	c.Flags().StringSliceVar(&groups, "groups", nil, "expert `groups` that they may serve; default: all, or those pinned before")
+	return c
+}
+
+// pin leaves the entries of other files as they are. Without paths, entries of files that are gone from the folder go too.
+func (a *app) pin(c config.Plugins, paths, groups []string) error {
+	list, err := instance.ReadCatalogue(c)
+	if errors.Is(err, os.ErrNotExist) {
+		list = &catalogue.Catalogue{}
+	} else if err != nil {
+		return err
+	}
+	if len(paths) == 0 {
+		found, err := doctor.Plugins(c.Dir)
+		if err != nil {
+			return err
+		}
+		for _, p := range found {
+			paths = append(paths, p.Path)
+		}
+		list.Plugins = slices.DeleteFunc(list.Plugins, func(p catalogue.Plugin) bool {
+			return p.Path == "" && !slices.Contains(paths, p.File(c.Dir))
+		})
+	}
+	for _, path := range paths {
+		p, err := pinned(c, path)
+		if err != nil {
+			return err
+		}
+		p.Groups = groups
+		list.Pin(p)
+	}
+	b, err := list.Bytes()
+	if err != nil {
+		return err
+	}
+	return replaceFile(instance.CataloguePath(c), b)
+}
+
+// pinned is the entry for an executable as it is now.
+func pinned(c config.Plugins, path string) (catalogue.Plugin, error) {
+	var p catalogue.Plugin
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return p, fmt.Errorf("pin: %w", err)
+	}
+	f, err := client.OpenTrusted(path, false)
+	if err != nil {
+		return p, fmt.Errorf("pin: %w", err)
+	}
+	defer f.Close()
+	digest, err := client.Digest(f)
+	if err != nil {
+		return p, fmt.Errorf("pin %s: %w", path, err)
+	}
+	kind, name, ok := doctor.PluginName(filepath.Base(path))
+	if !ok {
+		return p, usageError{fmt.Errorf("pin %s: want a file name such as pimoe-expert-NAME or pimoe-router-NAME", path)}
+	}
+	p = catalogue.Plugin{Name: name, Kind: kind, SHA256: strings.TrimPrefix(digest, "sha256:"), Version: "unknown"}
+	if info, err := buildinfo.Read(f); err == nil && info.Main.Version != "" {
+		p.Version = info.Main.Version
+		if own, ok := debug.ReadBuildInfo(); ok && info.Main.Path == own.Main.Path && p.Version == "(devel)" {
+			p.Version = version // of the same tree
+		}
+	}
+	if dir, err := filepath.Abs(c.Dir); err != nil || filepath.Dir(path) != dir {
+		p.Path = path
+	}
+	return p, nil
+}
+
+// replaceFile writes a file that others may read, whole or not at all.
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".plugins-*")
+	if err != nil {
+		return fmt.Errorf("write catalogue: %w", err)
+	}
+	defer os.Remove(f.Name()) // gone after a success
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write catalogue: %w", err)
+	}
+	return nil
 }
 
 // conformance is the JSON form of a plugin's test.

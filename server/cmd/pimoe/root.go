@@ -134,7 +134,14 @@ func modelFlags(c *cobra.Command) {
 	setting(f, "kv-dtype", "", "kv_cache.dtype", "storage `type` of keys and values: f32, f16, bf16")
 	setting(f, "threads", "", "limits.threads", "`threads` for arithmetic; 0 for all cores")
 	setting(f, "max-batch-tokens", "", "limits.max_batch_tokens", "`tokens` in one step; longer prompts are chunked")
-	setting(f, "plugins", "", "plugins", "`folder` of the plugin executables")
+	setting(f, "plugins", "", "plugins.dir", "`folder` of the plugin executables")
+	devFlag(f)
+}
+
+// devFlag adds --dev, which needs no value.
+func devFlag(f *pflag.FlagSet) {
+	setting(f, "dev", "", "plugins.dev", "also start plugins that are in no catalogue or that others can write")
+	f.Lookup("dev").NoOptDefVal = "true"
 }
 
 // load reads the configuration; base are the command's own defaults, below everything that the user sets.

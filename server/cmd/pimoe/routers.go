@@ -166,7 +166,7 @@ func routerNames(cfg config.Config, asked []string) ([]string, error) {
 	if len(asked) > 0 {
 		return asked, nil
 	}
-	found, err := doctor.Plugins(cfg.Plugins)
+	found, err := doctor.Plugins(cfg.Plugins.Dir)
 	if err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ func Plugins(dir string) ([]Plugin, error) {
 	}
 	var out []Plugin
 	for _, e := range entries {
-		kind, name, ok := splitName(e.Name())
+		kind, name, ok := PluginName(e.Name())
 		if !ok {
 			continue
 		}
@@ -133,7 +133,8 @@ func Plugins(dir string) ([]Plugin, error) {
 	return out, nil
 }
 
-func splitName(file string) (kind, name string, ok bool) {
+// PluginName takes the name of a plugin executable apart.
+func PluginName(file string) (kind, name string, ok bool) {
 	for _, k := range []string{"router", "expert"} {
 		if n, found := strings.CutPrefix(file, "pimoe-"+k+"-"); found && n != "" {
 			return k, n, true

@@ -1,0 +1,60 @@
+//go:build !(linux && (amd64 || arm64))
+
+package confine
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"runtime"
+	"time"
+)
+
+// Supported says that this build confines nothing.
+const Supported = false
+
+// Spec exists so that callers compile.
+type Spec struct {
+	Args    []string
+	Env     []string
+	Dir     string
+	Exe     *Executable
+	Files   []*os.File
+	Weights int64
+	Policy  Policy
+}
+
+// Executable exists so that callers compile; Seal refuses to make one.
+type Executable struct{ Digest string }
+
+// Duplicate refuses.
+func (*Executable) Duplicate() (*Executable, error) { return nil, errNone }
+
+// Close has nothing to free.
+func (*Executable) Close() error { return nil }
+
+// ErrScript exists so that callers compile.
+var ErrScript = errors.New("it is a script")
+
+var errNone = errors.New("processes can't be confined on " + runtime.GOOS + "/" + runtime.GOARCH)
+
+// Seal refuses.
+func Seal(*os.File) (*Executable, error) { return nil, errNone }
+
+// Launch exists so that callers compile; New refuses to make one.
+type Launch struct{ Cmd *exec.Cmd }
+
+// New refuses.
+func New(Spec) (*Launch, error) { return nil, errNone }
+
+// Start refuses.
+func (*Launch) Start(func(*exec.Cmd) error) error { return errNone }
+
+// Wait refuses.
+func (*Launch) Wait(time.Time) error { return errNone }
+
+// Verify refuses.
+func (*Launch) Verify(int) ([]Measure, error) { return nil, errNone }
+
+// Close has nothing to free.
+func (*Launch) Close() {}

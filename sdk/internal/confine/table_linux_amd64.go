@@ -1,0 +1,15 @@
+package confine
+
+import "golang.org/x/sys/unix"
+
+const (
+	auditArch   = unix.AUDIT_ARCH_X86_64
+	otherABI    = 0x40000000 // numbers of the x32 interface begin here
+	fstatat     = unix.SYS_NEWFSTATAT
+	fstatatName = "newfstatat"
+)
+
+// architectureRules: AMX must be asked for, and the C library sets its thread's base.
+var architectureRules = []rule{
+	{name: "arch_prctl", number: unix.SYS_ARCH_PRCTL, checks: []check{only("code is ARCH_SET_FS, ARCH_GET_XCOMP_PERM or ARCH_REQ_XCOMP_PERM", 0, 0x1002, 0x1022, 0x1023)}},
+}

@@ -1,0 +1,12 @@
+package confine
+
+import "golang.org/x/sys/unix"
+
+const (
+	auditArch   = unix.AUDIT_ARCH_AARCH64
+	otherABI    = 0 // there is none
+	fstatat     = unix.SYS_FSTATAT
+	fstatatName = "fstatat"
+)
+
+var architectureRules []rule

@@ -1,0 +1,74 @@
+package instance
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/pimoe/pimoe/core/catalogue"
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
+)
+
+// confinement is how the configuration wants plugins confined.
+func confinement(c config.Plugins) client.ConfinementOptions {
+	o := client.ConfinementOptions{Off: c.Confine == "off", Trusting: c.Dev, Memory: int64(c.MemoryMB) << 20}
+	first, last := c.UserRange()
+	o.Users = client.UserRange{First: first, Count: last - first + 1} // a count of 1 for "off"
+	return o
+}
+
+// CataloguePath is where the list of plugins is.
+func CataloguePath(c config.Plugins) string {
+	if c.Catalogue != "" {
+		return c.Catalogue
+	}
+	return filepath.Join(c.Dir, catalogue.FileName)
+}
+
+// ReadCatalogue reads the list of plugins. A file that others can write is refused, unless plugins.dev is set.
+func ReadCatalogue(c config.Plugins) (*catalogue.Catalogue, error) {
+	f, err := client.OpenTrusted(CataloguePath(c), c.Dev)
+	if err != nil {
+		return nil, fmt.Errorf("plugin catalogue: %w", err)
+	}
+	defer f.Close()
+	list, err := catalogue.Read(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", CataloguePath(c), err)
+	}
+	return list, nil
+}
+
+// pins judges executables by the catalogue, which is read again for each start: so a plugin may be replaced and pinned
+// while the host runs. With plugins.dev, what it does not list is started with a warning.
+func pins(c config.Plugins, log *slog.Logger) (func(group, path, digest string) error, error) {
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("plugins.dir: %w", err)
+	}
+	check := func(group, path, digest string) error {
+		list, err := ReadCatalogue(c)
+		if err != nil {
+			return err
+		}
+		return list.Check(dir, group, path, digest)
+	}
+	if c.Dev {
+		return func(group, path, digest string) error {
+			if err := check(group, path, digest); err != nil {
+				log.Warn("a plugin that is not pinned is started", "setting", "plugins.dev", "plugin", path, "why", err)
+			}
+			return nil
+		}, nil
+	}
+	if _, err := ReadCatalogue(c); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; make it with: pimoe plugins pin, or set plugins.dev: %w", err, sdk.ErrUnavailable)
+	} else if err != nil {
+		return nil, err
+	}
+	return check, nil
+}
