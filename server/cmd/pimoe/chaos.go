@@ -84,7 +84,7 @@ The exit code is 1 if an answer was wrong or lost, and with two or more replicas
 	fl.DurationVar(&f.Calm, "calm", 5*time.Second, "`time` of the same load before, without faults, to compare with")
 	fl.IntVar(&f.Pairs, "pairs", 0, "pairs of faults instead of rates")
 	shared.add(c)
-	c.AddCommand(a.chaosLedger(), a.chaosJudge())
+	c.AddCommand(a.chaosHost(), a.chaosSoak(), a.chaosLedger(), a.chaosJudge())
 	return c
 }
 

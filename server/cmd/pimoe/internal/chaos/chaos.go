@@ -158,7 +158,7 @@ func (b *Bench) judge(ctx context.Context) (v ledger.Verdict, err error) {
 	return v, nil
 }
 
-// Verdict checks what must be true of every run.
+// faultless says what must be true of every run.
 func faultless(v ledger.Verdict, replicas int) error {
 	switch {
 	case v.Wrong > 0 || v.Lost > 0:

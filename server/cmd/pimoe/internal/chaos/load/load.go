@@ -65,7 +65,7 @@ func (l *Load) client(ctx context.Context, n int) {
 			return
 		default:
 		}
-		l.one(ctx, fmt.Sprintf("%d-%d", n, i), rng.IntN(len(l.questions)), rng.IntN(3) > 0)
+		l.one(ctx, fmt.Sprintf("%x-%d-%d", l.seed, n, i), rng.IntN(len(l.questions)), rng.IntN(3) > 0)
 	}
 }
 
