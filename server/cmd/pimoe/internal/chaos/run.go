@@ -197,7 +197,7 @@ func summary(outcomes []nemesis.Outcome, paces []load.Pace, restarts uint64) Rep
 		r.Injected[o.Kind]++
 		moments = append(moments, o.Fired)
 		if o.Recovered < 0 {
-			if o.Detected >= 0 || !o.Survivable() {
+			if !o.Survived {
 				r.Unsettled++
 			}
 			continue

@@ -24,6 +24,9 @@ const (
 	pollEvery = 10 * time.Millisecond
 	// harmlessAfter is when a fault that a process may survive, such as slowness, counts as survived.
 	harmlessAfter = time.Second
+	// lies is how often the answers of one replica are corrupted. The server takes a replica that has lied three times for
+	// hostile and never uses it again, as it should; a group of such replicas is out of service.
+	lies = 2
 )
 
 // Outcome is what became of one fault. Times are in milliseconds since the fault, -1 where there is none.
@@ -35,13 +38,11 @@ type Outcome struct {
 	Process   string    `json:"process"`       // such as "e3/0" or "router"
 	PID       int       `json:"pid"`
 	Note      string    `json:"note,omitempty"`  // what exactly was done
-	Detected  float64   `json:"detected_ms"`     // until it no longer counted as ready, or a successor was there
-	Recovered float64   `json:"recovered_ms"`    // until all replicas of its group were ready again
+	Detected  float64   `json:"detected_ms"`     // until the server no longer used it, or a successor was there
+	Survived  bool      `json:"survived"`        // it did not end the process, which serves
+	Recovered float64   `json:"recovered_ms"`    // until all processes of its group were there again
 	Cause     string    `json:"cause,omitempty"` // the server's word for the death
 }
-
-// Survivable reports whether the process may simply go on after such a fault.
-func (o Outcome) Survivable() bool { return o.Kind == schedule.Slow || o.Kind == schedule.Corrupt }
 
 // Nemesis is at work on one server. Make it with Begin, end it with End.
 type Nemesis struct {
@@ -55,6 +56,8 @@ type Nemesis struct {
 	pending  []*pending
 	done     []Outcome
 	err      error
+	// corrupted counts by replica.
+	corrupted map[string]int
 }
 
 // pending is a fault whose outcome is not known yet.
@@ -62,12 +65,13 @@ type pending struct {
 	Outcome
 	group    string
 	restarts uint64    // of its process when it fired
+	trusted  bool      // the server used its process when it fired
 	ends     time.Time // when the server may call it survived; zero: it must be noticed
 }
 
 // Begin starts to watch a server that is ready.
 func Begin(ctx context.Context, server *program.Server) (*Nemesis, error) {
-	n := &Nemesis{server: server}
+	n := &Nemesis{server: server, corrupted: map[string]int{}}
 	if err := n.look(ctx); err != nil {
 		return nil, err
 	}
@@ -158,7 +162,7 @@ func (n *Nemesis) look(ctx context.Context) error {
 		return err
 	}
 	n.mu.Lock()
-	stale := n.counters.Restarts == nil || restarts(now) != restarts(n.counters) || n.missing(now)
+	stale := n.counters.Restarts == nil || restarts(now) != restarts(n.counters) || n.missing()
 	n.mu.Unlock()
 	at, status := time.Now(), program.Status{}
 	if stale {
@@ -172,7 +176,8 @@ func (n *Nemesis) look(ctx context.Context) error {
 	if stale {
 		n.status = status
 	}
-	n.pending = slices.DeleteFunc(n.pending, func(p *pending) bool {
+	open := slices.Clone(n.pending) // decided looks at all of them
+	n.pending = slices.DeleteFunc(open, func(p *pending) bool {
 		if !n.decided(p, at) {
 			return false
 		}
@@ -182,11 +187,9 @@ func (n *Nemesis) look(ctx context.Context) error {
 	return nil
 }
 
-// missing reports whether a process that serves was not there when the server was last asked for its processes. n.mu is held.
-func (n *Nemesis) missing(now program.Counters) bool {
-	return n.status.Router.PID == 0 || slices.ContainsFunc(n.status.Experts, func(s host.Status) bool {
-		return s.PID == 0 && now.Ready[nameOf(s)]
-	})
+// missing reports whether a process was not there when the server was last asked. n.mu is held.
+func (n *Nemesis) missing() bool {
+	return n.status.Router.PID == 0 || slices.ContainsFunc(n.status.Experts, func(s host.Status) bool { return s.PID == 0 })
 }
 
 func nameOf(s host.Status) string { return fmt.Sprintf("%s/%d", s.Group, s.Replica) }
@@ -194,36 +197,36 @@ func nameOf(s host.Status) string { return fmt.Sprintf("%s/%d", s.Group, s.Repli
 // decided completes an outcome with what was seen at a time, and reports whether that is all there is to know.
 func (n *Nemesis) decided(p *pending, at time.Time) bool {
 	since := float64(at.Sub(p.Fired).Microseconds()) / 1e3
-	replaced := n.counters.Restarts[p.Process] != p.restarts
-	ready, expert := n.counters.Ready[p.Process]
-	if p.Detected < 0 && (replaced || expert && !ready) {
+	replaced := n.replaced(p)
+	if p.Detected < 0 && (replaced || p.trusted && !n.counters.Ready[p.Process]) {
 		p.Detected = since
 	}
 	if !replaced {
-		return p.Detected < 0 && !p.ends.IsZero() && at.After(p.ends)
+		p.Survived = !p.ends.IsZero() && at.After(p.ends)
+		return p.Survived
 	}
-	for name, ready := range n.counters.Ready {
-		if !ready && groupOf(name) == p.group {
-			return false
-		}
+	if slices.ContainsFunc(n.pending, func(o *pending) bool { return o.group == p.group && !n.replaced(o) && o.ends.IsZero() }) {
+		return false
 	}
 	p.Recovered, p.Cause = since, causeOf(n.status, p.Process)
 	return true
 }
 
-// fire chooses whom a fault hits, among those that are ready and not hit already, and does it.
+func (n *Nemesis) replaced(p *pending) bool { return n.counters.Restarts[p.Process] != p.restarts }
+
+// fire chooses whom a fault hits, among those that live and are not hit already, and does it.
 func (n *Nemesis) fire(ctx context.Context, f schedule.Fault, era uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p := &pending{Outcome: Outcome{Fault: f, Era: era, Detected: -1, Recovered: -1}}
 	targets := n.targets(f.Kind)
 	if len(targets) == 0 {
-		p.Why = "every process that could be hit is being replaced"
+		p.Why = "no process may be hit at the moment"
 		n.done = append(n.done, p.Outcome)
 		return
 	}
 	t := targets[f.Draw%uint64(len(targets))]
-	p.Process, p.PID, p.group, p.restarts = t.name, t.pid, groupOf(t.name), n.counters.Restarts[t.name]
+	p.Process, p.PID, p.group, p.restarts, p.trusted = t.name, t.pid, groupOf(t.name), n.counters.Restarts[t.name], n.counters.Ready[t.name]
 	began := time.Now()
 	what, err := n.strike(ctx, f, t)
 	if err != nil {
@@ -232,6 +235,9 @@ func (n *Nemesis) fire(ctx context.Context, f schedule.Fault, era uint64) {
 		return
 	}
 	p.Fired, p.Note = began, what.note
+	if f.Kind == schedule.Corrupt {
+		n.corrupted[t.name]++
+	}
 	if what.lasts > 0 {
 		p.ends = p.Fired.Add(what.lasts + harmlessAfter)
 	}
@@ -244,7 +250,7 @@ type target struct {
 	pid  int
 }
 
-// targets are the processes for a kind, in the server's order. n.mu is held.
+// targets are the living processes for a kind, in the server's order. n.mu is held.
 func (n *Nemesis) targets(kind schedule.Kind) []target {
 	var all []target
 	if kind == schedule.Router {
@@ -253,13 +259,14 @@ func (n *Nemesis) targets(kind schedule.Kind) []target {
 		}
 	} else {
 		for _, s := range n.status.Experts {
-			if name := nameOf(s); s.PID != 0 && n.counters.Ready[name] {
-				all = append(all, target{name, s.PID})
+			if s.PID != 0 {
+				all = append(all, target{nameOf(s), s.PID})
 			}
 		}
 	}
 	return slices.DeleteFunc(all, func(t target) bool {
-		return slices.ContainsFunc(n.pending, func(p *pending) bool { return p.Process == t.name })
+		return kind == schedule.Corrupt && n.corrupted[t.name] >= lies ||
+			slices.ContainsFunc(n.pending, func(p *pending) bool { return p.Process == t.name })
 	})
 }
 
