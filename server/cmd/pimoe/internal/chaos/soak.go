@@ -67,9 +67,9 @@ func (r SoakReport) Err() error {
 const (
 	// warmRequests are made before anything is measured, and every process is replaced once: pools, caches and connections are full then.
 	warmRequests = 200
-	// restWithin is how long the server may need to come to rest.
-	restWithin = 20 * time.Second
-	soakEvery  = 500 * time.Millisecond
+	// restFor is how long the server rests at least before it is measured, and restWithin how long it may need.
+	restFor, restWithin = 3 * time.Second, 20 * time.Second
+	soakEvery           = 500 * time.Millisecond
 )
 
 // Soak loads a server until so many requests have been asked and so many processes been killed, spread evenly.
@@ -185,6 +185,7 @@ func (s *soak) work(ctx context.Context, requests, kills int) (samples []Sample,
 // rest waits until the server holds no more than before, as far as that can be counted, or the time is up.
 func (s *soak) rest(ctx context.Context, before *Sample) (x Sample, err error) {
 	for began := time.Now(); ; {
+		s.server.Rest()
 		pause(ctx, time.Second)
 		if err = s.server.Collect(ctx); err != nil {
 			return x, err
@@ -194,7 +195,7 @@ func (s *soak) rest(ctx context.Context, before *Sample) (x Sample, err error) {
 		}
 		x.Requests = s.asked
 		calm := before == nil || x.Goroutines <= before.Goroutines && x.Descriptors <= before.Descriptors && x.Mappings <= before.Mappings
-		if time.Since(began) > restWithin || calm && time.Since(began) > restWithin/4 {
+		if time.Since(began) > restWithin || calm && time.Since(began) > restFor {
 			return x, ctx.Err()
 		}
 	}

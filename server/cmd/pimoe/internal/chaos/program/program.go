@@ -253,6 +253,9 @@ func (p *Server) Counters(ctx context.Context) (Counters, error) {
 	return c, nil
 }
 
+// Rest closes the connections that are idle, so that the server holds none but those of the next questions.
+func (p *Server) Rest() { p.http.CloseIdleConnections() }
+
 // Collect has the server collect its garbage, so that its memory can be compared.
 func (p *Server) Collect(ctx context.Context) error {
 	_, err := p.get(ctx, p.Admin+"/debug/pprof/heap?gc=1")
