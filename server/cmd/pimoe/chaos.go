@@ -181,6 +181,9 @@ func (a *app) printChaos(r chaos.Report) error {
 		chaosRow("longest gap of a stream with a fault", r.FailoverMS), chaosRow("the same without one", r.CalmMS),
 		chaosRow("fault to notice", r.DetectedMS), chaosRow("fault to complete group", r.RecoveryMS),
 	})
+	for _, w := range r.Worst {
+		fmt.Fprintf(a.out, "%.0f ms without a token at %s: %s\n", w.MS, w.Since.Format("15:04:05.000"), strings.Join(w.Faults, ", "))
+	}
 	for _, e := range r.Examples {
 		fmt.Fprintln(a.out, e)
 	}

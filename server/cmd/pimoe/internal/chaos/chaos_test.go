@@ -101,3 +101,16 @@ func TestSlope(t *testing.T) {
 		t.Errorf("slope of two samples %g", got)
 	}
 }
+
+// TestWorst: streams that stall together count once, and the faults around a stall are told.
+func TestWorst(t *testing.T) {
+	stall := func(since, ms int) load.Pace {
+		return load.Pace{First: at(0), Last: at(5000), Since: at(since), Stall: time.Duration(ms) * time.Millisecond}
+	}
+	kill := outcome(schedule.Kill, at(1100), 1, 1, false)
+	kill.Process = "e0/0"
+	got := worst([]load.Pace{stall(1000, 500), stall(1010, 480), stall(3000, 90), {First: at(0), Last: at(1)}}, []nemesis.Outcome{kill, outcome(schedule.Kill, at(2500), 1, 1, false)})
+	if len(got) != 2 || got[0].MS != 500 || got[1].MS != 90 || len(got[0].Faults) != 1 || got[0].Faults[0] != "kill e0/0 at +100 ms" || len(got[1].Faults) != 0 {
+		t.Errorf("%+v", got)
+	}
+}

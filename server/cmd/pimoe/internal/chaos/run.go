@@ -54,7 +54,45 @@ type Report struct {
 	Class       string         `json:"numeric_class"`
 	Seconds     float64        `json:"seconds"` // of load
 	Examples    []string       `json:"examples,omitempty"`
+	Worst       []Stall        `json:"worst"`         // the longest gaps, of one moment one
 	Dir         string         `json:"dir,omitempty"` // where ledger, oracle and events are, if they were kept
+}
+
+// Stall is a long gap of a stream, and what happened around it.
+type Stall struct {
+	MS     float64   `json:"ms"`
+	Since  time.Time `json:"since"`
+	Faults []string  `json:"faults"` // that fired from shortBefore it until its end
+}
+
+const (
+	worstStalls = 3
+	shortBefore = 300 * time.Millisecond // a stopped process is found after 200 ms
+)
+
+// worst are the longest gaps. Streams stall together: of those that overlap, the longest counts.
+func worst(paces []load.Pace, outcomes []nemesis.Outcome) (out []Stall) {
+	byLength := slices.Clone(paces)
+	slices.SortFunc(byLength, func(a, b load.Pace) int { return cmp.Compare(b.Stall, a.Stall) })
+	for _, p := range byLength {
+		end := p.Since.Add(p.Stall)
+		if len(out) == worstStalls || p.Stall == 0 {
+			return out
+		}
+		if slices.ContainsFunc(out, func(s Stall) bool {
+			return p.Since.Before(s.Since.Add(time.Duration(s.MS*float64(time.Millisecond)))) && s.Since.Before(end)
+		}) {
+			continue
+		}
+		s := Stall{MS: round(ms(p.Stall)), Since: p.Since}
+		for _, o := range outcomes {
+			if !o.Fired.IsZero() && o.Fired.After(p.Since.Add(-shortBefore)) && o.Fired.Before(end) {
+				s.Faults = append(s.Faults, fmt.Sprintf("%s %s at %+.0f ms", o.Kind, o.Process, ms(o.Fired.Sub(p.Since))))
+			}
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 // Err is nil if the run kept every promise.
@@ -111,6 +149,7 @@ func (b *Bench) Run(ctx context.Context, f Faults) (r Report, err error) {
 	}
 	r = summary(outcomes, paces, restarts)
 	r.Requests, r.Failed, r.Wrong, r.Lost, r.Examples = v.Requests, v.Failed, v.Wrong, v.Lost, v.Examples
+	r.Worst = worst(paces, outcomes)
 	r.Seed, r.Replicas, r.Clients, r.Class, r.Seconds, r.Pairs = b.Seed, b.Replicas, b.Clients, class, round(seconds), f.Pairs
 	for _, era := range v.Eras {
 		if era > 0 {

@@ -137,7 +137,7 @@ func (s *soak) run(ctx context.Context, r *SoakReport, requests, kills, processe
 	if r.After, err = s.rest(ctx, &r.Before); err != nil {
 		return err
 	}
-	r.Restarts, r.Seconds = r.After.Restarts-r.Before.Restarts, r.After.Seconds-r.Before.Seconds
+	r.Restarts, r.Seconds = r.After.Restarts-r.Before.Restarts, round(r.After.Seconds-r.Before.Seconds)
 	r.HostMiBPerHour = slope(r.Samples, func(x Sample) (float64, float64) { return x.Seconds / 3600, float64(x.HostRSS) / (1 << 20) })
 	r.HostBytesPerRequest = slope(r.Samples, func(x Sample) (float64, float64) { return float64(x.Requests), float64(x.HostRSS) })
 	r.ExpertMiBPerHour = slope(r.Samples, func(x Sample) (float64, float64) { return x.Seconds / 3600, float64(x.ExpertRSS) / (1 << 20) })

@@ -39,6 +39,7 @@ func (e *RefusedError) Error() string { return e.Why }
 type Pace struct {
 	First, Last time.Time
 	Stall       time.Duration // the longest time between two tokens
+	Since       time.Time     // its begin
 }
 
 func (p *Pace) token(now time.Time) {
@@ -46,7 +47,10 @@ func (p *Pace) token(now time.Time) {
 		p.First, p.Last = now, now
 		return
 	}
-	p.Stall, p.Last = max(p.Stall, now.Sub(p.Last)), now
+	if gap := now.Sub(p.Last); gap > p.Stall {
+		p.Stall, p.Since = gap, p.Last
+	}
+	p.Last = now
 }
 
 // chunk is a whole answer or an event of a stream.
