@@ -26,7 +26,7 @@ type Sample struct {
 	ExpertRSS   int64   `json:"expert_rss"` // bytes, mean of all expert processes
 	Goroutines  int     `json:"goroutines"`
 	Descriptors int     `json:"descriptors"`
-	Mappings    int     `json:"mappings"` // of files and memfds
+	Mappings    int     `json:"mappings"` // files and memfds that are mapped
 	Processes   int     `json:"processes"`
 }
 

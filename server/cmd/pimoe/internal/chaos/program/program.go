@@ -266,5 +266,5 @@ func (p *Server) Collect(ctx context.Context) error {
 type Footprint struct {
 	RSS         int64 // bytes
 	Descriptors int
-	Mappings    int // of files and memfds; a runtime's own come and go
+	Mappings    int // files and memfds that are mapped; a runtime's own memory comes and goes
 }

@@ -127,6 +127,10 @@ func FootprintOf(pid int) (Footprint, error) {
 		pages, _ := strconv.ParseInt(fields[1], 10, 64)
 		f.RSS = pages * int64(os.Getpagesize())
 	}
-	f.Descriptors, f.Mappings = len(fds), len(mappings(pid))
+	files := map[string]bool{} // the kernel splits and joins the mappings of a file as it likes
+	for _, m := range mappings(pid) {
+		files[m.id] = true
+	}
+	f.Descriptors, f.Mappings = len(fds), len(files)
 	return f, nil
 }
