@@ -95,13 +95,24 @@ fuzz: ## run every fuzz test for FUZZTIME each (10s)
 	  done; \
 	done
 
+# SEED repeats a run; ten runs with ten seeds are the evidence for a release.
+SEED ?= 1
+
 .PHONY: chaos
-chaos: build ## kill experts, router and host many more times than the tests do
+chaos: build ## 10,000 kills and stops of experts and router under load, two replicas (some 17 minutes); pairs of faults
+	./$(BIN)/pimoe chaos --kill 6 --stop 3 --router 1 --for 1000s --replicas 2 --seed $(SEED)
+	./$(BIN)/pimoe chaos --slow 1 --oom 0.5 --corrupt 0.2 --kill 2 --for 120s --replicas 2 --seed $(SEED)
+	./$(BIN)/pimoe chaos --pairs 1000 --replicas 2 --seed $(SEED)
+
+.PHONY: chaos-host
+chaos-host: build ## 1,000 kills of the server, half of them during its start; and the ends that the tests know, many more times
+	./$(BIN)/pimoe chaos host --times 1000 --seed $(SEED)
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid' ./server/acceptance
 
 .PHONY: soak
-soak: build ## many requests and restarts, watching goroutines, descriptors and maps
+soak: build ## many requests and restarts, watching memory, goroutines, descriptors and maps
+	./$(BIN)/pimoe chaos soak --requests 100000 --restarts 1000 --seed $(SEED)
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_LEAK_REQUESTS=20000 PIMOE_LEAK_RESTARTS=1000 \
 	  $(GO) test -count=1 -v -timeout 4h -run 'Leak' ./server/acceptance
 

@@ -711,6 +711,7 @@ func TestSignals(t *testing.T) {
 		clear(slow.X.Data) // these take 300 ms
 		slow.X.Data[1] = 21
 		pending := p.Expert().Start(t.Context(), slow)
+		p.Expert().Wake(true)
 		if transport == client.TransportGRPC {
 			time.Sleep(100 * time.Millisecond) // until the call has reached the process
 		} else {

@@ -20,10 +20,10 @@ import (
 
 // kills is how many processes TestKill kills: enough in every run to hit each process several times, and as many as
 // PIMOE_KILLS says in the long run.
-func kills() int { return number("PIMOE_KILLS", 100) }
+func kills() int { return fromEnv("PIMOE_KILLS", 100) }
 
-// number is what a variable of the environment says, else usual.
-func number(name string, usual int) int {
+// fromEnv is what a variable of the environment says, else usual.
+func fromEnv(name string, usual int) int {
 	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
 		return n
 	}

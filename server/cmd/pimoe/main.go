@@ -1,5 +1,5 @@
 // Command pimoe is the host and the tools around it: it serves a Mixture-of-Experts model with every expert in its own
-// process (serve), runs one without a server (generate, chat, eval, bench), prepares models (import, models,
+// process (serve), runs one without a server (generate, chat, eval, bench), hurts one (chaos), prepares models (import, models,
 // tokenize) and shows what is there (plugins, experts, config, doctor, version).
 //
 // Operators and scripts use it; its flags and JSON keys are a contract. It is the one place that links the built-in

@@ -67,7 +67,7 @@ not exist, 4 something is not ready or not reachable, 130 interrupted.`,
 		return nil
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.serve(), a.generate(), a.chat(), a.eval(), a.tokenize(), a.bench(), a.importCommand(), a.models(),
+	root.AddCommand(a.serve(), a.generate(), a.chat(), a.eval(), a.tokenize(), a.bench(), a.chaos(), a.importCommand(), a.models(),
 		a.plugins(), a.experts(), a.config(), a.doctor(), a.health(), a.version())
 	wrapArgs(root)
 	return root
@@ -120,14 +120,16 @@ func modelFlags(c *cobra.Command) {
 	if c.Name() != "serve" { // serve takes the model as its argument
 		setting(f, "model", "m", "model", "`model`: a folder or a name in the store; empty for the embedded one")
 	}
-	if c.Name() != "bench" { // bench can also have both
+	if !slices.Contains([]string{"bench", "chaos", "host", "soak"}, c.Name()) { // bench can also have both, chaos needs processes
 		setting(f, "isolation", "", "experts.isolation", "process, or inproc for direct calls in this process")
 	}
 	setting(f, "backend", "", "experts.backend", "`backend` of the experts: cpu, ref or a plugin's name")
 	setting(f, "precision", "", "experts.precision", "numeric `class` of the experts; auto follows the weights")
 	setting(f, "trunk-backend", "", "trunk.backend", "`backend` of all that is no routed expert: cpu, int8, ref")
 	setting(f, "trunk-precision", "", "trunk.precision", "numeric `class` of the trunk; auto follows the weights")
-	setting(f, "router", "", "router.plugin", "router `plugin`: model, hierarchical, load-aware, adaptive, learned, attention, hash, random, round-robin or another")
+	if c.Name() != "chaos" { // there --router is how often it is killed; --set router.plugin chooses it
+		setting(f, "router", "", "router.plugin", "router `plugin`: model, hierarchical, load-aware, adaptive, learned, attention, hash, random, round-robin or another")
+	}
 	setting(f, "group", "", "experts.group", "units that share a process: expert, layer or a YAML `map`")
 	setting(f, "max-processes", "", "experts.max_processes", "most expert processes")
 	setting(f, "transport", "", "experts.transport", "how tensors travel: auto, shm, grpc")
