@@ -83,6 +83,11 @@ chaos: build ## kill experts, router and host many more times than the tests do
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid' ./server/acceptance
 
+.PHONY: byzantine
+byzantine: build ## an expert that lies in every way it knows, 1,000 requests each
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BYZANTINE_REQUESTS=1000 \
+	  $(GO) test -count=1 -v -timeout 2h -run 'Byzantine|HungCall|PoisonedRows' ./server/acceptance
+
 .PHONY: soak
 soak: build ## many requests and restarts, watching goroutines, descriptors and maps
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_LEAK_REQUESTS=20000 PIMOE_LEAK_RESTARTS=1000 \

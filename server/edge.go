@@ -37,6 +37,7 @@ type request struct {
 	accept      string
 	shape       string // X-Tensor-Shape
 	model       string // of the path
+	group       string // of the path
 	query       url.Values
 	tokens      struct{ prompt, completion int } // for the log
 }
@@ -69,7 +70,7 @@ type exchange struct {
 func (s *Server) handle(rt route) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		x := s.begin(c, rt)
-		x.req.model = strings.Clone(c.Params("model"))
+		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)

@@ -36,6 +36,7 @@ type service struct {
 	text    textAPI
 	ready   func() error
 	experts func() any // one entry for each process
+	release func(group string, replica int) (int, error)
 	router  func() any
 	metrics *metrics.Registry
 }
@@ -64,6 +65,7 @@ func serviceOf(i *instance.Instance) service {
 		defaults: defaultsOf(i.Model.Defaults),
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
+		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {

@@ -95,6 +95,7 @@ type member interface {
 	moe.Group
 	available() error // nil, or why it can't answer now
 	status() []Status
+	release(replica int) bool // ends its quarantine, and reports whether there was one
 }
 
 // routing is the router, in a process of its own or in this one.
@@ -219,6 +220,28 @@ func (h *Host) Status() []Status {
 		out = append(out, g.status()...)
 	}
 	return out
+}
+
+// Release ends the quarantine of a group's replica, of all of them with a negative number: each gets a fresh process and a
+// clean record. It returns how many were in quarantine.
+func (h *Host) Release(name string, replica int) (int, error) {
+	for _, g := range h.groups {
+		all := g.status()
+		if all[0].Group != name {
+			continue
+		}
+		if replica >= len(all) {
+			return 0, fmt.Errorf("expert group %s has no replica %d, only %d: %w", name, replica, len(all), sdk.ErrNotFound)
+		}
+		released := 0
+		for r := range all {
+			if (replica < 0 || replica == r) && g.release(r) {
+				released++
+			}
+		}
+		return released, nil
+	}
+	return 0, fmt.Errorf("expert group %q: %w", name, sdk.ErrNotFound)
 }
 
 // RouterStatus describes the router's process.
