@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
 )
 
 // fakeProcess lives until it is killed.
@@ -141,5 +142,48 @@ func TestWrongProbesCount(t *testing.T) {
 		if got := g.state(0) == resilience.Quarantined; got != want {
 			t.Fatalf("after %d wrong answers: quarantined = %v", n+1, got)
 		}
+	}
+}
+
+// hangs answers nobody; steady answers everybody alike.
+type (
+	hangs  struct{ asked chan struct{} }
+	steady struct{}
+)
+
+func (h hangs) Forward(ctx context.Context, _ *expert.Call) error {
+	close(h.asked)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (steady) Forward(_ context.Context, call *expert.Call) error {
+	clear(call.Y.Data)
+	return nil
+}
+
+// TestHangingNewcomer: a new process that does not answer its first test keeps nobody else's test waiting.
+func TestHangingNewcomer(t *testing.T) {
+	k := &knownAnswers{spec: GroupSpec{Units: []expert.Unit{{}}}, shape: ExpertShape{Hidden: 4}, input: knownInput(4), bits: map[expert.Unit][]float32{}}
+	if err := k.admit(t.Context(), sdk.Info{Name: "steady"}, steady{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	newcomer, ended := hangs{make(chan struct{})}, make(chan error)
+	go func() { ended <- k.admit(ctx, sdk.Info{Name: "hangs"}, newcomer) }()
+	<-newcomer.asked
+	probed := make(chan error, 1)
+	go func() { probed <- k.probe(t.Context(), steady{}) }()
+	select {
+	case err := <-probed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the test of another process waits")
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("the newcomer was let in")
 	}
 }

@@ -282,8 +282,8 @@ func TestByzantine(t *testing.T) {
 					t.Fatalf("after %d requests: %+v", n, c.status(t)[0])
 				}
 			}
-			// Two calls of a layer may be on their way at once.
-			if s := c.status(t)[0]; fates[lie] == atOnce && s.Errors-before[0].Errors > 4 {
+			// Beside the third lie there may be calls on their way, on each of two lanes, which are lies too or end with the process.
+			if s := c.status(t)[0]; fates[lie] == atOnce && s.Errors-before[0].Errors > 6 {
 				t.Errorf("%d lies, status %+v", s.Errors-before[0].Errors, s)
 			}
 			c.checkHonest(t, before[1])
@@ -391,7 +391,7 @@ func TestByzantineAlone(t *testing.T) {
 					t.Fatalf("request %d: %d, %.300q", n, status, answer)
 				}
 			}
-			if s := c.status(t)[0]; fates[lie] == atOnce && (s.Health != "quarantined" || s.PID != 0 || s.Errors-before.Errors > 4) {
+			if s := c.status(t)[0]; fates[lie] == atOnce && (s.Health != "quarantined" || s.PID != 0 || s.Errors-before.Errors > 6) {
 				t.Errorf("status %+v", s)
 			}
 			if fates[lie] == atOnce {

@@ -121,7 +121,7 @@ func TestContract(t *testing.T) {
 		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw output isolation", "chat": "model isolation",
 		"eval": "model ids-file logits routes greedy text-file ctx full texts-file against output isolation", "tokenize": "model texts-file special chat-file template-file output",
 		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "import": "", "models": "", "plugins list": "", "plugins test": "",
-		"experts": "admin", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
+		"experts": "admin", "experts list": "admin output", "experts release": "admin", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
 	}
 	a := &app{}
 	root := a.root()
@@ -188,6 +188,7 @@ func TestUsage(t *testing.T) {
 		"template without chats": {[]string{"tokenize", "--template-file", "a", "x"}, exitUsage, "--chat-file"},
 		"server not there":       {[]string{"health", "--url", "http://127.0.0.1:1"}, exitUnavailable, "127.0.0.1:1"},
 		"experts not there":      {[]string{"experts", "--admin", "http://127.0.0.1:1"}, exitUnavailable, "127.0.0.1:1"},
+		"release what":           {[]string{"experts", "release", "e1/x", "--admin", "http://127.0.0.1:1"}, exitUsage, "GROUP/REPLICA"},
 		"shape":                  {[]string{"bench", "--shape", "huge"}, exitUsage, `shape "huge"`},
 		"no such shape":          {[]string{"serve", "--shape", "no/such.yaml"}, exitNotFound, "no/such.yaml"},
 		"shape and model":        {[]string{"serve", "--shape", "tiny", "x"}, exitUsage, "either a model or --shape"},
