@@ -218,7 +218,7 @@ func (c *court) pardon(t *testing.T) {
 	}
 }
 
-// until waits for a state of the liar.
+// until waits for a state of the liar. A replica that ended again and again before its first answer is tried after a minute.
 func (c *court) until(t *testing.T, what string, is func(host.Status) bool) host.Status {
 	t.Helper()
 	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
@@ -226,7 +226,7 @@ func (c *court) until(t *testing.T, what string, is func(host.Status) bool) host
 		if is(s) {
 			return s
 		}
-		if time.Since(began) > 30*time.Second {
+		if time.Since(began) > 90*time.Second {
 			t.Fatalf("%s: not after %v: %+v", what, time.Since(began), s)
 		}
 	}
