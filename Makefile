@@ -110,6 +110,11 @@ chaos-host: build ## 1,000 kills of the server, half of them during its start; a
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid' ./server/acceptance
 
+.PHONY: byzantine
+byzantine: build ## an expert that lies in every way it knows, 1,000 requests each
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BYZANTINE_REQUESTS=1000 \
+	  $(GO) test -count=1 -v -timeout 2h -run 'Byzantine|HungCall|PoisonedRows' ./server/acceptance
+
 .PHONY: soak
 soak: build ## many requests and restarts, watching memory, goroutines, descriptors and maps
 	./$(BIN)/pimoe chaos soak --requests 100000 --restarts 1000 --seed $(SEED)

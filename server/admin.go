@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -9,6 +11,9 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/gofiber/fiber/v2/middleware/pprof"
+
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/strictjson"
 )
 
 // adminApp is the app of the admin listener. Whoever reaches it is on this machine, so it asks for no key; it asks for a
@@ -48,4 +53,45 @@ func localHost(host string) bool {
 // experts is GET /admin/experts: one entry for each process, and the router's.
 func (s *Server) experts(context.Context, *request) (*reply, error) {
 	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{"experts": s.service.experts(), "router": s.service.router()})}, nil
+}
+
+// release is POST /admin/experts/{group}/release: it lets a group's replicas out of quarantine, or the one that the body
+// names, {"replica": 1}. Its answer is how many were in it. It takes JSON only, so that no page of a local browser can ask for
+// it without the browser's asking first.
+func (s *Server) release(_ context.Context, r *request) (*reply, error) {
+	replica, err := readRelease(r.body)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.service.release(r.group, replica)
+	if errors.Is(err, sdk.ErrNotFound) {
+		return nil, &fault{status: http.StatusNotFound, code: "not_found", message: "there is no such expert group or replica"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", r.group, err)
+	}
+	s.log.Info("replicas released from quarantine", "group", r.group, "replica", replica, "released", n)
+	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]int{"released": n})}, nil
+}
+
+// readRelease is the replica that a body names, -1 for all.
+func readRelease(body []byte) (int, error) {
+	doc, err := strictjson.Parse(body)
+	if err != nil {
+		return 0, err
+	}
+	members, err := doc.Object()
+	if err != nil {
+		return 0, err
+	}
+	replica := int64(-1)
+	for _, m := range members {
+		if m.Name != "replica" {
+			return 0, m.Unknown()
+		}
+		if replica, err = m.Int(0, 1<<20); err != nil {
+			return 0, err
+		}
+	}
+	return int(replica), nil
 }

@@ -166,6 +166,17 @@ func TestAdminListener(t *testing.T) {
 	if a := do(t, http.MethodPost, admin+"/admin/experts", "{}"); a.status != 405 {
 		t.Errorf("POST /admin/experts: %d", a.status)
 	}
+	for body, want := range map[string]int{`{}`: 200, `{"replica":0}`: 200, `{"replica":7}`: 404, `{"replica":-1}`: 422, `{"replicas":1}`: 422, `{`: 400} {
+		if a := do(t, http.MethodPost, admin+"/admin/experts/e1/release", body); a.status != want || want == 200 && string(a.body) != `{"released":0}` {
+			t.Errorf("release with %s: %d %s, want %d", body, a.status, a.body, want)
+		}
+	}
+	if a := do(t, http.MethodPost, admin+"/admin/experts/none/release", "{}"); a.status != 404 {
+		t.Errorf("release of no group: %d %s", a.status, a.body)
+	}
+	if a := do(t, http.MethodPost, admin+"/admin/experts/e1/release", "{}", "Content-Type", "text/plain"); a.status != 415 {
+		t.Errorf("release as a web page could ask for it: %d %s", a.status, a.body)
+	}
 	if a := r.get("/admin/experts"); a.status != 404 {
 		t.Errorf("admin route on the public listener: %d", a.status)
 	}

@@ -40,6 +40,7 @@ type service struct {
 	ready   func() error // nil = a request would be answered
 	lacking func() error // nil = exactly
 	experts func() any   // one entry for each process
+	release func(group string, replica int) (int, error)
 	router  func() any
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
@@ -78,6 +79,7 @@ func serviceOf(i *instance.Instance) service {
 		defaults: defaultsOf(i.Model.Defaults),
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, lacking: i.Lacking, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
+		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
 		changes: i,
 	}

@@ -22,6 +22,10 @@ const (
 	retryWait = 5 * time.Millisecond
 	// hedgeLook is how long one of two replicas with the same call is looked at before the other.
 	hedgeLook = 100 * time.Microsecond
+	// hangFloor is the least time after which a process may count as hung for not answering a call: far above a pause of a
+	// machine that is only busy. hangLook is between two looks at whether anybody still waits.
+	hangFloor = 5 * time.Second
+	hangLook  = 250 * time.Millisecond
 	// unitRows is the work of reading a unit's weights, in rows.
 	unitRows = 16
 )
@@ -92,7 +96,7 @@ func (p *groupCall) wait() error {
 		case isProcessFault(err):
 			deaths++
 		}
-		if !isProcessFault(err) || invalid > p.group.maxInvalid || deaths > maxDeaths {
+		if !isProcessFault(err) || errors.Is(err, errUnsound) || invalid > p.group.maxInvalid || deaths > maxDeaths {
 			return fmt.Errorf("expert group %s: %w", p.group.spec.Name, err)
 		}
 	}
@@ -139,18 +143,48 @@ func (p *groupCall) endRetry() {
 
 // settle waits for the call's end on its process, or on another one that was asked too because it took long.
 func (p *groupCall) settle() error {
-	if q, ok := p.try.pending.(client.Settling); ok {
-		after, hedge := p.group.hedgeAfter(p.try.replica, work(p.call))
-		if hedge && !q.Settled(after-time.Since(p.try.sent)) {
-			return p.hedge(q)
+	q, ok := p.try.pending.(client.Settling)
+	if !ok {
+		return p.finish(p.try.pending.Wait())
+	}
+	after, hedge := p.group.hedgeAfter(p.try.replica, work(p.call))
+	if hedge && !q.Settled(after-time.Since(p.try.sent)) {
+		return p.hedge(q)
+	}
+	return p.outlast(q)
+}
+
+// outlast waits for the current try alone. A process that beats and answers its tests but not this call is hung, too.
+func (p *groupCall) outlast(q client.Settling) error {
+	if p.lasts(q, hangFloor) {
+		p.group.mu.Lock()
+		after := p.group.set.HangAfter(work(p.call))
+		p.group.mu.Unlock()
+		if after > 0 && p.lasts(q, after) {
+			p.try.inc.condemned("hung (no answer to a call)")
 		}
 	}
-	return p.finish(p.try.pending.Wait())
+	return p.finish(q.Wait())
+}
+
+// lasts waits until the call has taken so long, and reports whether somebody still waits for its answer.
+func (p *groupCall) lasts(q client.Settling, long time.Duration) bool {
+	until := p.try.sent.Add(long)
+	if d, ok := p.ctx.Deadline(); ok && d.Before(until) {
+		until = d
+	}
+	for left := time.Until(until); left > 0; left = time.Until(until) {
+		if q.Settled(min(left, hangLook)) || p.ctx.Err() != nil {
+			return false
+		}
+	}
+	return !q.Settled(0) && p.ctx.Err() == nil && time.Since(p.try.sent) >= long
 }
 
 // finish takes the outcome of the current try.
 func (p *groupCall) finish(err error) error {
 	t := p.try
+	err = p.judge(err)
 	p.try, p.last = try{}, t.inc
 	p.endRetry()
 	t.inc.inflight.Add(-1)
@@ -167,11 +201,64 @@ func (p *groupCall) finish(err error) error {
 	return err
 }
 
+// errUnsound is in the error of a call whose own rows may be the reason that no valid answer came.
+var errUnsound = errors.New("the call's rows are out of bounds")
+
+// soundLimit is far above what a norm lets through, and far below what an honest expert's float32 can't hold the answer to.
+// Rows beyond it are a client's own, or what is left of a lie about the layer before.
+const soundLimit = 1 << 20
+
+// judge gives an error its class. The host sends only calls that it has checked, of units that the process has loaded and been
+// tested on. So a process that refuses one, or says that its time is up while it is not, has answered wrongly; what it
+// says is for the log and not for the client. Nobody is blamed for what comes of rows that are out of bounds.
+func (p *groupCall) judge(err error) error {
+	if err == nil || p.ctx.Err() != nil {
+		return err
+	}
+	if d, ok := p.ctx.Deadline(); ok && errors.Is(err, sdk.ErrDeadline) && time.Until(d) < deadlineSlack {
+		return err
+	}
+	if errors.Is(err, sdk.ErrUnavailable) {
+		if dead := (*client.DeadError)(nil); !errors.As(err, &dead) {
+			p.try.inc.condemned("does not take calls")
+		}
+		return err
+	}
+	if !errors.Is(err, sdk.ErrInvalidOutput) {
+		err = fmt.Errorf("%w: a call was refused: %.200q", sdk.ErrInvalidOutput, err.Error())
+	}
+	if !sound(p.call) {
+		err = fmt.Errorf("%w: %w", errUnsound, err)
+	}
+	return err
+}
+
+// deadlineSlack is how far the clocks of a call's two ends may seem to differ.
+const deadlineSlack = 50 * time.Millisecond
+
+// sound reports whether an honest expert must be able to answer the call.
+func sound(c *expert.Call) bool {
+	for r := range c.Y.Rows {
+		at := r
+		if c.From != nil {
+			at = int(c.From[r])
+		}
+		for _, v := range c.X.Row(at) {
+			if !(v >= -soundLimit && v <= soundLimit) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // outcome says what an error tells about the replica.
 func (p *groupCall) outcome(err error) resilience.Outcome {
 	switch {
 	case err == nil:
 		return resilience.Answered
+	case errors.Is(err, errUnsound):
+		return resilience.Dropped
 	case errors.Is(err, sdk.ErrInvalidOutput):
 		return resilience.Invalid
 	case p.ctx.Err() == nil && isProcessFault(err):

@@ -111,14 +111,8 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 func (g *group) adopt(r int, s *supervisor) {
 	s.news = news{
 		changed: func(inc *incarnation) { g.now(r, inc) },
-		probed: func(inc *incarnation, ok bool) {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			if g.living[r] == inc {
-				g.set.Probed(r, ok)
-			}
-		},
-		hurry: func() bool { return g.state(r) == resilience.Suspect },
+		probed:  func(inc *incarnation, err error) { g.probed(r, inc, err) },
+		hurry:   func() bool { return g.state(r) == resilience.Suspect },
 	}
 	g.replicas = append(g.replicas, s)
 }
@@ -128,10 +122,27 @@ func (g *group) now(r int, inc *incarnation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.living[r] = inc
-	if inc != nil {
-		g.set.Up(r)
-	} else {
+	switch {
+	case inc == nil:
 		g.set.Down(r)
+	case g.set.State(r) != resilience.Quarantined: // else it has started meanwhile, and is being ended
+		g.set.Up(r)
+	}
+}
+
+// probed takes the outcome of a known-answer test. A wrong answer to it counts as one to a call does.
+func (g *group) probed(r int, inc *incarnation, err error) {
+	g.mu.Lock()
+	verdict := resilience.Keep
+	if g.living[r] == inc {
+		g.set.Probed(r, err == nil)
+		if errors.Is(err, sdk.ErrInvalidOutput) {
+			verdict = g.set.Accuse(r)
+		}
+	}
+	g.mu.Unlock()
+	if verdict == resilience.Isolate {
+		g.replicas[r].bar("failed its known-answer test again and again")
 	}
 }
 
@@ -214,19 +225,19 @@ func (g *group) end(r int, inc *incarnation, o resilience.Outcome, took time.Dur
 	case resilience.Replace:
 		inc.condemned("gave an invalid answer")
 	case resilience.Isolate:
-		g.replicas[r].bar(inc, "gave invalid answers")
+		g.replicas[r].bar("gave invalid answers")
 	}
 }
 
 // quarantine takes a replica out that has been caught with wrong numbers.
-func (g *group) quarantine(r int, inc *incarnation, cause string) {
+func (g *group) quarantine(r int, cause string) {
 	g.mu.Lock()
 	g.set.Quarantine(r)
 	g.mu.Unlock()
-	g.replicas[r].bar(inc, cause)
+	g.replicas[r].bar(cause)
 }
 
-// release ends a replica's quarantine, and reports whether there was one.
+// release implements member.
 func (g *group) release(r int) bool {
 	g.mu.Lock()
 	held := g.set.State(r) == resilience.Quarantined
@@ -336,8 +347,9 @@ type Status struct {
 	Group        string `json:"group"`
 	Replica      int    `json:"replica"`
 	PID          int    `json:"pid"`
-	State        string `json:"state"`  // of the process
-	Health       string `json:"health"` // what the replica is used for: ready, suspect, quarantined, draining or down
+	State        string `json:"state"`      // of the process
+	Health       string `json:"health"`     // what the replica is used for: ready, suspect, quarantined, draining or down
+	Quarantine   string `json:"quarantine"` // why it is in quarantine; empty if it is not
 	Units        int    `json:"units"`
 	Backend      string `json:"backend"`
 	NumericClass string `json:"numeric_class"`
@@ -361,6 +373,9 @@ func (g *group) status() []Status {
 		st.Replica = r
 		s.describe(&st)
 		st.Health = string(g.state(r))
+		if why := s.barred.Load(); why != nil {
+			st.Quarantine = *why
+		}
 		out = append(out, st)
 	}
 	return out
@@ -404,7 +419,7 @@ func publicCause(err error) string {
 	why := ""
 	switch {
 	case errors.Is(err, errBarred):
-		return "it is quarantined: it gave wrong answers"
+		return "it is quarantined: it gave wrong answers (see: pimoe experts)"
 	case errors.Is(err, errNotExecutable):
 		why = "the plugin executable is missing or not executable"
 	case errors.Is(err, errBadShard):

@@ -110,6 +110,7 @@ type member interface {
 	class() string    // the numeric class of its processes
 	numerics() string // what it computes: groups of the same text give the same bits
 	status() []Status
+	release(replica int) bool // ends its quarantine, and reports whether there was one
 }
 
 // routing is the router, in a process of its own or in this one.
@@ -250,6 +251,29 @@ func (h *Host) Status() []Status {
 		out = append(out, g.status()...)
 	}
 	return out
+}
+
+// Release ends the quarantine of a group's replica, of all of them with a negative number: each gets a fresh process and a
+// clean record. It returns how many were in quarantine.
+func (h *Host) Release(name string, replica int) (int, error) {
+	s := h.seat(name)
+	if s == nil {
+		return 0, fmt.Errorf("expert group %q: %w", name, sdk.ErrNotFound)
+	}
+	g, ok := s.table.Load().current.(*group)
+	if !ok {
+		return 0, nil // what runs in the host is never quarantined
+	}
+	if replica >= len(g.replicas) {
+		return 0, fmt.Errorf("expert group %s has no replica %d, only %d: %w", name, replica, len(g.replicas), sdk.ErrNotFound)
+	}
+	released := 0
+	for r := range g.replicas {
+		if (replica < 0 || replica == r) && g.release(r) {
+			released++
+		}
+	}
+	return released, nil
 }
 
 // RouterStatus describes the router's process.

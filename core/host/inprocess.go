@@ -12,6 +12,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -220,9 +221,12 @@ func (g *localGroup) numerics() string { return g.class() }
 
 func (g *localGroup) status() []Status {
 	st := g.stats.status(g.spec)
-	st.PID, st.State, st.NumericClass = os.Getpid(), string(StateReady), g.expert.Info().NumericClass
+	st.PID, st.State, st.Health, st.NumericClass = os.Getpid(), string(StateReady), string(resilience.Ready), g.expert.Info().NumericClass
 	return []Status{st}
 }
+
+// release implements member: nobody is put into quarantine here.
+func (g *localGroup) release(int) bool { return false }
 
 func (g *localGroup) close() error {
 	err := g.expert.Close()

@@ -53,14 +53,16 @@ type computer interface {
 	Forward(ctx context.Context, call *expert.Call) error
 }
 
-// admit asks a new process for all its units and lets it in if the answers are right.
+// admit asks a new process for all its units and lets it in if the answers are right. No lock is held meanwhile: one that
+// never answers must not keep the tests of others waiting.
 func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e computer) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.class != "" && k.class != info.NumericClass {
-		return fmt.Errorf("numeric class %q, the group computes in %q: %w", info.NumericClass, k.class, sdk.ErrUnsupported)
-	}
 	fresh := len(k.bits) == 0
+	err := k.sameClass(info)
+	k.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	if tolerance, ours := tolerances[info.Name]; fresh && ours {
 		if err := k.compareWithOracle(ctx, e, tolerance); err != nil {
 			return err
@@ -68,16 +70,37 @@ func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e computer) err
 	}
 	got := map[expert.Unit][]float32{}
 	for _, u := range k.spec.Units {
-		y, err := k.ask(ctx, e, u)
-		if err != nil {
+		if got[u], err = k.ask(ctx, e, u); err != nil {
 			return err
 		}
-		if !fresh && !sameBits(y, k.bits[u]) {
+	}
+	return k.settle(info, got)
+}
+
+// settle makes the first answers the known ones, and holds all others against them.
+func (k *knownAnswers) settle(info sdk.Info, got map[expert.Unit][]float32) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.sameClass(info); err != nil {
+		return err
+	}
+	if len(k.bits) == 0 {
+		k.class, k.bits = info.NumericClass, got
+		return nil
+	}
+	for _, u := range k.spec.Units {
+		if !sameBits(got[u], k.bits[u]) {
 			return fmt.Errorf("layer %d expert %d: other bits than the first process's: %w", u.Layer, u.Expert, sdk.ErrInvalidOutput)
 		}
-		got[u] = y
 	}
-	k.class, k.bits = info.NumericClass, got
+	return nil
+}
+
+// sameClass holds a process's class against the group's. The caller holds mu.
+func (k *knownAnswers) sameClass(info sdk.Info) error {
+	if k.class != "" && k.class != info.NumericClass {
+		return fmt.Errorf("numeric class %q, the group computes in %q: %w", info.NumericClass, k.class, sdk.ErrUnsupported)
+	}
 	return nil
 }
 

@@ -160,7 +160,7 @@ func (c *recheck) check(ctx context.Context, s *sampled) {
 	}
 	c.other.Inc()
 	if inc == nil {
-		g.quarantine(s.replica, s.inc, "gave other numbers than the host's own kernels")
+		g.quarantine(s.replica, "gave other numbers than the host's own kernels")
 		return
 	}
 	c.judge(ctx, s, replica, inc, y)
@@ -184,10 +184,10 @@ func (c *recheck) judge(ctx context.Context, s *sampled, replica int, inc *incar
 	c.log.Error("replicas gave different bits", "group", g.spec.Name, "layer", s.call.Layer,
 		"first", s.replica, "second", replica, "first_right", firstRight, "second_right", secondRight, "err", err)
 	if !firstRight {
-		g.quarantine(s.replica, s.inc, cause)
+		g.quarantine(s.replica, cause)
 	}
 	if !secondRight {
-		g.quarantine(replica, inc, cause)
+		g.quarantine(replica, cause)
 	}
 }
 

@@ -116,9 +116,9 @@ type supervisor struct {
 
 // news tells a group of its process; what is nil isn't told.
 type news struct {
-	changed func(inc *incarnation)          // the ready process, nil when there is none any more
-	probed  func(inc *incarnation, ok bool) // it has been asked a question with a known answer
-	hurry   func() bool                     // it should be asked more often
+	changed func(inc *incarnation)            // the ready process, nil when there is none any more
+	probed  func(inc *incarnation, err error) // it has been asked a question with a known answer
+	hurry   func() bool                       // it should be asked more often
 }
 
 func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
@@ -148,6 +148,10 @@ func (s *supervisor) run(ctx context.Context) {
 		s.firstOnce.Do(func() { close(s.first) })
 		if ctx.Err() != nil {
 			return
+		}
+		if s.barred.Load() != nil { // whoever ends the quarantine should not wait, and the record is clean then
+			policy = restarts{}
+			continue
 		}
 		wait, failed := policy.next(time.Now(), worked, rand.Float64())
 		if hopelessStart(err) { // looking again is cheap, and an operator who has mended it should not wait
@@ -182,20 +186,29 @@ func (s *supervisor) admitted(ctx context.Context) bool {
 	}
 }
 
-// bar ends the process and keeps the supervisor from starting another one until free is called.
-func (s *supervisor) bar(inc *incarnation, cause string) {
+// bar ends the process, also one that has taken the guilty one's place meanwhile, and keeps the supervisor from starting
+// another one until free is called.
+func (s *supervisor) bar(cause string) {
 	if s.barred.CompareAndSwap(nil, &cause) {
 		s.log.Error("replica is quarantined", "cause", cause)
 	}
-	inc.condemned(cause)
+	s.condemn(cause)
 }
 
-// free ends a quarantine.
+// free ends a quarantine. What it finds running has been part of it.
 func (s *supervisor) free() {
 	s.barred.Store(nil)
+	s.condemn("was in quarantine")
 	select {
 	case s.release <- struct{}{}:
 	default:
+	}
+}
+
+// condemn marks the process of the moment, if there is one.
+func (s *supervisor) condemn(cause string) {
+	if inc, _, _ := s.ready(); inc != nil {
+		inc.condemned(cause)
 	}
 }
 
@@ -218,6 +231,9 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool)
 	default:
 	}
 	s.set(StateReady, inc, nil, false)
+	if why := s.barred.Load(); why != nil { // while it started
+		inc.condemned(*why)
+	}
 	s.firstOnce.Do(func() { close(s.first) })
 	s.log.Debug("process ready", "pid", inc.proc.PID(), "class", inc.info.NumericClass)
 	cause := s.watch(ctx, inc)
@@ -294,7 +310,7 @@ func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
 		err := inc.probe(one)
 		cancel()
 		if s.news.probed != nil && ctx.Err() == nil {
-			s.news.probed(inc, err == nil)
+			s.news.probed(inc, err)
 		}
 		if err != nil && ctx.Err() == nil {
 			select {

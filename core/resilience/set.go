@@ -50,6 +50,8 @@ const (
 	slowFactor, slowCalls = 3, 16
 	// hedgeFloor is the least time after which a call is hedged.
 	hedgeFloor = 2 * time.Millisecond
+	// hangFactor times what 95 of 100 calls take is no slow answer any more: a busy machine makes tens of it.
+	hangFactor = 100
 )
 
 // Options are what an operator may set; zero values are the defaults.
@@ -238,12 +240,7 @@ func (s *Set) End(now time.Time, i int, o Outcome, took time.Duration, work, dra
 		m.breaker.end(now, false, draw)
 	case Invalid:
 		m.breaker.end(now, false, draw)
-		m.good = 0
-		if m.invalid++; m.invalid >= invalidLimit {
-			m.state = Quarantined
-			return Isolate
-		}
-		return Replace
+		return s.Accuse(i)
 	case Overtaken:
 		m.breaker.end(now, false, draw)
 		s.Doubt(i)
@@ -251,6 +248,17 @@ func (s *Set) End(now time.Time, i int, o Outcome, took time.Duration, work, dra
 		m.breaker.abort()
 	}
 	return Keep
+}
+
+// Accuse counts an invalid answer, of a call or of a known-answer test, and says what has to be done with the process.
+func (s *Set) Accuse(i int) Verdict {
+	m := &s.members[i]
+	m.good = 0
+	if m.invalid++; m.invalid >= invalidLimit {
+		m.state = Quarantined
+		return Isolate
+	}
+	return Replace
 }
 
 func (s *Set) answered(now time.Time, i int, took time.Duration, work, draw float64) {
@@ -310,6 +318,9 @@ func (s *Set) HedgeAfter(now time.Time, i int, work float64) (time.Duration, boo
 	}
 	return max(s.latency.most(work), hedgeFloor), true
 }
+
+// HangAfter is how long a call of so much work may take before its process counts as hung; 0 while too few calls are known.
+func (s *Set) HangAfter(work float64) time.Duration { return hangFactor * s.latency.most(work) }
 
 // Hedge asks whether a call may be hedged now; EndHedge gives it back.
 func (s *Set) Hedge() bool { return s.hedges.take() }

@@ -214,26 +214,33 @@ func (p *Process) free() {
 	os.RemoveAll(p.dir)
 }
 
-// reap waits for the process's end and tells everybody.
+// ending is how a process ended.
+type ending struct {
+	code   int // -1 if a signal ended it
+	signal syscall.Signal
+}
+
+// reap waits for the process's end and tells everybody: at once where the system says how it ended before it is waited for,
+// since the kernel may take its time until then.
 func (p *Process) reap(stdout, stderr *os.File) {
-	awaitDeath(p.PID())
+	e, known := awaitDeath(p.PID())
+	if known {
+		p.tell(e)
+	}
 	unix.Kill(-p.PID(), unix.SIGKILL) // what it started and left in its group
 	state, err := p.cmd.Process.Wait()
 	theStarter.release()
-	p.death = Death{ExitCode: -1, Asked: p.asked.Load(), At: time.Now()}
-	if err == nil {
-		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			p.death.Signal = unix.SignalName(ws.Signal())
-			p.death.OOM = ws.Signal() == syscall.SIGKILL && !p.death.Asked && theOOM.rose()
-		} else {
-			p.death.ExitCode = state.ExitCode()
+	if !known {
+		e = ending{code: -1}
+		if err == nil {
+			if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+				e.signal = ws.Signal()
+			} else {
+				e.code = state.ExitCode()
+			}
 		}
+		p.tell(e)
 	}
-	if p.plane != nil {
-		p.plane.Abort()
-	}
-	close(p.exited) // before the calls are cancelled: they look here for the reason
-	p.cancel()
 
 	// What is in the pipes is read; a grandchild that keeps them open is not waited for.
 	deadline := time.Now().Add(100 * time.Millisecond)
@@ -243,6 +250,20 @@ func (p *Process) reap(stdout, stderr *os.File) {
 	stdout.Close()
 	stderr.Close()
 	close(p.drained)
+}
+
+// tell ends all that waits for the process.
+func (p *Process) tell(e ending) {
+	p.death = Death{ExitCode: e.code, Asked: p.asked.Load(), At: time.Now()}
+	if e.signal != 0 {
+		p.death.Signal = unix.SignalName(e.signal)
+		p.death.OOM = e.signal == syscall.SIGKILL && !p.death.Asked && theOOM.rose()
+	}
+	if p.plane != nil {
+		p.plane.Abort()
+	}
+	close(p.exited) // before the calls are cancelled: they look here for the reason
+	p.cancel()
 }
 
 func (p *Process) hasExited() bool {

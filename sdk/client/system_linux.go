@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,13 +20,25 @@ func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// awaitDeath returns when the child has ended and can be waited for. Until it is, its number stays taken, so that its
-// group can be ended without hitting another one.
-func awaitDeath(pid int) {
+// awaitDeath returns when the child has ended and can be waited for, and tells how it ended. Until it is waited for, its number
+// stays taken, so that its group can be ended without hitting another one.
+func awaitDeath(pid int) (e ending, known bool) {
+	var info unix.Siginfo
 	for {
-		if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
-			return
+		err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT, nil)
+		if err == unix.EINTR {
+			continue
 		}
+		const exited, killed, dumped = 1, 2, 3 // CLD_EXITED, CLD_KILLED, CLD_DUMPED in si_code
+		const siStatus = 24                    // behind si_pid and si_uid; waitid(2)
+		status := *(*int32)(unsafe.Add(unsafe.Pointer(&info), siStatus))
+		switch {
+		case err == nil && info.Code == exited:
+			return ending{code: int(status)}, true
+		case err == nil && (info.Code == killed || info.Code == dumped):
+			return ending{code: -1, signal: syscall.Signal(status)}, true
+		}
+		return ending{}, false
 	}
 }
 

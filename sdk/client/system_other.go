@@ -16,7 +16,7 @@ import (
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 // awaitDeath returns at once: the wait that follows does the waiting.
-func awaitDeath(int) {}
+func awaitDeath(int) (ending, bool) { return ending{}, false }
 
 // peerPID is the process that listens at the other end.
 func peerPID(c *net.UnixConn) (int, error) {

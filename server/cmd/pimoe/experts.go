@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,7 +45,17 @@ compute differ too much. It ends with promote or rollback.`),
 			`Start a new version of a group, test it, and have it repeat a share of the calls behind the back of the
 requests. Its answers are compared and thrown away. It ends with promote or rollback.`),
 		a.decide(&admin, "promote", "Put the version that is being tried in the group's place"),
-		a.decide(&admin, "rollback", "End a canary or shadow"))
+		a.decide(&admin, "rollback", "End a canary or shadow"),
+		&cobra.Command{
+			Use: "release GROUP[/REPLICA]", Short: "Let a group's replicas, or one, out of quarantine", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				base, err := a.adminURL(c, admin)
+				if err != nil {
+					return err
+				}
+				return a.releaseExperts(c.Context(), base+"/admin/experts", args[0])
+			},
+		})
 	return c
 }
 
@@ -135,6 +147,35 @@ func (a *app) printConfinement(body []byte, name string) error {
 	return table.Write(a.out, []string{"PROCESS", "PID", "MEASURE", "STATE", "DETAIL"}, rows)
 }
 
+// releaseExperts ends the quarantine of "GROUP" or "GROUP/REPLICA".
+func (a *app) releaseExperts(ctx context.Context, experts, name string) error {
+	group, replica, one := strings.Cut(name, "/")
+	body := "{}"
+	if one {
+		n, err := strconv.ParseUint(replica, 10, 16)
+		if err != nil {
+			return usageError{fmt.Errorf("experts release %s: want GROUP or GROUP/REPLICA, such as e3/1", name)}
+		}
+		body = fmt.Sprintf(`{"replica":%d}`, n)
+	}
+	answer, err := ask(ctx, http.MethodPost, experts+"/"+url.PathEscape(group)+"/release", strings.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("release %s: %w", name, err)
+	}
+	if a.output == "json" {
+		_, err := fmt.Fprintln(a.out, strings.TrimSpace(string(answer)))
+		return err
+	}
+	var got struct {
+		Released int `json:"released"`
+	}
+	if err := json.Unmarshal(answer, &got); err != nil {
+		return fmt.Errorf("answer of the admin API: %w", err)
+	}
+	_, err = fmt.Fprintf(a.out, "%d released from quarantine\n", got.Released)
+	return err
+}
+
 func (a *app) printExperts(body []byte) error {
 	if a.output == "json" {
 		_, err := fmt.Fprintln(a.out, strings.TrimSpace(string(body)))
@@ -152,33 +193,47 @@ func (a *app) printExperts(body []byte) error {
 		if s.LastDeath != nil {
 			death = s.LastDeath.Cause
 		}
+		if s.Quarantine != "" {
+			death = s.Quarantine
+		}
 		rows[i] = []string{replicaName(s), pid(s.PID), s.State, s.Health, fmt.Sprint(s.Units), s.Backend, s.NumericClass, fmt.Sprint(s.Calls),
 			fmt.Sprint(s.Rows), fmt.Sprint(s.Errors), fmt.Sprint(s.Restarts), progress.Size(int64(s.PrivateBytes)), death}
 	}
-	return table.Write(a.out, []string{"GROUP", "PID", "STATE", "HEALTH", "UNITS", "BACKEND", "CLASS", "CALLS", "ROWS", "ERRORS", "RESTARTS", "PRIVATE", "LAST DEATH"}, rows)
+	return table.Write(a.out, []string{"GROUP", "PID", "STATE", "HEALTH", "UNITS", "BACKEND", "CLASS", "CALLS", "ROWS", "ERRORS", "RESTARTS", "PRIVATE", "LAST CAUSE"}, rows)
 }
 
 // get asks a server; an answer other than 200 is an error with what it says.
 func get(ctx context.Context, url string) ([]byte, error) {
+	return ask(ctx, http.MethodGet, url, nil)
+}
+
+// ask makes a request, with a body of JSON if there is one.
+func ask(ctx context.Context, method, url string, body io.Reader) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("address %q: %w", url, err)}
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", sdk.ErrUnavailable, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, fmt.Errorf("read answer of %s: %w", url, err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%w: %s answers %s: %.200s", sdk.ErrUnavailable, url, resp.Status, body)
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return answer, nil
+	case http.StatusNotFound:
+		return nil, fmt.Errorf("%w: %s answers %s: %.200s", sdk.ErrNotFound, url, resp.Status, answer)
 	}
-	return body, nil
+	return nil, fmt.Errorf("%w: %s answers %s: %.200s", sdk.ErrUnavailable, url, resp.Status, answer)
 }
 
 func (a *app) health() *cobra.Command {
