@@ -261,13 +261,17 @@ func (h *Host) Release(name string, replica int) (int, error) {
 		return 0, fmt.Errorf("expert group %q: %w", name, sdk.ErrNotFound)
 	}
 	g, ok := s.table.Load().current.(*group)
-	if !ok {
-		return 0, nil // what runs in the host is never quarantined
+	all := 1 // what runs in the host is one, and never quarantined
+	if ok {
+		all = len(g.replicas)
 	}
-	if replica >= len(g.replicas) {
-		return 0, fmt.Errorf("expert group %s has no replica %d, only %d: %w", name, replica, len(g.replicas), sdk.ErrNotFound)
+	if replica >= all {
+		return 0, fmt.Errorf("expert group %s has no replica %d, only %d: %w", name, replica, all, sdk.ErrNotFound)
 	}
 	released := 0
+	if !ok {
+		return released, nil
+	}
 	for r := range g.replicas {
 		if (replica < 0 || replica == r) && g.release(r) {
 			released++
