@@ -118,15 +118,19 @@ func (g *group) adopt(r int, s *supervisor) {
 	g.replicas = append(g.replicas, s)
 }
 
-// now takes a replica's new process, nil when it has none any more.
+// now takes a replica's new process, nil when it has none any more. One that was being started when the replica came into
+// quarantine ends before its first call.
 func (g *group) now(r int, inc *incarnation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.living[r] = inc
-	if inc != nil {
-		g.set.Up(r)
-	} else {
+	switch {
+	case inc == nil:
 		g.set.Down(r)
+	case g.set.State(r) == resilience.Quarantined:
+		inc.condemned("belongs to a replica in quarantine")
+	default:
+		g.set.Up(r)
 	}
 }
 

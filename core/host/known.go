@@ -53,14 +53,15 @@ type computer interface {
 	Forward(ctx context.Context, call *expert.Call) error
 }
 
-// admit asks a new process for all its units and lets it in if the answers are right.
+// admit asks a new process for all its units and lets it in if the answers are right. Nothing is locked while it is asked: one
+// that does not answer must hold up neither the tests of others nor their starts.
 func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e computer) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.class != "" && k.class != info.NumericClass {
-		return fmt.Errorf("numeric class %q, the group computes in %q: %w", info.NumericClass, k.class, sdk.ErrUnsupported)
+	fresh, err := len(k.bits) == 0, k.computesIn(info.NumericClass)
+	k.mu.Unlock()
+	if err != nil {
+		return err
 	}
-	fresh := len(k.bits) == 0
 	if tolerance, ours := tolerances[info.Name]; fresh && ours {
 		if err := k.compareWithOracle(ctx, e, tolerance); err != nil {
 			return err
@@ -68,16 +69,29 @@ func (k *knownAnswers) admit(ctx context.Context, info sdk.Info, e computer) err
 	}
 	got := map[expert.Unit][]float32{}
 	for _, u := range k.spec.Units {
-		y, err := k.ask(ctx, e, u)
-		if err != nil {
+		if got[u], err = k.ask(ctx, e, u); err != nil {
 			return err
 		}
-		if !fresh && !sameBits(y, k.bits[u]) {
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.computesIn(info.NumericClass); err != nil {
+		return err
+	}
+	for u, want := range k.bits { // of whoever was the first
+		if !sameBits(got[u], want) {
 			return fmt.Errorf("layer %d expert %d: other bits than the first process's: %w", u.Layer, u.Expert, sdk.ErrInvalidOutput)
 		}
-		got[u] = y
 	}
 	k.class, k.bits = info.NumericClass, got
+	return nil
+}
+
+// computesIn refuses another numeric class than that of the first process. The caller holds mu.
+func (k *knownAnswers) computesIn(class string) error {
+	if k.class != "" && k.class != class {
+		return fmt.Errorf("numeric class %q, the group computes in %q: %w", class, k.class, sdk.ErrUnsupported)
+	}
 	return nil
 }
 
