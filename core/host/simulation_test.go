@@ -78,6 +78,13 @@ func (w *world) run(length time.Duration) {
 	time.Sleep((recheckQueue + 1) * recheckLimit) // what is still repeated behind the clients' backs
 	synctest.Wait()
 	w.settled(groups)
+	w.mu.Lock()
+	last := w.sites[rng.IntN(len(w.sites))].live
+	w.mu.Unlock()
+	if last != nil { // the host ends while a process starts
+		last.exit(client.Death{Signal: "SIGKILL", ExitCode: -1})
+		time.Sleep(some(rng, 5*time.Millisecond))
+	}
 	fl.stop()
 	fl.wg.Wait()
 	synctest.Wait()
@@ -271,6 +278,10 @@ func (w *world) watch(ctx context.Context) {
 func (w *world) still(s *site) {
 	w.events++
 	g, sup := s.group, s.group.replicas[s.replica]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	sup.mu.Lock()
+	defer sup.mu.Unlock()
 	state, health := sup.state, g.set.State(s.replica)
 	inc := sup.current
 	switch {
@@ -288,9 +299,9 @@ func (w *world) still(s *site) {
 		w.failf("%s has a good process that is down for ever", s.name())
 	case health == resilience.Quarantined && s.live != nil && time.Since(s.isolated) > stopWithin+time.Second:
 		w.failf("%s is in quarantine for %v and has a process", s.name(), time.Since(s.isolated))
-	case inc != nil && !s.live.well() && time.Since(s.live.hung) > 15*time.Second:
-		w.failf("%s hangs for %v and is still there", s.name(), time.Since(s.live.hung))
-	case health == resilience.Quarantined && !s.honest && s.lied.IsZero() && s.invalid < 3 && len(g.recheck.twins) > 0 && g.recheck.twins[g] != nil:
+	case inc != nil && s.live.hangs() > 15*time.Second:
+		w.failf("%s hangs for %v and is still there", s.name(), s.live.hangs())
+	case health == resilience.Quarantined && !s.honest && s.lied.IsZero() && s.invalid < 3 && w.witnessed:
 		w.failf("%s is in quarantine with %d invalid answers and no lie", s.name(), s.invalid)
 	}
 	if hedges, calls := g.counts.hedges.Get(), g.answered(); float64(hedges) > 10+0.05*float64(calls) {
@@ -392,6 +403,22 @@ func TestSimulation(t *testing.T) {
 		float64(runs)*length.Hours()/24/took.Seconds(), float64(events)/took.Seconds())
 	t.Logf("what happened: %v", counts)
 	t.Logf("changes of state: %v", pairs)
+	if !bounded {
+		return
+	}
+	for _, pair := range [][2]State{
+		{StateStarting, StateReady}, {StateStarting, StateFailed}, {StateStarting, StateBarred}, {StateStarting, StateStopped},
+		{StateReady, StateStarting}, {StateReady, StateFailed}, {StateReady, StateStopped},
+		{StateFailed, StateStarting}, {StateFailed, StateReady}, {StateBarred, StateStarting}, {StateBarred, StateStopped},
+	} {
+		if pairs[pair] == 0 {
+			t.Errorf("no supervisor went from %s to %s", pair[0], pair[1])
+		}
+		delete(pairs, pair)
+	}
+	if len(pairs) > 0 {
+		t.Errorf("supervisors went where nobody thought of: %v", pairs)
+	}
 }
 
 // A failure is of use only if its seed shows it again: two runs of a seed are the same, event by event.

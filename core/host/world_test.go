@@ -408,6 +408,16 @@ func (f *fake) well() bool {
 	return f.hung.IsZero()
 }
 
+// hangs is for how long the process has neither beaten nor answered.
+func (f *fake) hangs() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.hung.IsZero() {
+		return 0
+	}
+	return time.Since(f.hung)
+}
+
 func (f *fake) Ping(ctx context.Context) error {
 	if f.well() && sleep(ctx, 100*time.Microsecond) && !f.gone() {
 		return nil
