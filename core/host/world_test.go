@@ -198,7 +198,9 @@ func (s *site) launch(ctx context.Context) (*incarnation, error) {
 	}
 	inc := &incarnation{proc: f, expert: f, info: info, condemn: make(chan struct{})}
 	inc.probe = func(ctx context.Context) error { return s.answers.probe(ctx, f) }
+	w.mu.Lock()
 	f.inc, f.admitted = inc, time.Now()
+	w.mu.Unlock()
 	if !w.peaceful {
 		f.meetFate()
 	}
