@@ -4,6 +4,8 @@ SHELL    := /bin/bash
 GO       ?= go
 BIN      ?= bin
 FUZZTIME ?= 10s
+SIMULATE ?= 10m
+MUTANTS  ?= 150
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 # Plugins are the commands below plugins/cmd; the executables carry the folders' names.
@@ -120,6 +122,15 @@ soak: build ## many requests and restarts, watching memory, goroutines, descript
 	./$(BIN)/pimoe chaos soak --requests 100000 --restarts 1000 --seed $(SEED)
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_LEAK_REQUESTS=20000 PIMOE_LEAK_RESTARTS=1000 \
 	  $(GO) test -count=1 -v -timeout 4h -run 'Leak' ./server/acceptance
+
+.PHONY: simulate
+simulate: ## SIMULATE (10m) of virtual faults with seeds from the clock; a failure names the seed that repeats it
+	PIMOE_SIM_FOR=$(SIMULATE) $(GO) test -count=1 -v -timeout 24h -run 'TestSimulation$$' ./core/host
+
+.PHONY: mutants
+mutants: ## make MUTANTS (150; 0 = all) small bugs, one at a time, in what handles faults, and name those that no test notices
+	cd scripts/mutate && $(GO) build -o ../../build/mutate .
+	build/mutate -n $(MUTANTS) -accepted scripts/mutate/accepted.txt
 
 .PHONY: lint
 lint: ## vet, and staticcheck at the pinned version

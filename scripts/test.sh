@@ -64,6 +64,10 @@ outside() { # the report's own tests: it is a module of its own
   (cd scripts/testreport && $GO vet ./... && $GO test ./...)
 }
 
+mutation() { # the tool's own tests: they make a few mutants, and see that the tests of this tree catch them
+  (cd scripts/mutate && $GO vet ./... && $GO test ./...)
+}
+
 (cd scripts/testreport && $GO build -o "$work/testreport" .) || exit 1
 export PIMOE_BIN="$PWD/bin"
 unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE_MODE
@@ -86,6 +90,8 @@ if command -v gcc >/dev/null 2>&1; then
   PIMOE_KILLS=27 PIMOE_LEAK_REQUESTS=100 PIMOE_LEAK_RESTARTS=9 \
     step "supervision with the race detector" run_tests ./server/acceptance -race -run 'TestKill$|TestStop$|TestNoLeaks|TestImpossibleRestart'
 fi
+step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
+step "mutation tool" mutation
 step "linux/arm64" cross linux arm64
 step "darwin/arm64" cross darwin arm64
 

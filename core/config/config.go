@@ -91,6 +91,7 @@ type Experts struct {
 	Replicas     int        `koanf:"replicas"`       // default 1
 	Standby      int        `koanf:"standby"`        // further processes that get calls only while no other is ready; default 0
 	Hedge        string     `koanf:"hedge"`          // "on" (default): a slow call is sent to a second replica, too; or "off"
+	RecheckBy    string     `koanf:"recheck_by"`     // "replicas" (default): by another replica; "host": where there is none, by the host's own kernels
 	RecheckOneIn int        `koanf:"recheck_one_in"` // one call of so many is repeated elsewhere and compared; default 1000, 0 = none
 	Overrides    []Override `koanf:"overrides"`      // later ones win
 	Transport    string     `koanf:"transport"`      // tensors by "auto" (default: shared memory where the platform has it), "shm" or "grpc"

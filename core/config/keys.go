@@ -37,7 +37,8 @@ var about = map[string]string{
 	"experts.replicas":                       "Processes that serve the same units.",
 	"experts.standby":                        "Further processes for the same units, which get calls only while no other is ready.",
 	"experts.hedge":                          "on: a call that takes unusually long is sent to a second replica, too, and the first answer counts.",
-	"experts.recheck_one_in":                 "One expert call of so many is repeated on another replica or in the host and compared bit for bit; 0 for none.",
+	"experts.recheck_by":                     "replicas: by another replica, the host's own kernels deciding between two; host: also where there is no other one, in the host itself.",
+	"experts.recheck_one_in":                 "One expert call of so many is repeated and compared bit for bit; 0 for none.",
 	"limits.max_retries":                     "How often an expert call is repeated elsewhere after an invalid answer.",
 	"limits.circuit_breaker_threshold":       "Failures in a row after which a replica gets no calls for a while.",
 	"experts.overrides":                      "List of {layers, experts, backend, plugin, precision, replicas, policy, fallback, substitutes}; later ones win.",
@@ -85,17 +86,18 @@ var about = map[string]string{
 
 // enums are the keys that take one of a few words.
 var enums = map[string][]string{
-	"mode":              modes,
-	"experts.transport": {"auto", "shm", "grpc"},
-	"experts.isolation": {"process", "inproc"},
-	"experts.hedge":     {"on", "off"},
-	"trunk.backend":     {"cpu", "int8", "ref"},
-	"trunk.precision":   {"auto", "f32", "bf16w-f32", "f16w-f32", "bf16", "int8g32"},
-	"kv_cache.dtype":    {"f32", "f16", "bf16"},
-	"policy":            policies,
-	"plugins.confine":   {"strict", "off"},
-	"log.level":         {"trace", "debug", "info", "warn", "error"},
-	"log.format":        {"auto", "console", "json"},
+	"mode":               modes,
+	"experts.transport":  {"auto", "shm", "grpc"},
+	"experts.isolation":  {"process", "inproc"},
+	"experts.hedge":      {"on", "off"},
+	"experts.recheck_by": {"replicas", "host"},
+	"trunk.backend":      {"cpu", "int8", "ref"},
+	"trunk.precision":    {"auto", "f32", "bf16w-f32", "f16w-f32", "bf16", "int8g32"},
+	"kv_cache.dtype":     {"f32", "f16", "bf16"},
+	"policy":             policies,
+	"plugins.confine":    {"strict", "off"},
+	"log.level":          {"trace", "debug", "info", "warn", "error"},
+	"log.format":         {"auto", "console", "json"},
 }
 
 // classes are the numeric classes of the backends that belong to the project. Another backend is a plugin, which knows its

@@ -148,7 +148,8 @@ func (p *groupCall) settle() error {
 		return p.finish(p.try.pending.Wait())
 	}
 	after, hedge := p.group.hedgeAfter(p.try.replica, work(p.call))
-	if hedge && !q.Settled(after-time.Since(p.try.sent)) {
+	after -= time.Since(p.try.sent)
+	if hedge && p.outlives(after) && !q.Settled(after) {
 		return p.hedge(q)
 	}
 	return p.outlast(q)
@@ -179,6 +180,13 @@ func (p *groupCall) lasts(q client.Settling, long time.Duration) bool {
 		}
 	}
 	return !q.Settled(0) && p.ctx.Err() == nil && time.Since(p.try.sent) >= long
+}
+
+// outlives reports whether the call's deadline is farther away than d. A look at a call knows nothing of its deadline, so
+// whoever looks for longer would have the caller wait past it.
+func (p *groupCall) outlives(d time.Duration) bool {
+	deadline, ok := p.ctx.Deadline()
+	return !ok || time.Until(deadline) > d
 }
 
 // finish takes the outcome of the current try.

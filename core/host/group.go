@@ -117,7 +117,8 @@ func (g *group) adopt(r int, s *supervisor) {
 	g.replicas = append(g.replicas, s)
 }
 
-// now takes a replica's new process, nil when it has none any more.
+// now takes a replica's new process, nil when it has none any more. One that was being started when the replica came into
+// quarantine ends before its first call.
 func (g *group) now(r int, inc *incarnation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

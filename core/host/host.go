@@ -48,6 +48,8 @@ type Options struct {
 	MaxRetries   int // of a call after invalid answers
 	// RecheckRate is the share of calls that are repeated elsewhere and compared bit for bit; 0 = none.
 	RecheckRate float64
+	// RecheckHere has the host compute such a call itself where the group has one replica only.
+	RecheckHere bool
 	// Builtin makes the host's own version of a backend, as which it is a witness of what others compute; nil = none.
 	Builtin     func(backend string) (expert.Expert, error)
 	Confinement client.ConfinementOptions // of every process

@@ -60,7 +60,7 @@ func newObservations(spec router.Spec, m *metrics.Registry) *observations {
 
 // call takes an answered call of an expert group, whose time it shares out by rows.
 func (o *observations) call(c *expert.Call, took time.Duration) {
-	if !o.wanted.Load() || c.Y.Rows == 0 {
+	if o == nil || !o.wanted.Load() || c.Y.Rows == 0 {
 		return
 	}
 	at, known := slices.BinarySearch(o.layers, c.Layer)

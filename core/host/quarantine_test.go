@@ -146,13 +146,13 @@ func TestWrongProbesCount(t *testing.T) {
 	}
 }
 
-// hangs answers nobody; steady answers everybody alike.
+// silentProcess answers nobody; steady answers everybody alike.
 type (
-	hangs  struct{ asked chan struct{} }
-	steady struct{}
+	silentProcess struct{ asked chan struct{} }
+	steady        struct{}
 )
 
-func (h hangs) Forward(ctx context.Context, _ *expert.Call) error {
+func (h silentProcess) Forward(ctx context.Context, _ *expert.Call) error {
 	close(h.asked)
 	<-ctx.Done()
 	return ctx.Err()
@@ -170,8 +170,8 @@ func TestHangingNewcomer(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	newcomer, ended := hangs{make(chan struct{})}, make(chan error)
-	go func() { ended <- k.admit(ctx, sdk.Info{Name: "hangs"}, newcomer) }()
+	newcomer, ended := silentProcess{make(chan struct{})}, make(chan error)
+	go func() { ended <- k.admit(ctx, sdk.Info{Name: "silentProcess"}, newcomer) }()
 	<-newcomer.asked
 	probed := make(chan error, 1)
 	go func() { probed <- k.probe(t.Context(), steady{}) }()

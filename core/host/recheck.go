@@ -25,6 +25,7 @@ const (
 // plausible but wrong numbers, which no look at an answer shows, and is quarantined.
 type recheck struct {
 	rate  float64 // share of the calls
+	here  bool    // those of a lone replica are repeated in the host
 	trial *atomic.Pointer[trialOf]
 	queue chan *sampled
 	twins map[*group]*twin // made when first needed
@@ -61,7 +62,7 @@ func (t *twin) close() error {
 
 func newRecheck(o Options, m func(context.Context, *group) (*twin, error)) *recheck {
 	return &recheck{
-		rate: o.RecheckRate, queue: make(chan *sampled, recheckQueue), twins: map[*group]*twin{}, make: m, log: o.Log,
+		rate: o.RecheckRate, here: o.RecheckHere, trial: new(atomic.Pointer[trialOf]), queue: make(chan *sampled, recheckQueue), twins: map[*group]*twin{}, make: m, log: o.Log,
 		same:    o.Metrics.Counter("pimoe_rechecks_total", "outcome", "same"),
 		other:   o.Metrics.Counter("pimoe_rechecks_total", "outcome", "different"),
 		skipped: o.Metrics.Counter("pimoe_rechecks_total", "outcome", "skipped"),
@@ -141,7 +142,7 @@ func (c *recheck) check(ctx context.Context, s *sampled) {
 	g := s.group
 	second := func(y tensor.Matrix) error { return c.askTwin(ctx, s, y) }
 	replica, inc := g.begin(1 << s.replica)
-	if inc == nil && g.spec.Packed == nil { // the host would have to pack the weights, in memory of its own
+	if inc == nil && !c.here {
 		c.skipped.Inc()
 		return
 	}

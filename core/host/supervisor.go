@@ -98,6 +98,7 @@ type supervisor struct {
 	news    news          // what the group wants to know
 	started *metrics.Counter
 	fleet   *fleet
+	draw    func() float64 // uniform in [0, 1), for the back-off
 
 	barred  atomic.Pointer[string] // why no process is started any more; nil while there is no reason
 	release chan struct{}          // a token when barred has been cleared
@@ -123,7 +124,7 @@ type news struct {
 
 func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
 	return &supervisor{
-		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting,
+		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting, draw: rand.Float64,
 		log: o.Log.With("process", name), first: make(chan struct{}), release: make(chan struct{}, 1),
 		started: o.Metrics.Counter("pimoe_process_restarts_total", "process", name),
 	}
@@ -153,7 +154,7 @@ func (s *supervisor) run(ctx context.Context) {
 			policy = restarts{}
 			continue
 		}
-		wait, failed := policy.next(time.Now(), worked, rand.Float64())
+		wait, failed := policy.next(time.Now(), worked, s.draw())
 		if hopelessStart(err) { // looking again is cheap, and an operator who has mended it should not wait
 			wait, failed = min(wait, maxBackoff), false
 		}
@@ -169,11 +170,14 @@ func (s *supervisor) run(ctx context.Context) {
 // errBarred is why a quarantined replica has no process.
 var errBarred = errors.New("quarantined")
 
-// admitted waits while the replica is in quarantine; false means that ctx ended.
+// admitted waits while the replica is in quarantine; false means that ctx ended. Whoever is set free is worth waiting for.
 func (s *supervisor) admitted(ctx context.Context) bool {
-	for {
+	for waited := false; ; waited = true {
 		why := s.barred.Load()
 		if why == nil {
+			if waited {
+				s.set(StateStarting, nil, fmt.Errorf("%s: starting: %w", s.name, sdk.ErrUnavailable), false)
+			}
 			return ctx.Err() == nil
 		}
 		s.set(StateBarred, nil, fmt.Errorf("%w: it %s: %w", errBarred, *why, sdk.ErrUnavailable), true)

@@ -80,6 +80,7 @@ func newCourt(t *testing.T, replicas int) *court {
 experts:
   group: {all: [{layers: all, experts: all}]}
   replicas: %d
+  recheck_by: host
   recheck_one_in: %d
   overrides: [{layers: all, experts: all, plugin: %s}]
 limits: {request_timeout: 20s}

@@ -253,7 +253,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 		o.Resilience.HedgeShare = -1
 	}
 	if c.Experts.RecheckOneIn > 0 {
-		o.RecheckRate = 1 / float64(c.Experts.RecheckOneIn)
+		o.RecheckRate, o.RecheckHere = 1/float64(c.Experts.RecheckOneIn), c.Experts.RecheckBy == "host"
 	}
 	for g, plan := range plans {
 		for _, u := range plan.Units {

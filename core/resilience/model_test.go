@@ -1,0 +1,335 @@
+package resilience
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// plain is a replica as FAULTS 5.2 and 5.3 describe it, by the longest way: whole lists instead of rings and running counts.
+type plain struct {
+	state    State
+	standby  bool
+	calls    int
+	invalid  int
+	good     int // since the latest invalid answer, or since one was forgiven
+	probes   int
+	outcomes []bool // since the breaker last closed
+	open     bool
+	opened   int
+	until    time.Time
+	probing  bool
+	times    []float64 // for a unit of work, since the replica was last made ready
+}
+
+// plainSet is a Set in the same way.
+type plainSet struct {
+	members   []plain
+	threshold int
+	times     []float64 // of all answers
+}
+
+func (p *plain) lets(now time.Time) bool { return !p.open || !p.probing && !now.Before(p.until) }
+
+func (p *plain) begin() {
+	p.calls++
+	if p.open {
+		p.probing = true
+	}
+}
+
+// outcome is one of the breaker's.
+func (p *plain) outcome(now time.Time, ok bool, threshold int, draw float64) {
+	switch {
+	case p.open && ok:
+		p.open, p.probing, p.outcomes, p.opened = false, false, nil, 0
+		return
+	case ok:
+		p.opened = 0
+		p.outcomes = append(p.outcomes, true)
+		return
+	case !p.open:
+		p.outcomes = append(p.outcomes, false)
+	}
+	last := p.outcomes[max(0, len(p.outcomes)-20):]
+	failed, row := 0, 0
+	for _, ok := range last {
+		if !ok {
+			failed++
+		}
+	}
+	for i := len(p.outcomes) - 1; i >= 0 && !p.outcomes[i]; i-- {
+		row++
+	}
+	if p.open || row >= threshold || len(last) == 20 && failed >= 10 {
+		wait := time.Second
+		for range p.opened {
+			wait = min(2*wait, 30*time.Second)
+		}
+		p.opened++
+		p.open, p.probing = true, false
+		p.until = now.Add(wait/2 + time.Duration(draw*float64(wait/2)))
+	}
+}
+
+// mean is the moving mean of the times: plain over the first 16, then each with a weight of a sixteenth.
+func (p *plain) mean() float64 {
+	m := 0.0
+	for i, t := range p.times {
+		m += (t - m) / float64(min(i+1, 16))
+	}
+	return m
+}
+
+// spare says whether one more ready replica may be left out: another one stays, and no more than half of those that could be asked are out.
+func (s *plainSet) spare() bool {
+	ready, suspect := s.in(Ready), s.in(Suspect)
+	return ready >= 2 && suspect+1 <= (ready+suspect)/2
+}
+
+func (s *plainSet) in(st State) (n int) {
+	for i := range s.members {
+		if s.members[i].state == st {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *plainSet) doubt(i int) {
+	if p := &s.members[i]; p.state == Ready && s.spare() {
+		p.state, p.probes = Suspect, 0
+	}
+}
+
+func (s *plainSet) answered(now time.Time, i int, took time.Duration, work, draw float64) {
+	p := &s.members[i]
+	p.outcome(now, true, s.threshold, draw)
+	each := float64(took) / work
+	s.times = append(s.times, each)
+	p.times = append(p.times, each)
+	if p.good++; p.good == 1<<20 {
+		p.good, p.invalid = 0, max(p.invalid-1, 0)
+	}
+	var others []float64
+	for j := range s.members {
+		if o := &s.members[j]; j != i && o.state == Ready && len(o.times) >= 16 {
+			others = append(others, o.mean())
+		}
+	}
+	slices.Sort(others)
+	if len(p.times) > 16 && len(others) > 0 && p.mean() > 3*others[(len(others)-1)/2] && took > 2*time.Millisecond {
+		s.doubt(i)
+	}
+}
+
+func (s *plainSet) end(now time.Time, i int, o Outcome, took time.Duration, work, draw float64) Verdict {
+	p := &s.members[i]
+	p.calls--
+	switch o {
+	case Answered:
+		s.answered(now, i, took, work, draw)
+	case Failed:
+		p.outcome(now, false, s.threshold, draw)
+	case Overtaken:
+		p.outcome(now, false, s.threshold, draw)
+		s.doubt(i)
+	case Dropped:
+		p.probing = false
+	case Invalid:
+		p.outcome(now, false, s.threshold, draw)
+		p.good = 0
+		if p.invalid++; p.invalid < 3 {
+			return Replace
+		}
+		p.state = Quarantined
+		return Isolate
+	}
+	return Keep
+}
+
+// pick sorts all who may be asked.
+func (s *plainSet) pick(now time.Time, avoid uint64) int {
+	var fit []int
+	for i := range s.members {
+		if st := s.members[i].state; (st == Ready || st == Suspect) && avoid>>i&1 == 0 {
+			fit = append(fit, i)
+		}
+	}
+	rank := func(i int) int {
+		switch p := &s.members[i]; {
+		case !p.lets(now):
+			return 3
+		case p.state == Suspect:
+			return 2
+		case p.standby:
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(fit, func(a, b int) int {
+		if ra, rb := rank(a), rank(b); ra != rb {
+			return ra - rb
+		}
+		return s.members[a].calls - s.members[b].calls
+	})
+	if len(fit) == 0 {
+		return -1
+	}
+	return fit[0]
+}
+
+// p95 is that of the latest 128 answers, as it was when their number was last a multiple of 32.
+func (s *plainSet) p95() float64 {
+	n := len(s.times) / 32 * 32
+	last := slices.Sorted(slices.Values(s.times[max(0, n-128):n]))
+	if n == 0 {
+		return 0
+	}
+	return last[len(last)*95/100]
+}
+
+// The Set does in every history, call for call and moment for moment, what the plain one does.
+func TestAgainstPlain(t *testing.T) {
+	for seed := range uint64(400) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		n, threshold := 1+rng.IntN(5), 1+rng.IntN(20)
+		standbys := rng.IntN(n)
+		s, p := NewSet(n, standbys, Options{BreakerThreshold: threshold}), plainSet{members: make([]plain, n), threshold: threshold}
+		s.Violated = func(what string) { t.Fatalf("seed %d: %s", seed, what) }
+		for i := range p.members {
+			p.members[i] = plain{state: Down, standby: i >= n-standbys}
+		}
+		flaws := []int{0, 2, 20, 200}[rng.IntN(4)] // of a thousand ends
+		fails := []int{30, 300, 600}[rng.IntN(3)]
+		now := start
+		for step := range 1500 {
+			now = now.Add(time.Duration(rng.Int64N(int64(200 * time.Millisecond))))
+			i := rng.IntN(n)
+			m := &p.members[i]
+			switch what := rng.IntN(100); {
+			case what < 4 && m.state == Down:
+				s.Up(i)
+				m.state, m.probes, m.times = Ready, 0, nil
+				m.open, m.probing, m.outcomes, m.opened = false, false, nil, 0
+			case what < 5:
+				s.Down(i)
+				if m.state != Quarantined {
+					m.state = Down
+				}
+			case what < 6:
+				s.Doubt(i)
+				p.doubt(i)
+			case what < 12:
+				ok := rng.IntN(8) > 0
+				s.Probed(i, ok)
+				if m.probes++; !ok {
+					m.probes = 0
+				}
+				if m.state == Suspect && m.probes == 3 {
+					m.state, m.times = Ready, nil
+				}
+			case what < 13 && rng.IntN(20) == 0:
+				s.Drain(i)
+				if m.state == Ready || m.state == Suspect {
+					m.state = Draining
+				}
+			case what < 14 && rng.IntN(20) == 0:
+				s.Quarantine(i)
+				m.state = Quarantined
+			case what < 16:
+				s.Release(i)
+				if m.state == Quarantined {
+					m.state = Down
+				}
+				m.invalid, m.good = 0, 0
+			case what < 55:
+				avoid := rng.Uint64() & rng.Uint64() & rng.Uint64()
+				got, want := s.Pick(now, avoid), p.pick(now, avoid)
+				if got != want {
+					t.Fatalf("seed %d step %d: picks %d, want %d", seed, step, got, want)
+				}
+				if got >= 0 {
+					s.Begin(got)
+					p.members[got].begin()
+				}
+			case m.calls > 0:
+				o := Answered
+				switch odds := rng.IntN(1000); {
+				case odds < flaws:
+					o = Invalid
+				case odds < fails:
+					o = []Outcome{Failed, Failed, Overtaken, Dropped}[rng.IntN(4)]
+				}
+				took, work := time.Duration(1+rng.IntN(3*(1+i*i)))*time.Millisecond, 1+float64(rng.IntN(2))
+				draw := rng.Float64()
+				if got, want := s.End(now, i, o, took, work, draw), p.end(now, i, o, took, work, draw); got != want {
+					t.Fatalf("seed %d step %d: outcome %v: verdict %v, want %v", seed, step, o, got, want)
+				}
+			}
+			for j := range n {
+				if got, want := s.State(j), p.members[j].state; got != want || s.Inflight(j) != p.members[j].calls {
+					t.Fatalf("seed %d step %d: replica %d is %s with %d calls, want %s with %d", seed, step, j, got, s.Inflight(j), want, p.members[j].calls)
+				}
+			}
+			after, hedged := s.HedgeAfter(now, i, 3)
+			if want := p.p95(); hedged != (want > 0 && p.pick(now, 1<<i) >= 0) || hedged && after != max(time.Duration(3*want), 2*time.Millisecond) {
+				t.Fatalf("seed %d step %d: hedged %v after %v, want after %v", seed, step, hedged, after, time.Duration(3*want))
+			}
+		}
+	}
+}
+
+// What should never happen is said, and does not add up to more of it.
+func TestViolations(t *testing.T) {
+	s := NewSet(2, 0, Options{})
+	said := 0
+	s.Violated = func(string) { said++ }
+	s.Begin(0)
+	s.End(start, 0, Dropped, 0, 1, 0)
+	if said != 1 {
+		t.Errorf("a call on a replica that is down: said %d times", said)
+	}
+	s.End(start, 0, Dropped, 0, 1, 0)
+	if said != 2 || s.Inflight(0) != 0 {
+		t.Errorf("an end without a beginning: said %d times, %d calls", said, s.Inflight(0))
+	}
+	s.Quarantine(0)
+	s.Up(0)
+	if said != 3 || s.State(0) != Quarantined {
+		t.Errorf("up in quarantine: said %d times, %s", said, s.State(0))
+	}
+}
+
+// Good answers erase an invalid one only after very many.
+func TestForgiven(t *testing.T) {
+	for answers, want := range map[int]Verdict{forgiveAfter - 1: Isolate, forgiveAfter: Replace} {
+		s := up(t, 1, 0, Options{})
+		call(s, 0, Invalid, start, 0)
+		call(s, 0, Invalid, start, 0)
+		for range answers {
+			call(s, 0, Answered, start, time.Millisecond)
+		}
+		if got := call(s, 0, Invalid, start, 0); got != want {
+			t.Errorf("after %d good answers: verdict %v, want %v", answers, got, want)
+		}
+	}
+}
+
+// What an operator leaves out has a default.
+func TestDefaults(t *testing.T) {
+	s := NewSet(1, 0, Options{BreakerThreshold: -1})
+	if got := s.members[0].breaker.threshold; got != DefaultBreakerThreshold || s.retries.share != 0.1 || s.hedges.share != 0.05 || !s.hedging {
+		t.Errorf("threshold %d, retries %g, hedges %g, %v", got, s.retries.share, s.hedges.share, s.hedging)
+	}
+	if s := NewSet(1, 0, Options{HedgeShare: -1, RetryShare: 0.5}); s.hedges.share != 0 || s.retries.share != 0.5 || s.hedging {
+		t.Errorf("retries %g, hedges %g, %v", s.retries.share, s.hedges.share, s.hedging)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a violation that nobody takes is passed over")
+		}
+	}()
+	s.Begin(0)
+}

@@ -1,0 +1,3 @@
+module github.com/pimoe/pimoe/scripts/mutate
+
+go 1.26.0

@@ -1,0 +1,239 @@
+// Command mutate measures what the tests notice: it makes small bugs, one at a time, in the code that decides what happens
+// when something breaks, and runs the tests of that code over each of them. A bug that no test sees is named, with its place.
+//
+// `make mutants` runs it from the root of the tree. A bug is made with go test's -overlay, so that no file is ever changed. It
+// refuses to judge by one test run alone what the tests of a neighbour could see: the packages of a target are asked in order,
+// until one fails.
+//
+// Exit codes: 0 enough are caught and every survivor is on the accepted list; 1 not so; 2 it could not run.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// target is code under test: files, of which only some functions are meant if any are named, and the tests that must notice.
+type target struct {
+	files []string
+	only  []string // functions; empty = all
+	tests [][]string
+}
+
+// Tests that start processes take long and know little of this code, so those that simulate it come first.
+var targets = []target{
+	{
+		files: []string{"core/resilience/breaker.go", "core/resilience/budget.go", "core/resilience/latency.go", "core/resilience/set.go"},
+		tests: [][]string{{"./core/resilience"}, {"-run", "Simulation|Machines", "./core/host"}},
+	},
+	{
+		files: []string{"core/host/supervisor.go", "core/host/group.go", "core/host/call.go", "core/host/recheck.go", "core/host/backoff.go", "core/host/pulse.go"},
+		tests: [][]string{{"./core/host"}},
+	},
+	{
+		files: []string{"sdk/internal/plane/host_linux.go"},
+		only:  []string{"TryPost", "Post", "take", "reclaim", "signal", "post", "Wake", "Wait", "Settled", "Leave", "arrive", "release", "leave", "Abort"},
+		tests: [][]string{{"./sdk/internal/plane"}},
+	},
+	{files: []string{"core/moe/layer.go", "core/moe/plan.go"}, tests: [][]string{{"./core/moe"}}},
+}
+
+func main() {
+	count := flag.Int("n", 0, "how many mutants, chosen by the seed; 0 = all")
+	seed := flag.Uint64("seed", 1, "of the choice")
+	jobs := flag.Int("jobs", 2, "test runs at once")
+	limit := flag.Duration("limit", 25*time.Second, "for the tests of one mutant; who takes longer is caught")
+	least := flag.Float64("least", 95, "percent that must be caught")
+	accepted := flag.String("accepted", "", "file of survivors that are accepted, with a reason each")
+	only := flag.String("only", "", "mutants whose name contains this")
+	list := flag.Bool("list", false, "print the mutants and run nothing")
+	flag.Parse()
+	if err := run(*count, *seed, *jobs, *limit, *least, *accepted, *only, *list); err != nil {
+		fmt.Fprintln(os.Stderr, "mutate:", err)
+		if errors.Is(err, errSurvivors) {
+			os.Exit(1)
+		}
+		os.Exit(2)
+	}
+}
+
+var errSurvivors = errors.New("the tests miss too much")
+
+func run(count int, seed uint64, jobs int, limit time.Duration, least float64, accepted, only string, list bool) error {
+	reasons, err := readAccepted(accepted)
+	if err != nil {
+		return err
+	}
+	var all []mutant
+	for i := range targets {
+		found, err := targets[i].mutants()
+		if err != nil {
+			return err
+		}
+		all = append(all, found...)
+	}
+	all = slices.DeleteFunc(all, func(m mutant) bool { return !strings.Contains(m.name(), only) })
+	if count > 0 && count < len(all) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		all = all[:count]
+	}
+	if list {
+		for _, m := range all {
+			fmt.Println(m.name())
+		}
+		return nil
+	}
+	work, err := os.MkdirTemp("", "mutate")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	return report(judge(all, work, jobs, limit), reasons, least)
+}
+
+// verdict is what the tests said to a mutant.
+type verdict struct {
+	mutant
+	outcome string // "caught", "survived" or "does not build"
+	took    time.Duration
+}
+
+// judge runs the tests over the mutants, some at once, and prints each outcome as it comes.
+func judge(all []mutant, work string, jobs int, limit time.Duration) []verdict {
+	out := make([]verdict, len(all))
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for j := range jobs {
+		wg.Go(func() {
+			for i := range next {
+				began := time.Now()
+				outcome := all[i].test(filepath.Join(work, fmt.Sprint(j)), limit)
+				out[i] = verdict{all[i], outcome, time.Since(began)}
+				fmt.Printf("%-14s %4.0f s  %s\n", outcome, out[i].took.Seconds(), all[i].name())
+			}
+		})
+	}
+	for i := range all {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	return out
+}
+
+// test runs the tests with the mutant in the file's place.
+func (m mutant) test(folder string, limit time.Duration) string {
+	overlay, err := m.overlay(folder)
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	for _, tests := range m.target.tests {
+		ctx, cancel := context.WithTimeout(context.Background(), limit+time.Minute) // to build it takes time, too
+		cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "-timeout", limit.String(), "-failfast", "-vet=off", "-overlay", overlay}, tests...)...)
+		cmd.WaitDelay = time.Second
+		cmd.Env = append(os.Environ(), "PIMOE_SIM_HOURS=6")
+		out, err := cmd.CombinedOutput()
+		late := ctx.Err() != nil
+		cancel()
+		switch {
+		case err == nil:
+		case bytes.Contains(out, []byte("[build failed]")):
+			return "does not build"
+		case late:
+			return "caught (late)"
+		default:
+			return "caught"
+		}
+	}
+	return "survived"
+}
+
+// overlay writes the mutant and the file that tells the go command of it.
+func (m mutant) overlay(folder string) (string, error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return "", err
+	}
+	source, err := filepath.Abs(m.file)
+	if err != nil {
+		return "", err
+	}
+	mutated, overlay := filepath.Join(folder, "mutant.go"), filepath.Join(folder, "overlay.json")
+	text, err := json.Marshal(map[string]map[string]string{"Replace": {source: mutated}})
+	if err != nil {
+		return "", err
+	}
+	return overlay, errors.Join(os.WriteFile(mutated, m.text(), 0o600), os.WriteFile(overlay, text, 0o600))
+}
+
+// report counts, and names the survivors.
+func report(all []verdict, reasons map[string]string, least float64) error {
+	caught, judged, unknown := 0, 0, 0
+	for _, v := range all {
+		switch {
+		case strings.HasPrefix(v.outcome, "caught"):
+			caught++
+			judged++
+		case v.outcome == "survived":
+			judged++
+		case strings.HasPrefix(v.outcome, "error"):
+			return errors.New(v.name() + ": " + v.outcome)
+		}
+	}
+	for _, v := range all {
+		if v.outcome != "survived" {
+			continue
+		}
+		reason, known := reasons[v.name()]
+		if !known {
+			unknown++
+			reason = "NOT ACCEPTED"
+		}
+		fmt.Printf("survivor: %s\n          %s\n", v.name(), reason)
+	}
+	share := 100 * float64(caught) / float64(max(judged, 1))
+	fmt.Printf("%d mutants: %d caught (%.1f %%), %d survived, %d of them not accepted; %d do not build\n",
+		len(all), caught, share, judged-caught, unknown, len(all)-judged)
+	if unknown > 0 || share < least || judged == 0 {
+		return errSurvivors
+	}
+	return nil
+}
+
+// readAccepted reads lines of a mutant's name, a tab and the reason why no test need notice it. # begins a comment.
+func readAccepted(path string) (map[string]string, error) {
+	reasons := map[string]string{}
+	if path == "" {
+		return reasons, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		line := lines.Text()
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, reason, ok := strings.Cut(line, "\t")
+		if !ok || strings.TrimSpace(reason) == "" {
+			return nil, fmt.Errorf("%s: no reason: %q", path, line)
+		}
+		reasons[name] = strings.TrimSpace(reason)
+	}
+	return reasons, nil
+}
