@@ -83,6 +83,7 @@ experts:
   recheck_by: host
   recheck_one_in: %d
   overrides: [{layers: all, experts: all, plugin: %s}]
+plugins: {dev: true, confine: "off"} # it takes its orders from a file
 limits: {request_timeout: 20s}
 log: {level: warn}
 `, replicas, recheckOneIn, plugin)

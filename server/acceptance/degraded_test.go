@@ -69,7 +69,7 @@ func cripple(t *testing.T, store string, settings ...string) *crippled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"--plugins", dir, "--set", fmt.Sprintf("experts.overrides=[{layers: all, experts: %d, plugin: %s}]", victim, own)}
+	args := []string{"--plugins", dir, "--dev", "--set", fmt.Sprintf("experts.overrides=[{layers: all, experts: %d, plugin: %s}]", victim, own)}
 	for _, s := range settings {
 		args = append(args, "--set", s)
 	}

@@ -169,9 +169,11 @@ func TestZeroExpertChangesTokens(t *testing.T) {
 	}
 	real := text(func(*config.Config) {})
 	one := text(func(c *config.Config) {
+		c.Plugins.Dev = true // it is in no catalogue
 		c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{5}, Plugin: zeros}}
 	})
 	all := text(func(c *config.Config) {
+		c.Plugins.Dev = true
 		c.Experts.Overrides = []config.Override{{Layers: "all", Experts: "all", Plugin: zeros}}
 	})
 	if one == real || all == real || all == one {
