@@ -344,9 +344,11 @@ func (p *groupCall) race(other *groupCall, first, second client.Settling) error 
 			}
 			return p.take(other, second)
 		case second.Settled(hedgeLook):
+			replica := other.try.replica
 			if err := other.finish(second.Wait()); err != nil {
 				return p.finish(first.Wait())
 			}
+			p.group.prefer(replica)
 			p.drop(resilience.Overtaken)
 			p.copyFrom(other)
 			return nil
@@ -389,6 +391,12 @@ func (g *group) beginHedge(replica int) (int, *incarnation) {
 	}
 	g.counts.hedges.Inc()
 	return r, inc
+}
+
+func (g *group) prefer(replica int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.set.Prefer(replica)
 }
 
 func (g *group) endHedge() {

@@ -221,7 +221,11 @@ func (g *group) begin(avoid uint64) (int, *incarnation) {
 func (g *group) end(r int, inc *incarnation, o resilience.Outcome, took time.Duration, work float64) {
 	g.mu.Lock()
 	verdict := g.set.End(time.Now(), r, o, took, work, g.draw())
+	doubted := g.set.State(r) == resilience.Suspect
 	g.mu.Unlock()
+	if doubted {
+		g.replicas[r].hasten()
+	}
 	switch verdict {
 	case resilience.Replace:
 		inc.condemned("gave an invalid answer")

@@ -102,6 +102,7 @@ type supervisor struct {
 
 	barred  atomic.Pointer[string] // why no process is started any more; nil while there is no reason
 	release chan struct{}          // a token when barred has been cleared
+	doubted chan struct{}          // a token when the process is in doubt
 
 	first     chan struct{} // closed after the first start, good or not
 	firstOnce sync.Once
@@ -125,7 +126,7 @@ type news struct {
 func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
 	return &supervisor{
 		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting, draw: rand.Float64,
-		log: o.Log.With("process", name), first: make(chan struct{}), release: make(chan struct{}, 1),
+		log: o.Log.With("process", name), first: make(chan struct{}), release: make(chan struct{}, 1), doubted: make(chan struct{}, 1),
 		started: o.Metrics.Counter("pimoe_process_restarts_total", "process", name),
 	}
 }
@@ -309,7 +310,7 @@ func untilLook() time.Duration {
 
 // probe repeats the known-answer test while the process lives; a wrong or missing answer condemns the process.
 func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
-	for sleep(ctx, s.untilProbe()) {
+	for s.awaitProbe(ctx) {
 		one, cancel := context.WithTimeout(ctx, probeLimit)
 		err := inc.probe(one)
 		cancel()
@@ -325,6 +326,37 @@ func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
 			}
 			return
 		}
+	}
+}
+
+// awaitProbe waits until the next known-answer test is due; false means that ctx ended.
+func (s *supervisor) awaitProbe(ctx context.Context) bool {
+	select { // an old doubt: untilProbe knows of those that last
+	case <-s.doubted:
+	default:
+	}
+	due := time.NewTimer(s.untilProbe())
+	defer due.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-due.C:
+		return true
+	case <-s.doubted:
+	}
+	select {
+	case <-due.C: // both at once are one
+		return true
+	default:
+		return sleep(ctx, min(probeSoon, s.untilProbe()))
+	}
+}
+
+// hasten has the process asked a known question soon: it is in doubt.
+func (s *supervisor) hasten() {
+	select {
+	case s.doubted <- struct{}{}:
+	default:
 	}
 }
 

@@ -159,6 +159,14 @@ func (s *Set) Doubt(i int) {
 	m.state, m.probes = Suspect, 0
 }
 
+// Prefer says that a replica has answered a call that another one was too slow for: it is well, whatever was thought of it, so
+// that of two replicas in doubt the one that answers gets the calls.
+func (s *Set) Prefer(i int) {
+	if m := &s.members[i]; m.state == Suspect {
+		m.state, m.probes, m.slow, m.measured = Ready, 0, 0, 0
+	}
+}
+
 // canSpare reports whether one more ready replica may be left out: another one is ready, and at most half are out.
 func (s *Set) canSpare() bool {
 	ready, suspect := 0, 0

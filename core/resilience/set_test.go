@@ -176,6 +176,22 @@ func TestOutlier(t *testing.T) {
 	}
 }
 
+// Of two replicas, the one that is left out comes back when it answers what the other one does not.
+func TestPrefer(t *testing.T) {
+	s := up(t, 2, 0, Options{})
+	s.Doubt(0)
+	s.Begin(1)
+	s.Prefer(0)
+	s.End(start, 1, Overtaken, time.Second, 1, 0.5)
+	if s.State(0) != Ready || s.State(1) != Suspect {
+		t.Errorf("%s and %s, want the second one in doubt", s.State(0), s.State(1))
+	}
+	s.Down(0)
+	if s.Prefer(0); s.State(0) != Down {
+		t.Errorf("a replica without a process is %s", s.State(0))
+	}
+}
+
 func TestHedge(t *testing.T) {
 	s := up(t, 2, 0, Options{})
 	if _, ok := s.HedgeAfter(start, 0, 1); ok {

@@ -419,6 +419,8 @@ func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 			yield()
 			continue
 		}
+		// A plugin that has spoilt its own word about who sleeps is woken all the same.
+		futexWake(word(h.req, reqBell+h.layout.lane(t.slot)*line))
 		t.sleep(done, before, min(glance(ctx), max(limit-took, 0)+minDoze))
 	}
 }
