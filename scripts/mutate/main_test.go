@@ -82,7 +82,9 @@ func TestVerdicts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all = slices.DeleteFunc(all, func(m mutant) bool { return !strings.Contains(m.name(), "note(a)") && !strings.Contains(m.name(), "+ -> -") })
+	all = slices.DeleteFunc(all, func(m mutant) bool {
+		return !strings.Contains(m.name(), "note(a)") && !strings.Contains(m.name(), "+ -> -")
+	})
 	out := judge(all, t.TempDir(), 2, time.Minute)
 	if len(out) != 2 || out[0].outcome != "survived" || out[1].outcome != "caught" {
 		t.Fatalf("%+v", out)
