@@ -262,7 +262,7 @@ func TestAgainstPlain(t *testing.T) {
 				case odds < fails:
 					o = []Outcome{Failed, Failed, Overtaken, Dropped}[rng.IntN(4)]
 				}
-				took, work := time.Duration(1+rng.IntN(3*(1+i*i)))*time.Millisecond, 1+float64(rng.IntN(2))
+				took, work := time.Duration(1+rng.IntN(3*(1+i)))*time.Millisecond, []float64{1, 1, 1, 7}[rng.IntN(4)]
 				draw := rng.Float64()
 				if got, want := s.End(now, i, o, took, work, draw), p.end(now, i, o, took, work, draw); got != want {
 					t.Fatalf("seed %d step %d: outcome %v: verdict %v, want %v", seed, step, o, got, want)
@@ -302,25 +302,63 @@ func TestViolations(t *testing.T) {
 	}
 }
 
-// Good answers erase an invalid one only after very many.
+// A million good answers in a row erase an invalid one, and not more than one.
 func TestForgiven(t *testing.T) {
-	for answers, want := range map[int]Verdict{forgiveAfter - 1: Isolate, forgiveAfter: Replace} {
+	const million = 1 << 20
+	for _, c := range []struct {
+		history []int // good answers, then an invalid one, and so on
+		want    Verdict
+	}{
+		{[]int{0, 0, million - 1}, Isolate},
+		{[]int{0, 0, million}, Replace},
+		{[]int{0, 0, million, 0}, Isolate},
+		{[]int{0, million - 1, 1}, Isolate},
+		{[]int{million, 0}, Replace},
+		{[]int{0, 0, 2*million - 1, 0}, Isolate},
+		{[]int{0, 0, 2 * million, 0}, Replace},
+	} {
 		s := up(t, 1, 0, Options{})
-		call(s, 0, Invalid, start, 0)
-		call(s, 0, Invalid, start, 0)
-		for range answers {
-			call(s, 0, Answered, start, time.Millisecond)
+		verdict := Keep
+		for _, answers := range c.history {
+			for range answers {
+				call(s, 0, Answered, start, time.Millisecond)
+			}
+			verdict = call(s, 0, Invalid, start, 0)
 		}
-		if got := call(s, 0, Invalid, start, 0); got != want {
-			t.Errorf("after %d good answers: verdict %v, want %v", answers, got, want)
+		if verdict != c.want {
+			t.Errorf("%v: verdict %v, want %v", c.history, verdict, c.want)
 		}
+	}
+}
+
+// A new set has saved ten of each, and three retries at once need none.
+func TestSaved(t *testing.T) {
+	s := up(t, 1, 0, Options{})
+	retries, hedges := 0, 0
+	for s.Hedge() {
+		hedges++
+	}
+	for s.Retry() {
+		retries++
+	}
+	if hedges != 10 || retries != 10 {
+		t.Errorf("%d hedges and %d retries at once", hedges, retries)
+	}
+	for range 11 {
+		call(s, 0, Answered, start, time.Millisecond)
+	}
+	if !s.Retry() || s.Retry() {
+		t.Error("eleven answers earn a retry, and not two")
+	}
+	if s.Hedge() {
+		t.Error("eleven answers earn a hedge")
 	}
 }
 
 // What an operator leaves out has a default.
 func TestDefaults(t *testing.T) {
-	s := NewSet(1, 0, Options{BreakerThreshold: -1})
-	if got := s.members[0].breaker.threshold; got != DefaultBreakerThreshold || s.retries.share != 0.1 || s.hedges.share != 0.05 || !s.hedging {
+	s := NewSet(1, 0, Options{})
+	if got := s.members[0].breaker.threshold; got != 10 || s.retries.share != 0.1 || s.hedges.share != 0.05 || !s.hedging {
 		t.Errorf("threshold %d, retries %g, hedges %g, %v", got, s.retries.share, s.hedges.share, s.hedging)
 	}
 	if s := NewSet(1, 0, Options{HedgeShare: -1, RetryShare: 0.5}); s.hedges.share != 0 || s.retries.share != 0.5 || s.hedging {
