@@ -39,6 +39,9 @@ type Options struct {
 	Progress func(done, total int64) // of an import, in bytes; may be nil
 	// NoPrefixReuse makes every request compute its whole prompt, for measurements.
 	NoPrefixReuse bool
+	// Chunk is the most prompt tokens in a step that also decodes; 0 = as many as keep streams going. A measurement of
+	// throughput chooses all.
+	Chunk int
 	// Watch, if not nil, sees the outputs of all experts, and Wrap puts something between the layers and a group. Both are
 	// for measurements.
 	Watch moe.Watcher
@@ -133,7 +136,7 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 		Model: i.Model, Trunk: trunk, Tokenizer: i.Tokenizer, Limits: o.Config.Limits, Team: i.pool.Team(),
 		Editions: i.Host.Editions(),
 		Block:    block,
-		Cache:    cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse,
+		Cache:    cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse, Chunk: o.Chunk,
 		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(),
 	})
 	return err

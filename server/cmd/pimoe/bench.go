@@ -157,7 +157,7 @@ func (f benchFlags) list(c *cobra.Command) (out []bench.Workload, err error) {
 const mostPrompts = 2048
 
 // benchConfig makes room for the measurement, so that no limit of a server cuts it. The prompts of a workload go in one
-// step where they fit, so that all requests decode together.
+// step where they fit (behind the first one, which comes alone), so that all requests decode together.
 func benchConfig(cfg config.Config, o bench.Options) config.Config {
 	requests, tokens, prompts := 1, 1, 1
 	for _, w := range o.Workloads {

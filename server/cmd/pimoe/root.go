@@ -183,12 +183,15 @@ func (a *app) color() bool {
 	})
 }
 
-// open starts an instance with a progress bar for a first import.
-func (a *app) open(ctx context.Context, cfg config.Config, noReuse bool) (*instance.Instance, error) {
+// open starts an instance with a progress bar for a first import. One for a measurement computes every prompt whole and,
+// as nobody reads along, as fast as it can.
+func (a *app) open(ctx context.Context, cfg config.Config, measured bool) (*instance.Instance, error) {
 	bar := progress.New(a.err, a.errTTY, "import "+cmp.Or(cfg.Model, "embedded model"))
-	inst, err := instance.Open(ctx, instance.Options{
-		Config: cfg, Log: a.logger(cfg), Builtin: builtin(), Progress: bar.Bytes, NoPrefixReuse: noReuse,
-	})
+	o := instance.Options{Config: cfg, Log: a.logger(cfg), Builtin: builtin(), Progress: bar.Bytes}
+	if measured {
+		o.NoPrefixReuse, o.Chunk = true, cfg.Limits.MaxBatchTokens
+	}
+	inst, err := instance.Open(ctx, o)
 	bar.Done()
 	if err != nil {
 		return nil, err

@@ -246,6 +246,11 @@ func TestSampleOf(t *testing.T) {
 	if !slices.Equal(millis(s.ttft), []float64{100, 190}) || !slices.Equal(millis(s.itl), []float64{100, 50, 100, 60, 60, 60}) {
 		t.Errorf("ttft %v itl %v", s.ttft, s.itl)
 	}
+	// Steps of 100 ms, whose tokens are seen one after the other: the last step's all count, as does the time until then.
+	s = sampleOf([]run{at(0, 100, 201, 302, 400), at(0, 101, 200, 301, 402), at(0, 102, 202, 300, 401)}, 1)
+	if s.decode != 30 { // 3 steps of 3 tokens in 300 ms
+		t.Errorf("decode of steps: %v", s.decode)
+	}
 	// The first request ends before the second has its first token: measured from there to the end.
 	s = sampleOf([]run{at(0, 10, 20), at(0, 100, 200)}, 1)
 	if s.decode != 10 {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -106,53 +108,58 @@ func (r *run) do(ctx context.Context, eng Engine, request engine.Request) error 
 	return nil
 }
 
-// sampleOf computes the rates. Decoding is measured where all requests decode: from the last first token to the first
-// last one. Where that is no time to speak of, because early requests have written most while late prompts were still
-// computed, it is measured from the last first token to the end.
+// sampleOf computes the rates. Decoding is measured where all requests decode: from the step of the last first token to
+// the step of the first last one, each until its last reader has got its token. Where that is no time to speak of,
+// because early requests have written most while late prompts were still computed, it is measured to the end.
 func sampleOf(runs []run, prompt int) sample {
 	start, from, earliest := runs[0].submitted, runs[0].tokens[0], runs[0]
-	to, end := runs[0].tokens[len(runs[0].tokens)-1], runs[0].tokens[len(runs[0].tokens)-1]
 	var s sample
 	for _, r := range runs {
-		first, last := r.tokens[0], r.tokens[len(r.tokens)-1]
-		s.ttft = append(s.ttft, first.Sub(r.submitted))
+		s.ttft = append(s.ttft, r.tokens[0].Sub(r.submitted))
 		if r.submitted.Before(start) {
 			start = r.submitted
 		}
-		if first.After(from.Time) {
-			from = first
+		if r.tokens[0].After(from.Time) {
+			from = r.tokens[0]
 		}
-		if last.Before(to.Time) {
-			to, earliest = last, r
+		if r.last().Before(earliest.last().Time) {
+			earliest = r
 		}
-		if last.After(end.Time) {
-			end = last
-		}
-	}
-	common := 0
-	for _, t := range earliest.tokens {
-		if t.After(from.Time) {
-			common++
-		}
-	}
-	if 2*common < len(earliest.tokens)-1 {
-		to = end
 	}
 	s.prefill = rate(prompt*len(runs), from.Sub(start))
-	count := 0
+	steps := len(earliest.after(from))
+	if 2*steps < len(earliest.tokens)-1 {
+		steps = math.MaxInt
+	}
+	count, to := 0, from
 	for _, r := range runs {
-		for i := 1; i < len(r.tokens); i++ {
-			if t := r.tokens[i]; t.After(from.Time) && !t.After(to.Time) {
-				count++
-				s.itl = append(s.itl, t.Sub(r.tokens[i-1].Time))
-			}
+		common := r.after(from)
+		first := len(r.tokens) - len(common)
+		common = common[:min(steps, len(common))]
+		count += len(common)
+		for i, t := range common {
+			s.itl = append(s.itl, t.Sub(r.tokens[first+i-1].Time))
+		}
+		if n := len(common); n > 0 && common[n-1].After(to.Time) {
+			to = common[n-1]
 		}
 	}
 	s.decode = rate(count, to.Sub(from.Time))
-	if count > 0 && to.allocs > from.allocs {
-		s.allocs = float64(to.allocs-from.allocs) / float64(count)
+	if until := earliest.last(); count > 0 && until.allocs > from.allocs {
+		s.allocs = float64(until.allocs-from.allocs) / float64(count)
 	}
 	return s
+}
+
+func (r run) last() moment { return r.tokens[len(r.tokens)-1] }
+
+// after are the tokens that came later.
+func (r run) after(m moment) []moment {
+	i := slices.IndexFunc(r.tokens, func(t moment) bool { return t.After(m.Time) })
+	if i < 0 {
+		return nil
+	}
+	return r.tokens[i:]
 }
 
 // rate is n a second; 0 where no time has passed.
