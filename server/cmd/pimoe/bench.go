@@ -28,6 +28,7 @@ type benchFlags struct {
 	parallel    []int
 	workloads   []string
 	peers       []string
+	with        []string
 	limits      bool
 	starts      int
 	idle        time.Duration
@@ -50,7 +51,9 @@ decode (prefill_tax: of the prompt tokens per second).
 request), batch8 and batch32 (32 + 32 tokens each), layerROWS (one layer's router and experts) or
 REQUESTSxPROMPT+WRITTEN. --peer names a command that measures another program; it runs in every
 round and prints a JSON line such as {"name":"llama.cpp","prefill_tps":280,"decode_tps":45,
-"decode_tps_8":71,"decode_tps_32":116,"bytes_per_weight":1.0625}; fields may be missing.`,
+"decode_tps_8":71,"decode_tps_32":116,"bytes_per_weight":1.0625}; fields may be missing.
+--with adds a side with other settings, such as "experts.replicas=2 experts.recheck_one_in=100", and
+compares it, round by round, with the first side.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := a.load(c, quiet)
@@ -70,7 +73,19 @@ round and prints a JSON line such as {"name":"llama.cpp","prefill_tps":280,"deco
 			if err := a.useShape(c.Context(), &cfg, f.shape); err != nil {
 				return err
 			}
-			report, err := a.runBench(c.Context(), benchConfig(cfg, f.options), isolations, f)
+			sides := make([]benchSide, len(isolations))
+			for i, isolation := range isolations {
+				sides[i] = benchSide{isolation: isolation, cfg: cfg}
+			}
+			for _, settings := range f.with {
+				other, err := a.loadWith(c, append(slices.Clone(a.sets), strings.Fields(settings)...), quiet)
+				if err != nil {
+					return err
+				}
+				other.Model = cfg.Model // of --shape
+				sides = append(sides, benchSide{isolations[0], settings, other})
+			}
+			report, err := a.runBench(c.Context(), sides, f)
 			if err != nil {
 				return err
 			}
@@ -87,6 +102,7 @@ round and prints a JSON line such as {"name":"llama.cpp","prefill_tps":280,"deco
 	fl.IntVar(&f.options.Rounds, "rounds", 3, "measured rounds; rates are their medians")
 	fl.Uint64Var(&f.options.Seed, "seed", 1, "seed of the prompts")
 	fl.StringArrayVar(&f.peers, "peer", nil, "`command` that measures another program once and prints a JSON line; repeatable")
+	fl.StringArrayVar(&f.with, "with", nil, "a side with other `settings`, key=value separated by spaces; repeatable")
 	fl.BoolVar(&f.limits, "limits", false, "measure what the machine can do at best, before and after")
 	fl.IntVar(&f.starts, "starts", 0, "measure `N` starts of each side, too")
 	fl.DurationVar(&f.idle, "idle", 0, "watch the idle processes for this `time` at the end")
@@ -174,10 +190,16 @@ func benchConfig(cfg config.Config, o bench.Options) config.Config {
 	return cfg
 }
 
-// runBench opens one instance for each isolation, all at the same time, and measures them.
-func (a *app) runBench(ctx context.Context, cfg config.Config, isolations []string, f benchFlags) (report bench.Report, err error) {
+// benchSide is one instance to measure.
+type benchSide struct {
+	isolation, settings string
+	cfg                 config.Config
+}
+
+// runBench opens one instance for each side, all at the same time, and measures them.
+func (a *app) runBench(ctx context.Context, sides []benchSide, f benchFlags) (report bench.Report, err error) {
 	report = bench.Report{Machine: bench.ThisMachine(version), Command: strings.Join(os.Args, " ")}
-	o := f.options
+	o, cfg := f.options, sides[0].cfg
 	var before bench.Limits
 	if f.limits {
 		if before, err = limitsOf(cfg); err != nil {
@@ -186,15 +208,15 @@ func (a *app) runBench(ctx context.Context, cfg config.Config, isolations []stri
 	}
 	var instances []*instance.Instance
 	var targets []bench.Target
-	for _, isolation := range isolations {
-		c := cfg
-		c.Experts.Isolation = isolation
-		side := bench.Side{Isolation: isolation}
+	for _, s := range sides {
+		c := benchConfig(s.cfg, f.options)
+		c.Experts.Isolation = s.isolation
+		side := bench.Side{Isolation: s.isolation, Settings: s.settings}
 		for range f.starts {
 			start := time.Now()
 			inst, err := a.open(ctx, c, true)
 			if err != nil {
-				return report, fmt.Errorf("isolation %s: %w", isolation, err)
+				return report, fmt.Errorf("side %s %s: %w", s.isolation, s.settings, err)
 			}
 			side.Starts = append(side.Starts, float64(time.Since(start))/1e6)
 			if err := inst.Close(); err != nil {
@@ -203,7 +225,7 @@ func (a *app) runBench(ctx context.Context, cfg config.Config, isolations []stri
 		}
 		inst, err := a.open(ctx, c, true)
 		if err != nil {
-			return report, fmt.Errorf("isolation %s: %w", isolation, err)
+			return report, fmt.Errorf("side %s %s: %w", s.isolation, s.settings, err)
 		}
 		defer closeInto(&err, inst.Close)
 		for _, w := range o.Workloads {
@@ -212,7 +234,7 @@ func (a *app) runBench(ctx context.Context, cfg config.Config, isolations []stri
 			}
 		}
 		instances = append(instances, inst)
-		targets = append(targets, bench.Target{Isolation: isolation, Engine: inst.Engine})
+		targets = append(targets, bench.Target{Isolation: s.isolation, Settings: s.settings, Engine: inst.Engine})
 		report.Sides = append(report.Sides, side)
 	}
 	first := instances[0]

@@ -500,6 +500,20 @@ func TestBench(t *testing.T) {
 	}
 }
 
+// TestBenchWith: settings make another side, which is compared with the first.
+func TestBenchWith(t *testing.T) {
+	r := pimoe(t, "bench", "--shape", thinnest(t), "--workload", "2x8+4", "--rounds", "1", "--set", "experts.recheck_one_in=0",
+		"--with", "experts.replicas=2 experts.recheck_one_in=100", "-o", "json").ok(t)
+	var results []bench.Result
+	if err := json.Unmarshal([]byte(r.out), &results); err != nil || len(results) != 2 || results[0].Settings != "" ||
+		results[1].Settings != "experts.replicas=2 experts.recheck_one_in=100" || len(results[1].Ratios) != 1 || results[1].Ratios[0].Decode == nil {
+		t.Errorf("%v %s", err, r.out)
+	}
+	if r := pimoe(t, "bench", "--workload", "1x8+4", "--with", "experts.replicas=many"); r.code != exitUsage || !strings.Contains(r.err, "experts.replicas") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestBenchReport: peers, limits, starts and what the processes cost come into one report.
 func TestBenchReport(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "report.json")

@@ -148,13 +148,18 @@ func devFlag(f *pflag.FlagSet) {
 
 // load reads the configuration; base are the command's own defaults, below everything that the user sets.
 func (a *app) load(c *cobra.Command, base ...config.Setting) (config.Config, error) {
+	return a.loadWith(c, a.sets, base...)
+}
+
+// loadWith is load with other values of --set.
+func (a *app) loadWith(c *cobra.Command, sets []string, base ...config.Setting) (config.Config, error) {
 	var flags []config.Setting
 	c.Flags().Visit(func(f *pflag.Flag) {
 		if key := f.Annotations[configKey]; key != nil {
 			flags = append(flags, config.Setting{Key: key[0], Value: f.Value.String(), Flag: "--" + f.Name})
 		}
 	})
-	for _, s := range a.sets {
+	for _, s := range sets {
 		key, val, ok := strings.Cut(s, "=")
 		if !ok {
 			return config.Config{}, usageError{fmt.Errorf("--set %q: want key=value", s)}

@@ -34,6 +34,7 @@ const (
 // Target is one engine to measure.
 type Target struct {
 	Isolation string
+	Settings  string // what is configured otherwise than in the first target of its isolation; empty = nothing
 	Engine    Engine
 }
 
@@ -139,7 +140,7 @@ func (r *record) measure(ctx context.Context, i int, w Workload, round int) erro
 			s, err = measure(ctx, r.targets[t].Engine, w, round, r.options, routes)
 		}
 		if err != nil {
-			return fmt.Errorf("workload %s, isolation %s: %w", w.Name, r.targets[t].Isolation, err)
+			return fmt.Errorf("workload %s, %s: %w", w.Name, sideName(r.targets[t].Isolation, r.targets[t].Settings), err)
 		}
 		if round >= 0 {
 			r.samples[i][t] = append(r.samples[i][t], s)

@@ -77,7 +77,7 @@ func parse(t *testing.T, texts ...string) (out []Workload) {
 func TestRun(t *testing.T) {
 	a, b := &instant{}, &instant{}
 	var steps []int
-	results, err := Run(context.Background(), []Target{{Process, a}, {InProc, b}}, Options{
+	results, err := Run(context.Background(), []Target{{Isolation: Process, Engine: a}, {Isolation: InProc, Engine: b}}, Options{
 		Workloads: parse(t, "1x5+4", "3x5+4", "layer2"), Vocab: 100000, Hidden: 8, Rounds: 2, Seed: 7,
 		Progress: func(done, total int, _ string) { steps = append(steps, done, total) },
 	})
@@ -122,7 +122,7 @@ func TestRun(t *testing.T) {
 // Where only a prompt is measured, another one goes before it in every round, and is not counted.
 func TestPromptIsWarmedUp(t *testing.T) {
 	e := &instant{}
-	results, err := Run(context.Background(), []Target{{Process, e}}, Options{Workloads: parse(t, "1x5+1"), Vocab: 100000, Rounds: 3})
+	results, err := Run(context.Background(), []Target{{Isolation: Process, Engine: e}}, Options{Workloads: parse(t, "1x5+1"), Vocab: 100000, Rounds: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,11 +143,11 @@ func TestRefusals(t *testing.T) {
 	} {
 		o := good
 		change(&o)
-		if _, err := Run(context.Background(), []Target{{Process, &instant{}}}, o); !errors.Is(err, sdk.ErrInvalid) {
+		if _, err := Run(context.Background(), []Target{{Isolation: Process, Engine: &instant{}}}, o); !errors.Is(err, sdk.ErrInvalid) {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}
-	if _, err := Run(context.Background(), []Target{{Process, &instant{short: 1}}}, good); !errors.Is(err, sdk.ErrInvalidOutput) {
+	if _, err := Run(context.Background(), []Target{{Isolation: Process, Engine: &instant{short: 1}}}, good); !errors.Is(err, sdk.ErrInvalidOutput) {
 		t.Errorf("an engine that stops early: %v", err)
 	}
 }
@@ -172,7 +172,7 @@ func TestParseWorkload(t *testing.T) {
 func TestPeers(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	peer := Peer{Command: `echo "$PIMOE_BENCH_WORKLOADS" >>` + log + `; echo noise; echo '{"name":"other","prefill_tps":1,"decode_tps":2,"decode_tps_8":4,"bytes_per_weight":1}'`}
-	results, err := Run(t.Context(), []Target{{Process, &instant{}}}, Options{
+	results, err := Run(t.Context(), []Target{{Isolation: Process, Engine: &instant{}}}, Options{
 		Workloads: parse(t, "prefill", "decode", "batch8", "batch32"), Vocab: 100, Rounds: 2, Peers: []Peer{peer},
 		Weights: Weights{Trunk: 10, Unit: 5, Layers: 2, TrunkBytes: 2, ExpertsBytes: 4},
 	})
@@ -204,6 +204,30 @@ func TestPeers(t *testing.T) {
 	}
 	if want := 10 + 2*2*5.; results[3].BytesPerStep != want || results[3].DecodeTPS != 2 {
 		t.Errorf("a step of the peer of %v bytes, want %v", results[3].BytesPerStep, want)
+	}
+}
+
+// TestSettings: a side with other settings is compared with the plain one of its isolation, and has no tax.
+func TestSettings(t *testing.T) {
+	results, err := Run(t.Context(), []Target{
+		{Isolation: Process, Engine: &instant{}}, {Isolation: InProc, Engine: &instant{}}, {Isolation: Process, Settings: "a.b=2", Engine: &instant{}},
+	}, Options{Workloads: parse(t, "2x4+8"), Vocab: 100, Rounds: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain := results[0]; plain.Settings != "" || len(plain.Ratios) != 0 || plain.Tax == nil {
+		t.Errorf("%+v", plain)
+	}
+	other := results[2]
+	if other.Settings != "a.b=2" || other.Tax != nil || len(other.Ratios) != 1 || other.Ratios[0].Peer != Process || other.Ratios[0].Decode == nil {
+		t.Fatalf("%+v", other)
+	}
+	if q := other.Ratios[0].Decode; q.Min > q.Median || q.Median > q.Max || q.Min > other.DecodeTPS/results[0].Decode.Min || q.Max < other.DecodeTPS/results[0].Decode.Max {
+		t.Errorf("%+v of %+v and %+v", q, other.Decode, results[0].Decode)
+	}
+	var b strings.Builder
+	if err := WriteResults(&b, results); err != nil || !strings.Contains(b.String(), "process a.b=2  process") {
+		t.Errorf("%v\n%s", err, b.String())
 	}
 }
 

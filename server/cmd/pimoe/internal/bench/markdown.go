@@ -13,7 +13,7 @@ func Markdown(w io.Writer, reports []Report) error {
 	b.WriteString("| model, class | workload | tok/s, processes | tok/s, direct calls | tax | other | tok/s | processes against it |\n|---|---|---|---|---|---|---|---|\n")
 	for _, r := range reports {
 		for i, s := range r.Results {
-			if s.Isolation != Process || s.Layer.P50 > 0 {
+			if s.Isolation != Process || s.Settings != "" || s.Layer.P50 > 0 {
 				continue
 			}
 			prompt := s.Gen == 1 // else the decode rate is what was measured

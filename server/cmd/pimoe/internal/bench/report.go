@@ -47,9 +47,10 @@ func ThisMachine(version string) Machine {
 // Side is one way in which the experts ran.
 type Side struct {
 	Isolation string    `json:"isolation"`
-	Processes int       `json:"processes"` // of experts
-	Starts    []float64 `json:"starts_ms"` // from nothing to the first ready, one for each try
-	OwnBytes  []int64   `json:"own_bytes"` // memory of each expert process behind the load: no slots, no weights
+	Settings  string    `json:"settings,omitempty"` // of Target
+	Processes int       `json:"processes"`          // of experts
+	Starts    []float64 `json:"starts_ms"`          // from nothing to the first ready, one for each try
+	OwnBytes  []int64   `json:"own_bytes"`          // memory of each expert process behind the load: no slots, no weights
 	Idle      float64   `json:"idle_cores"`
 }
 
@@ -147,7 +148,7 @@ func (r Report) writeLimits(w io.Writer) error {
 func WriteResults(w io.Writer, results []Result) error {
 	var rows, ratios [][]string
 	for _, r := range results {
-		side := r.Isolation
+		side := sideName(r.Isolation, r.Settings)
 		if r.Peer != "" {
 			side = r.Peer
 		}
@@ -186,12 +187,16 @@ func (r Report) writeSides(w io.Writer) error {
 		if s.Idle > 0 {
 			idle = fmt.Sprintf("%.2f%%", 100*s.Idle)
 		}
-		rows = append(rows, []string{s.Isolation, fmt.Sprint(s.Processes), start, memory, idle})
+		rows = append(rows, []string{sideName(s.Isolation, s.Settings), fmt.Sprint(s.Processes), start, memory, idle})
 	}
 	if len(rows) == 0 {
 		return nil
 	}
 	return section(w, []string{"SIDE", "EXPERT PROCESSES", "START MS", "OWN MB EACH MIN/MAX", "IDLE CORES"}, rows)
+}
+
+func sideName(isolation, settings string) string {
+	return strings.TrimSpace(isolation + " " + settings)
 }
 
 // section is a table behind an empty line, without the columns in which every row has "-".

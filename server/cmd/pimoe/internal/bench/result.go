@@ -28,7 +28,8 @@ type Result struct {
 	Parallel  int    `json:"parallel"`
 	Prompt    int    `json:"prompt"`
 	Gen       int    `json:"gen"`
-	Isolation string `json:"isolation"` // process, inproc or peer
+	Isolation string `json:"isolation"`          // process, inproc or peer
+	Settings  string `json:"settings,omitempty"` // of Target
 	Peer      string `json:"peer,omitempty"`
 
 	PrefillTPS float64     `json:"prefill_tps"` // prompt tokens a second, from the first submit to the last first token; median
@@ -55,7 +56,8 @@ type Result struct {
 	Ratios []Ratio `json:"ratios,omitempty"`
 }
 
-// Ratio compares a side with a peer, round by round: above 1 the side is faster.
+// Ratio compares a side with a peer, or one with other settings with the side of its isolation that has none, round by
+// round: above 1 the side is faster.
 type Ratio struct {
 	Peer    string  `json:"peer"`
 	Prefill *Spread `json:"prefill"`
@@ -69,7 +71,13 @@ func (r *record) results() []Result {
 		first := len(out)
 		for t, target := range r.targets {
 			s := summarise(r.samples[i][t])
-			s.Isolation, s.Ratios = target.Isolation, r.ratios(w, r.samples[i][t])
+			s.Isolation, s.Settings, s.Ratios = target.Isolation, target.Settings, r.ratios(w, r.samples[i][t])
+			if plain := r.plain(target); target.Settings != "" && plain >= 0 {
+				others := r.samples[i][plain]
+				s.Ratios = append(s.Ratios, ratioTo(target.Isolation, r.samples[i][t], func(round int) (prefill, decode float64) {
+					return others[round].prefill, others[round].decode
+				}))
+			}
 			out = append(out, r.finished(s, i, r.options.Weights))
 		}
 		setTax(out[first:], r.samples[i])
@@ -145,34 +153,45 @@ func tax(isolated, direct []sample, of func(sample) float64) (median *float64, a
 	return &s.Median, &s
 }
 
+// plain is the target of the same isolation without settings; -1 = none.
+func (r *record) plain(t Target) int {
+	return slices.IndexFunc(r.targets, func(o Target) bool { return o.Isolation == t.Isolation && o.Settings == "" })
+}
+
 // ratios compares the samples of one side with every peer.
 func (r *record) ratios(w Workload, samples []sample) []Ratio {
 	var out []Ratio
 	for p := range r.options.Peers {
-		var prefill, decode []float64
-		for round, s := range samples {
-			a, b := r.peers[round][p].of(w)
-			if a > 0 {
-				prefill = append(prefill, s.prefill/a)
-			}
-			if b > 0 {
-				decode = append(decode, s.decode/b)
-			}
-		}
-		ratio := Ratio{Peer: r.peerName(p)}
-		if len(prefill) > 0 {
-			s := spread(prefill)
-			ratio.Prefill = &s
-		}
-		if len(decode) > 0 {
-			s := spread(decode)
-			ratio.Decode = &s
-		}
+		ratio := ratioTo(r.peerName(p), samples, func(round int) (prefill, decode float64) { return r.peers[round][p].of(w) })
 		if ratio.Prefill != nil || ratio.Decode != nil {
 			out = append(out, ratio)
 		}
 	}
 	return out
+}
+
+// ratioTo compares samples with the rates that another side had in the same rounds; 0 = not measured.
+func ratioTo(name string, samples []sample, rates func(round int) (prefill, decode float64)) Ratio {
+	var prefill, decode []float64
+	for round, s := range samples {
+		a, b := rates(round)
+		if a > 0 {
+			prefill = append(prefill, s.prefill/a)
+		}
+		if b > 0 {
+			decode = append(decode, s.decode/b)
+		}
+	}
+	ratio := Ratio{Peer: name}
+	if len(prefill) > 0 {
+		s := spread(prefill)
+		ratio.Prefill = &s
+	}
+	if len(decode) > 0 {
+		s := spread(decode)
+		ratio.Decode = &s
+	}
+	return ratio
 }
 
 func spread(xs []float64) Spread {
