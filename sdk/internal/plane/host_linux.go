@@ -292,7 +292,7 @@ func (h *Host) post(i int, head Head, fill func(payload []byte)) Ticket {
 
 // Wake wakes the lanes that slept when a call was posted to them. It is apart from posting because a thread that is woken on
 // the caller's core may run at once: a caller with several calls posts all of them first, then wakes the lanes that are
-// bound to other cores, and then, with all, those of his own. Wait does it as well.
+// bound to other cores, and then, with all, those of his own. Wait, Settled and Leave do it as well.
 func (h *Host) Wake(all bool) {
 	if h.asleep.Load() == 0 || !h.users.TryRLock() {
 		return
@@ -365,8 +365,10 @@ func (t Ticket) Settled(within time.Duration) bool {
 	return !errors.Is(t.arrive(context.Background(), within), context.DeadlineExceeded)
 }
 
-// Leave gives the call up, instead of Wait. The slot is used again when the plugin has closed the generation.
+// Leave gives the call up, instead of Wait. The slot is used again when the plugin has closed the generation, for which it
+// has to be awake: calls that nobody had looked at would else take one slot after the other from those that come later.
 func (t Ticket) Leave() {
+	t.host.Wake(true)
 	if !t.host.users.TryRLock() {
 		return
 	}

@@ -61,6 +61,37 @@ func roundTrip(ctx context.Context, h *Host, n uint64) error {
 	})
 }
 
+// Calls that are left before anybody looks for their answers give their slots back, though the lane slept when they came.
+func TestLeftUnseen(t *testing.T) {
+	host, plugin := pair(t, Spec{Slots: 2, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, echo)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for n := range uint64(20) {
+		for word(plugin.res, resSleeping).Load() == 0 {
+			if !sleepFor(ctx, time.Millisecond) {
+				t.Fatal("the lane does not sleep")
+			}
+		}
+		ticket, err := host.Post(ctx, AnyLane, Head{Op: OpForward, Rows: 1, Cols: 7}, func([]byte) {})
+		if err != nil {
+			t.Fatalf("call %d: %v", n, err)
+		}
+		ticket.Leave()
+	}
+	if err := roundTrip(ctx, host, 3); err != nil {
+		t.Error(err)
+	}
+}
+
+func sleepFor(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 // Many callers, few slots: every answer belongs to its call, also when callers give up at random.
 func TestAnswersMeetTheirCalls(t *testing.T) {
 	host, _ := pair(t, Spec{Slots: 3, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, func(ctx context.Context, h Head, in, out []byte) Reply {
