@@ -75,6 +75,7 @@ var about = map[string]string{
 	"limits.threads":                         "Threads for arithmetic; 0 for all cores.",
 	"log.level":                              "Least level that is logged.",
 	"log.format":                             "console, json, or auto for console on a terminal and json elsewhere.",
+	"audit.file":                             "File of the log of changes; empty for audit/audit.jsonl in home, off for none.",
 	"api_key":                                "Secret that guards every route but health; needed for any address but loopback.",
 	"plugins.dir":                            "Folder of the plugin executables.",
 	"plugins.catalogue":                      "File that lists the plugins that may be started, with their digests; empty for plugins.yaml in plugins.dir.",

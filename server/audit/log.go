@@ -128,6 +128,21 @@ func (l *Log) Record(r Record) error {
 	return nil
 }
 
+// Finish writes what has come of something that was recorded before: at once if the disk takes it, else as soon as it does.
+func (l *Log) Finish(r Record) {
+	r.Time = l.o.Now()
+	l.mu.Lock()
+	err := l.flush()
+	if err == nil {
+		err = l.write(r)
+	}
+	l.judge(err)
+	l.mu.Unlock()
+	if err != nil {
+		l.Note(r)
+	}
+}
+
 // Note writes a record soon. It never waits for the disk; where that has no room the record waits, and what is too much is
 // counted in the first record after it.
 func (l *Log) Note(r Record) {
