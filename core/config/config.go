@@ -54,6 +54,9 @@ type Plugins struct {
 	Users string `koanf:"users"`
 	// MemoryMB bounds the private memory of a plugin process. 0 (default) = by the size of its weights, -1 = unlimited.
 	MemoryMB int `koanf:"memory_mb"`
+	// CPUPercent bounds the processor time of a plugin process, in percent of one core, where the host may make cgroups. 0 (default)
+	// = no limit.
+	CPUPercent int `koanf:"cpu_percent"`
 }
 
 // AutoUsers is the range of Plugins.Users "auto": room for every process number that Linux gives, far from the ids of
