@@ -92,7 +92,7 @@ func (s *Server) bind(o options) error {
 	if err := checkPublic(s.cfg.Server.Addr, s.cfg.APIKey != ""); err != nil {
 		return err
 	}
-	ln, err := listen("server.addr", s.cfg.Server.Addr)
+	ln, err := listen("server.addr", s.cfg.Server.Addr, connectionsLeft())
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (s *Server) bind(o options) error {
 	if err := checkAdmin(s.cfg.Server.AdminAddr); err != nil {
 		return err
 	}
-	if ln, err = listen("server.admin_addr", s.cfg.Server.AdminAddr); err != nil {
+	if ln, err = listen("server.admin_addr", s.cfg.Server.AdminAddr, adminConnections); err != nil {
 		return err
 	}
 	s.admin = &listener{Listener: ln, app: s.adminApp(o.pprof)}
