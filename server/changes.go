@@ -63,7 +63,9 @@ func (s *Server) swap(ctx context.Context, r *request) (*reply, error) {
 	if done == nil || err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return nil, err
 	}
-	return jsonReply(done), nil
+	rep := jsonReply(done)
+	rep.outcome = map[string]any{"from": done.From, "to": done.To, "same_bits": done.Difference.Same, "relative": done.Difference.Relative}
+	return rep, nil
 }
 
 // try is POST /admin/experts/GROUP/canary and /shadow.

@@ -53,6 +53,7 @@ type reply struct {
 	header      map[string]string
 	body        []byte
 	stream      func(ctx context.Context, w *events) error
+	outcome     map[string]any // of a change, for the audit log
 }
 
 // handler answers one route. An error becomes an error answer in the shape of the route.
@@ -134,7 +135,7 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 			return nil, err
 		}
 	}
-	return x.route.handle(x.ctx, x.req)
+	return x.changing(x.ctx, x.route.handle)
 }
 
 // readBody copies the body of a known type. A compressed one is refused: it may unpack to a thousand times its size.
@@ -295,6 +296,7 @@ func (x *exchange) writeDeadline(d time.Duration) {
 func (x *exchange) end(status int) {
 	x.cancel(nil)
 	took := time.Since(x.began)
+	x.countQuality()
 	x.s.meters.request(x.route.name(), status, took)
 	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
 		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality)

@@ -11,6 +11,7 @@ import (
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -43,6 +44,7 @@ var classes = []struct {
 	{errGone, statusGone, "client_gone", "the client has closed the connection", false},
 	{sdk.ErrOverloaded, http.StatusServiceUnavailable, "overloaded", "as many requests as the limits allow are running and waiting", true},
 	{errStopping, http.StatusServiceUnavailable, "shutting_down", "the server is stopping", true},
+	{audit.ErrUnwritable, http.StatusServiceUnavailable, "audit_unavailable", "the audit log can't be written, so nothing is changed; the server's log says why", true},
 	{sdk.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "the model can't answer at the moment", true},
 	{sdk.ErrInvalidOutput, http.StatusBadGateway, "invalid_expert_output", "an expert or the router gave an answer that can't be right; it was not used", false},
 	{sdk.ErrInvalid, http.StatusUnprocessableEntity, "invalid_value", "", false},

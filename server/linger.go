@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -13,16 +14,31 @@ import (
 const lingerFor = time.Second
 
 // lingering is a listener that resets nobody: its connections close in two steps, our half at once, theirs when they
-// have ended it or lingerFor has passed (RFC 9112, section 9.6), and it ends when its queue is empty.
-type lingering struct{ net.Listener }
+// have ended it or lingerFor has passed (RFC 9112, section 9.6), and it ends when its queue is empty. It takes no more than its
+// crowd allows, and goes on where the system has no descriptor left.
+type lingering struct {
+	net.Listener
+	crowd *crowd
+}
 
 // Accept waits for the next connection.
 func (l lingering) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if tcp, ok := c.(*net.TCPConn); ok && err == nil {
-		return lingerConn{tcp}, nil
+	for failures := 0; ; {
+		c, err := l.Listener.Accept()
+		tcp, ok := c.(*net.TCPConn)
+		switch {
+		case err != nil && passes(err) && l.crowd.pause(failures):
+			failures++
+			continue
+		case err != nil || !ok:
+			return c, err
+		case !l.crowd.enter():
+			l.crowd.refuse(tcp)
+			failures = 0
+			continue
+		}
+		return &lingerConn{tcp, sync.OnceFunc(l.crowd.leave)}, nil
 	}
-	return c, err
 }
 
 // ebbFor is how long a closing listener lets its queue be accepted: it takes microseconds where somebody serves.
@@ -31,14 +47,21 @@ const ebbFor = 50 * time.Millisecond
 // Close refuses new connections and leaves those in the queue to be accepted before it ends the listener.
 func (l lingering) Close() error {
 	ebb(l.Listener, ebbFor)
+	l.crowd.shut.Do(func() { close(l.crowd.doors) })
 	return l.Listener.Close()
 }
 
 // lingerConn is a TCP connection with everything that it can do, and a gentler end.
-type lingerConn struct{ *net.TCPConn }
+type lingerConn struct {
+	*net.TCPConn
+	leave func() // of the crowd, once; nil = it was never in it
+}
 
 // Close ends the connection.
-func (c lingerConn) Close() error {
+func (c *lingerConn) Close() error {
+	if c.leave != nil {
+		defer c.leave()
+	}
 	if c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerFor)) == nil {
 		io.Copy(io.Discard, onlyReader{c.TCPConn}) // the deadline or the client ends it, and either is fine
 	}

@@ -58,8 +58,8 @@ func isLoopback(addr string) (bool, error) {
 	return true, nil
 }
 
-// listen binds an address; its error names the setting, and says so if another program has the port.
-func listen(setting, addr string) (net.Listener, error) {
+// listen binds an address for at most so many connections, 0 = as many as come; its error names the setting, and says so if another program has the port.
+func listen(setting, addr string, most int64) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s: %s is in use by another program: choose another port (0 = any free one): %w", setting, addr, err)
@@ -67,5 +67,5 @@ func listen(setting, addr string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: listen on %s: %w", setting, addr, err)
 	}
-	return lingering{ln}, nil
+	return lingering{ln, newCrowd(most)}, nil
 }

@@ -14,9 +14,10 @@ import (
 type route struct {
 	method, path string
 	shape        shape
-	open         bool // answers without an API key
-	work         bool // runs on the model: has a deadline, watches its client, is refused while draining
-	bytes        bool // also takes application/octet-stream
+	open         bool    // answers without an API key
+	work         bool    // runs on the model: has a deadline, watches its client, is refused while draining
+	bytes        bool    // also takes application/octet-stream
+	change       *change // what is recorded of it; nil = it changes nothing
 	handle       handler
 }
 
@@ -58,16 +59,18 @@ func (s *Server) publicRoutes() []route {
 
 // adminRoutes is everything on the admin listener, beside profiles. It listens on loopback only and asks for no key.
 func (s *Server) adminRoutes() []route {
+	version := []string{"backend", "plugin", "precision"}
+	trial := append([]string{"percent", "max_relative"}, version...)
 	return append(s.healthRoutes(),
 		route{method: http.MethodGet, path: expertsPath, open: true, handle: s.experts},
-		route{method: http.MethodPost, path: releasePath, open: true, handle: s.release},
+		route{method: http.MethodPost, path: releasePath, open: true, change: &change{"experts.release", []string{"replica"}}, handle: s.release},
 		route{method: http.MethodGet, path: metricsPath, open: true, handle: s.metrics},
 		route{method: http.MethodGet, path: trialPath, open: true, handle: s.trial},
-		route{method: http.MethodPost, path: groupPath + "swap", open: true, handle: s.swap},
-		route{method: http.MethodPost, path: groupPath + "canary", open: true, handle: s.try("canary")},
-		route{method: http.MethodPost, path: groupPath + "shadow", open: true, handle: s.try("shadow")},
-		route{method: http.MethodPost, path: groupPath + "promote", open: true, handle: s.promote},
-		route{method: http.MethodPost, path: groupPath + "rollback", open: true, handle: s.rollback},
+		route{method: http.MethodPost, path: groupPath + "swap", open: true, change: &change{"experts.swap", version}, handle: s.swap},
+		route{method: http.MethodPost, path: groupPath + "canary", open: true, change: &change{"experts.canary", trial}, handle: s.try("canary")},
+		route{method: http.MethodPost, path: groupPath + "shadow", open: true, change: &change{"experts.shadow", trial}, handle: s.try("shadow")},
+		route{method: http.MethodPost, path: groupPath + "promote", open: true, change: &change{"experts.promote", nil}, handle: s.promote},
+		route{method: http.MethodPost, path: groupPath + "rollback", open: true, change: &change{"experts.rollback", nil}, handle: s.rollback},
 	)
 }
 

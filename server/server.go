@@ -15,6 +15,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/instance"
 )
 
@@ -24,6 +25,7 @@ type Option func(*options)
 type options struct {
 	pprof   bool
 	version string
+	audit   *audit.Log
 }
 
 // Pprof serves the profiles of net/http/pprof on the admin listener.
@@ -39,6 +41,7 @@ type Server struct {
 	cfg     config.Config
 	service service
 	meters  *meters
+	audit   *audit.Log // nil = nothing is recorded
 	build   build
 	key     *secret // nil = no key is asked for
 	started time.Time
@@ -70,9 +73,12 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	for _, opt := range opts {
 		opt(&o)
 	}
-	s := &Server{log: log, cfg: cfg, service: svc, build: buildOf(o.version), started: time.Now(), running: newTally(), limits: defaultLimits}
+	s := &Server{log: log, cfg: cfg, service: svc, build: buildOf(o.version), audit: o.audit, started: time.Now(), running: newTally(), limits: defaultLimits}
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	s.meters = newMeters(svc.metrics, s.build, s.running)
+	if s.audit != nil {
+		svc.metrics.Gauge("pimoe_audit_writable", s.auditWritable)
+	}
 	if cfg.APIKey != "" {
 		s.key = newSecret(cfg.APIKey)
 	}
@@ -86,7 +92,7 @@ func (s *Server) bind(o options) error {
 	if err := checkPublic(s.cfg.Server.Addr, s.cfg.APIKey != ""); err != nil {
 		return err
 	}
-	ln, err := listen("server.addr", s.cfg.Server.Addr)
+	ln, err := listen("server.addr", s.cfg.Server.Addr, connectionsLeft())
 	if err != nil {
 		return err
 	}
@@ -97,7 +103,7 @@ func (s *Server) bind(o options) error {
 	if err := checkAdmin(s.cfg.Server.AdminAddr); err != nil {
 		return err
 	}
-	if ln, err = listen("server.admin_addr", s.cfg.Server.AdminAddr); err != nil {
+	if ln, err = listen("server.admin_addr", s.cfg.Server.AdminAddr, adminConnections); err != nil {
 		return err
 	}
 	s.admin = &listener{Listener: ln, app: s.adminApp(o.pprof)}

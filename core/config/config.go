@@ -7,7 +7,10 @@
 // the command line; it never logs: what is worth a warning is returned.
 package config
 
-import "time"
+import (
+	"path/filepath"
+	"time"
+)
 
 // Config is everything an operator can set.
 type Config struct {
@@ -29,6 +32,7 @@ type Config struct {
 	Degraded Degraded `koanf:"degraded"`
 	Limits   Limits   `koanf:"limits"`
 	Log      Log      `koanf:"log"`
+	Audit    Audit    `koanf:"audit"`
 	// APIKey guards every route but health; empty = loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
 	APIKey string `koanf:"api_key" secret:"true"`
 	// Plugins says which executables may be started, and how they are confined.
@@ -50,6 +54,9 @@ type Plugins struct {
 	Users string `koanf:"users"`
 	// MemoryMB bounds the private memory of a plugin process. 0 (default) = by the size of its weights, -1 = unlimited.
 	MemoryMB int `koanf:"memory_mb"`
+	// CPUPercent bounds the processor time of a plugin process, in percent of one core, where the host may make cgroups. 0 (default)
+	// = no limit.
+	CPUPercent int `koanf:"cpu_percent"`
 }
 
 // AutoUsers is the range of Plugins.Users "auto": room for every process number that Linux gives, far from the ids of
@@ -64,6 +71,22 @@ func (p Plugins) UserRange() (first, last uint32) {
 	}
 	first, last, _ = parseUsers(text)
 	return first, last
+}
+
+// Audit is the log of changes that a server keeps.
+type Audit struct {
+	File string `koanf:"file"` // empty (default) = audit/audit.jsonl in Home; "off" = none is kept
+}
+
+// Path is where the log is; empty if none is kept.
+func (a Audit) Path(home string) string {
+	switch a.File {
+	case "":
+		return filepath.Join(home, "audit", "audit.jsonl")
+	case "off":
+		return ""
+	}
+	return a.File
 }
 
 // Server is where the host listens.

@@ -75,12 +75,14 @@ var about = map[string]string{
 	"limits.threads":                         "Threads for arithmetic; 0 for all cores.",
 	"log.level":                              "Least level that is logged.",
 	"log.format":                             "console, json, or auto for console on a terminal and json elsewhere.",
+	"audit.file":                             "File of the log of changes; empty for audit/audit.jsonl in home, off for none.",
 	"api_key":                                "Secret that guards every route but health; needed for any address but loopback.",
 	"plugins.dir":                            "Folder of the plugin executables.",
 	"plugins.catalogue":                      "File that lists the plugins that may be started, with their digests; empty for plugins.yaml in plugins.dir.",
 	"plugins.confine":                        "strict: plugins get what they need and nothing else; off: all rights of the host's user.",
 	"plugins.dev":                            "Also start executables that are in no catalogue, or that others can write: for those who build plugins.",
 	"plugins.users":                          "User ids of plugin processes where the host is root: auto, a range FIRST-LAST with one for each process number of the system, or off for the host's own.",
+	"plugins.cpu_percent":                    "Most processor time of a plugin process in percent of one core, where the host may make cgroups; 0 for no limit.",
 	"plugins.memory_mb":                      "Most private memory of a plugin process in MiB; 0 for 2 GiB and four times its weights, -1 for no limit.",
 }
 
@@ -124,6 +126,7 @@ var bounds = map[string][2]int64{
 	"limits.max_queued_requests":       {0, 1 << 20},
 	"limits.request_timeout":           {1, ms(7 * 24 * time.Hour)},
 	"limits.threads":                   {0, 4096},
+	"plugins.cpu_percent":              {0, 100 << 10},
 	"plugins.memory_mb":                {-1, 16 << 20},
 	"experts.standby":                  {0, 64},
 	"experts.recheck_one_in":           {0, 1 << 30},

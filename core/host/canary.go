@@ -156,6 +156,7 @@ func (h *Host) attend(t *trialOf) {
 		}
 		if why := t.verdict(); why != "" {
 			h.log.Error("trial is rolled back", "group", t.seat.name, "kind", t.kind, "why", why)
+			h.tell(Event{What: EventRolledBack, Object: t.seat.name, Why: why})
 			if err := h.end(h.fleet.life, t, "rolled back", why); err != nil {
 				h.log.Error("roll back", "group", t.seat.name, "err", err)
 			}

@@ -21,6 +21,7 @@ type Death struct {
 	ExitCode int       `json:"exit_code"`        // -1 when a signal ended it
 	OOM      bool      `json:"oom"`              // the kernel's out-of-memory killer, as far as it can be told
 	Log      []string  `json:"log"`              // last lines of standard error, escaped
+	limit    bool      // of memory, by its cgroup
 }
 
 func deathOf(d client.Death) *Death {
@@ -28,12 +29,14 @@ func deathOf(d client.Death) *Death {
 	for i, l := range d.LastLines {
 		lines[i] = escape(l)
 	}
-	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: lines}
+	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: lines, limit: d.OOMLimit}
 }
 
 // describe completes the sentence "its process ...".
 func (d *Death) describe() string {
 	switch {
+	case d.OOM && d.limit:
+		return "was killed for lack of memory, at the limit of its cgroup"
 	case d.OOM:
 		return "was killed for lack of memory"
 	case d.Signal != "":

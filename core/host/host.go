@@ -55,7 +55,9 @@ type Options struct {
 	Confinement client.ConfinementOptions // of every process
 	// Pins judges an executable, by its path and the digest of what would run, for the expert group of a name or "" for the
 	// router; nil = takes any.
-	Pins    func(group, path, digest string) error
+	Pins func(group, path, digest string) error
+	// Event takes what the host does by itself; nil = nobody asks. It is called from supervisors and must return at once.
+	Event   func(Event)
 	Metrics *metrics.Registry
 	Log     *slog.Logger
 }
@@ -98,6 +100,7 @@ type Host struct {
 	close    func() error
 	once     sync.Once
 	log      *slog.Logger
+	tell     func(Event)
 
 	changing sync.Mutex // held while a group is replaced
 	trial    atomic.Pointer[trialOf]
@@ -144,7 +147,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	fleet := &fleet{run: run, shards: &shardSet{}, children: newNotifier()}
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
-	h := &Host{close: fleet.close, fleet: fleet, log: o.Log, seen: newObservations(o.Router.Spec, o.Metrics)}
+	h := &Host{close: fleet.close, fleet: fleet, log: o.Log, tell: o.tell, seen: newObservations(o.Router.Spec, o.Metrics)}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
 	if o.Confinement.Off {
 		o.Log.Warn("plugins are NOT confined: each runs with all rights of this user", "setting", "plugins.confine")
@@ -172,7 +175,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	h.editions = newEditions(h.groups)
-	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, h.groups, o.Log) })
+	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, h.groups, o) })
 	return h, nil
 }
 

@@ -126,7 +126,7 @@ func (l *launcher) tellOfGaps(measures []client.Measure) {
 		return // has been said
 	}
 	for _, m := range measures {
-		if !m.Applied {
+		if !m.Applied && m.Name != client.MeasureCgroup { // most systems do not give one; pimoe experts show tells
 			l.options.Log.Warn("plugins are confined without a measure", "measure", m.Name, "why", m.Detail)
 		}
 	}

@@ -98,6 +98,8 @@ type supervisor struct {
 	news    news          // what the group wants to know
 	started *metrics.Counter
 	fleet   *fleet
+	tell    func(Event)
+	told    string         // the last cause that was told of, by run alone
 	draw    func() float64 // uniform in [0, 1), for the back-off
 
 	barred  atomic.Pointer[string] // why no process is started any more; nil while there is no reason
@@ -125,7 +127,7 @@ type news struct {
 
 func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
 	return &supervisor{
-		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting, draw: rand.Float64,
+		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting, draw: rand.Float64, tell: o.tell,
 		log: o.Log.With("process", name), first: make(chan struct{}), release: make(chan struct{}, 1), doubted: make(chan struct{}, 1),
 		started: o.Metrics.Counter("pimoe_process_restarts_total", "process", name),
 	}
@@ -196,13 +198,16 @@ func (s *supervisor) admitted(ctx context.Context) bool {
 func (s *supervisor) bar(cause string) {
 	if s.barred.CompareAndSwap(nil, &cause) {
 		s.log.Error("replica is quarantined", "cause", cause)
+		s.tell(Event{What: EventQuarantined, Object: s.name, Why: cause})
 	}
 	s.condemn(cause)
 }
 
 // free ends a quarantine. What it finds running has been part of it.
 func (s *supervisor) free() {
-	s.barred.Store(nil)
+	if s.barred.Swap(nil) != nil {
+		s.tell(Event{What: EventReleased, Object: s.name, Why: "by an operator"})
+	}
 	s.condemn("was in quarantine")
 	select {
 	case s.release <- struct{}{}:
@@ -235,6 +240,7 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool)
 		s.countRestart()
 	default:
 	}
+	s.told = ""
 	s.set(StateReady, inc, nil, false)
 	if why := s.barred.Load(); why != nil { // while it started
 		inc.condemned(*why)
@@ -417,6 +423,11 @@ func (s *supervisor) noteFailure(err error) {
 	state := StateStarting
 	if hopelessStart(err) {
 		state = StateFailed
+		what := EventFailed
+		if refused(err) {
+			what = EventRefused
+		}
+		s.noteOnce(what, err.Error())
 	}
 	s.set(state, nil, err, state == StateFailed)
 }
@@ -444,6 +455,7 @@ func (s *supervisor) giveUp() {
 	s.mu.Unlock()
 	s.changed.broadcast()
 	s.log.Error("process keeps dying before it answers; next try later", "after", halfOpenPeriod)
+	s.noteOnce(EventFailed, "it keeps dying before it answers")
 }
 
 // ready is the living process, or nil and the reason.

@@ -2,7 +2,7 @@ package host
 
 import (
 	"context"
-	"log/slog"
+	"fmt"
 	"slices"
 	"time"
 
@@ -19,22 +19,59 @@ const firstSweep = time.Minute
 
 // sweep hashes the shards again and again while they are in use, until ctx ends. The processes of a shard that is no
 // longer what was imported are replaced; if it stays damaged, their group says so.
-func sweep(ctx context.Context, every time.Duration, shards *shardSet, seats []*seat, log *slog.Logger) {
+func sweep(ctx context.Context, every time.Duration, shards *shardSet, seats []*seat, o Options) {
+	good := map[*shard]mark{}
+	began := time.Now()
 	for wait := min(every, firstSweep); sleep(ctx, wait); wait = every {
 		for _, sh := range shards.inUse() {
+			groups := serving(seats, sh.expert)
+			looked := mark{time.Now(), callsOf(groups)} // before the look: what is computed meanwhile counts for the next one
 			err := sh.recheck(ctx)
-			if err == nil || ctx.Err() != nil {
+			if ctx.Err() != nil {
 				continue
 			}
-			log.Error("weight shard is damaged", "expert", sh.expert, "err", err)
-			for _, s := range seats {
-				g := s.table.Load().current.(*group)
-				if slices.ContainsFunc(g.spec.Units, func(u expert.Unit) bool { return u.Expert == sh.expert }) {
-					g.condemn("computed with a damaged weight shard")
-				}
+			if err == nil {
+				good[sh] = looked
+				continue
 			}
+			o.Log.Error("weight shard is damaged", "expert", sh.expert, "err", err)
+			last, ok := good[sh]
+			if !ok {
+				last = mark{at: began}
+			}
+			for _, g := range groups {
+				g.condemn("computed with a damaged weight shard")
+			}
+			// A swap gives a group new counts, so there may be fewer than at the last look.
+			o.tell(Event{What: EventDamaged, Object: fmt.Sprintf("expert %d", sh.expert), Why: err.Error(), Since: last.at, Calls: looked.calls - min(last.calls, looked.calls)})
 		}
 	}
+}
+
+// mark is a moment in the life of a shard.
+type mark struct {
+	at    time.Time
+	calls uint64 // that had been computed with it
+}
+
+// serving are the groups that compute with an expert's weights.
+func serving(seats []*seat, number int) (out []*group) {
+	for _, s := range seats {
+		g := s.table.Load().current.(*group)
+		if slices.ContainsFunc(g.spec.Units, func(u expert.Unit) bool { return u.Expert == number }) {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+func callsOf(groups []*group) (n uint64) {
+	for _, g := range groups {
+		for _, s := range g.stats {
+			n += s.calls.Load()
+		}
+	}
+	return n
 }
 
 // condemn has every living process of the group replaced.

@@ -11,11 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/internal/cgroup"
 	"github.com/pimoe/pimoe/sdk/internal/confine"
 )
 
 // Measure is one thing that was done, or not, to confine a process.
 type Measure = confine.Measure
+
+// MeasureCgroup is the name of the measure that few systems allow.
+const MeasureCgroup = confine.MeasureCgroup
 
 // UserRange are user ids that belong to nobody. A confined process gets First plus its process number, modulo Count, so
 // with as many as there are process numbers no two have the same.
@@ -32,6 +36,7 @@ type ConfinementOptions struct {
 	Trusting bool
 	Users    UserRange // used where the host is root; zero = DefaultUsers, a Count of 1 = the host's own user
 	Memory   int64     // bytes of private memory for a process; 0 = by the size of its weights, negative = unlimited
+	CPU      int       // percent of one core for a process, where it has a cgroup; 0 = no limit
 	// Check judges an executable by the digest of what will be executed; nil = takes any.
 	Check func(path, digest string) error
 }
@@ -40,6 +45,7 @@ type ConfinementOptions struct {
 // concurrent use.
 type Confinement struct {
 	options ConfinementOptions
+	tree    func() (*cgroup.Tree, error)
 	*copies
 }
 
@@ -57,19 +63,22 @@ type fileIdentity struct {
 	changed, written unix.Timespec
 }
 
+// ownTree is this process's part of the cgroups, looked for at the first start of a process: it moves this one.
+var ownTree = sync.OnceValues(cgroup.Open)
+
 // NewConfinement makes one; Close it after the last start.
 func NewConfinement(o ConfinementOptions) *Confinement {
 	if o.Users == (UserRange{}) {
 		o.Users = DefaultUsers
 	}
-	return &Confinement{options: o, copies: &copies{byID: map[fileIdentity]*confine.Executable{}}}
+	return &Confinement{options: o, tree: ownTree, copies: &copies{byID: map[fileIdentity]*confine.Executable{}}}
 }
 
 // Checking is the same, and shares the copies, with another judge of executables.
 func (c *Confinement) Checking(check func(path, digest string) error) *Confinement {
 	o := c.options
 	o.Check = check
-	return &Confinement{options: o, copies: c.copies}
+	return &Confinement{options: o, tree: c.tree, copies: c.copies}
 }
 
 // Close frees the copies. Processes that run go on.
@@ -116,7 +125,7 @@ func (c *Confinement) unconfined() []Measure {
 }
 
 func (c *Confinement) policy() confine.Policy {
-	p := confine.Policy{Memory: c.options.Memory}
+	p := confine.Policy{Memory: c.options.Memory, CPU: c.options.CPU}
 	if u := c.options.Users; u.Count > 1 {
 		p.FirstUser, p.Users = u.First, u.Count
 	}
@@ -190,6 +199,10 @@ func refusedFile(path string, err error) error {
 // confined prepares the start of a process that is confined.
 func (c *Confinement) confined(spec confine.Spec) (*confine.Launch, error) {
 	spec.Policy = c.policy()
+	tree, err := c.tree()
+	if spec.Tree = tree; err != nil {
+		spec.NoTree = err.Error()
+	}
 	l, err := confine.New(spec)
 	if err != nil {
 		return nil, fmt.Errorf("confine: %w", err)

@@ -208,6 +208,11 @@ func TestConfinedMeasures(t *testing.T) {
 	for _, m := range e.Confined() {
 		t.Logf("measure %+v", m)
 	}
+	// Most systems that tests run on have no cgroup to divide; then the report says why.
+	group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", e.PID()))
+	if m := e.measure("cgroup"); m.Applied != strings.Contains(string(group), "/pimoe-plugin-") || !m.Applied && !strings.HasPrefix(m.Detail, "none (") {
+		t.Errorf("cgroup: %+v; the kernel says %s %v", m, group, err)
+	}
 	for _, line := range []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"} {
 		if !strings.Contains(string(status), line+"\n") {
 			t.Errorf("no %q in\n%s", line, status)

@@ -52,7 +52,8 @@ func (e *StartError) Unwrap() []error {
 type Death struct {
 	Signal    string    // name of the signal that ended it, such as "SIGKILL"; empty if it exited
 	ExitCode  int       // if it exited; -1 otherwise
-	OOM       bool      // best effort: killed while the kernel was short of memory
+	OOM       bool      // killed for lack of memory: as its cgroup says, else as far as it can be told
+	OOMLimit  bool      // because it wanted more than its cgroup may have
 	Asked     bool      // the host had told it to end
 	LastLines []string  // the last lines on standard error, oldest first
 	At        time.Time // when the host noticed

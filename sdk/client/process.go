@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/internal/cgroup"
 	"github.com/pimoe/pimoe/sdk/internal/pb"
 	"github.com/pimoe/pimoe/sdk/internal/plane"
 	"github.com/pimoe/pimoe/sdk/internal/wire"
@@ -34,8 +35,9 @@ type Process struct {
 	cmd    *exec.Cmd
 	dir    string // private folder
 	life   *os.File
-	plane  *plane.Host // nil with gRPC
-	bounds []Measure   // set before Start returns
+	plane  *plane.Host   // nil with gRPC
+	group  *cgroup.Group // its own; nil if it is in the host's
+	bounds []Measure     // set before Start returns
 	out    *output
 	client *goplugin.Client
 	conn   *grpc.ClientConn
@@ -210,6 +212,9 @@ func (p *Process) free() {
 	if p.cmd != nil {
 		<-p.drained
 	}
+	if p.group != nil {
+		p.group.Close() // what can't be removed now, the next start removes
+	}
 	os.Chmod(p.dir, 0o700) // it was closed to the process
 	os.RemoveAll(p.dir)
 }
@@ -257,13 +262,25 @@ func (p *Process) tell(e ending) {
 	p.death = Death{ExitCode: e.code, Asked: p.asked.Load(), At: time.Now()}
 	if e.signal != 0 {
 		p.death.Signal = unix.SignalName(e.signal)
-		p.death.OOM = e.signal == syscall.SIGKILL && !p.death.Asked && theOOM.rose()
+		p.death.OOM, p.death.OOMLimit = p.outOfMemory(e)
 	}
 	if p.plane != nil {
 		p.plane.Abort()
 	}
 	close(p.exited) // before the calls are cancelled: they look here for the reason
 	p.cancel()
+}
+
+// outOfMemory reports whether the kernel has killed the process for lack of memory. Its cgroup knows; without one it is a guess.
+func (p *Process) outOfMemory(e ending) (oom, limit bool) {
+	switch {
+	case e.signal != syscall.SIGKILL:
+		return false, false
+	case p.group != nil:
+		return p.group.Killed()
+	default:
+		return !p.death.Asked && theOOM.rose(), false
+	}
 }
 
 func (p *Process) hasExited() bool {

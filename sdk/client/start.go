@@ -336,7 +336,7 @@ func (l *launch) run(cmd *exec.Cmd, start func(*exec.Cmd) error) error {
 	if err := l.confine.Start(start); err != nil {
 		return err
 	}
-	l.p.cmd = l.confine.Cmd
+	l.p.cmd, l.p.group = l.confine.Cmd, l.confine.Group
 	return nil
 }
 
@@ -411,7 +411,7 @@ func (l *launch) command() (cmd *exec.Cmd, closeAfter []*os.File, err error) {
 	cmd.Env = append(cmd.Env, goplugin.EnvUnixSocketDir+"="+sockets, fmt.Sprintf("%s=%d", bootstrap.FDKey, first))
 	if l.exe != nil {
 		l.confine, err = l.c.Confinement.confined(confine.Spec{
-			Args: cmd.Args, Env: cmd.Environ(), Dir: p.dir, Exe: l.exe, Files: files, Weights: size(l.c.Shards),
+			Args: cmd.Args, Env: cmd.Environ(), Dir: p.dir, Exe: l.exe, Files: files, Weights: size(l.c.Shards), Shared: p.SharedBytes(),
 		})
 	}
 	return cmd, closeAfter, err

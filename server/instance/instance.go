@@ -46,6 +46,8 @@ type Options struct {
 	// for measurements.
 	Watch moe.Watcher
 	Wrap  func(plan config.GroupPlan, g moe.Group) moe.Group
+	// Event takes what the host does by itself; nil = nobody asks. It must return at once.
+	Event func(host.Event)
 	// SweepEvery is the time between two checks of the weight shards in use; 0 = the host's own.
 	SweepEvery time.Duration
 }
@@ -183,7 +185,7 @@ func (i *Instance) loadTrunk(ctx context.Context, p *packer, o Options) (*model.
 		i.trunk, err = p.stored.ReadTrunk(ctx)
 	} else if i.trunk, err = packed.OpenTrunk(ctx); err == nil {
 		i.trunk.Prefetch()
-		i.watch, err = watchTrunk(packed, o.SweepEvery, o.Log)
+		i.watch, err = watchTrunk(packed, o)
 	}
 	if err != nil {
 		return nil, err
@@ -249,7 +251,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 	o := host.Options{
 		Model:   stored,
 		Experts: host.ExpertShape{Hidden: i.Model.Hidden, Intermediate: i.Model.Intermediate, Activation: i.Model.Activation},
-		MaxRows: maxRows, Threads: Threads(c), Metrics: i.Metrics, Log: i.Log, StartTimeout: startTimeout(stored.Manifest), SweepEvery: opts.SweepEvery,
+		MaxRows: maxRows, Threads: Threads(c), Metrics: i.Metrics, Log: i.Log, Event: opts.Event, StartTimeout: startTimeout(stored.Manifest), SweepEvery: opts.SweepEvery,
 		Resilience: resilience.Options{BreakerThreshold: c.Limits.CircuitBreakerThreshold}, MaxRetries: c.Limits.MaxRetries, Builtin: opts.Builtin.Expert,
 	}
 	if c.Experts.Hedge == "off" {

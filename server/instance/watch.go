@@ -3,11 +3,11 @@ package instance
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 )
@@ -32,23 +32,24 @@ type trunkWatch struct {
 }
 
 // watchTrunk begins to watch a variant's trunk; close ends it.
-func watchTrunk(packed *weights.Variant, every time.Duration, log *slog.Logger) (*trunkWatch, error) {
+func watchTrunk(packed *weights.Variant, o Options) (*trunkWatch, error) {
 	f, err := os.Open(packed.Path(weights.TrunkFile))
 	if err != nil {
 		return nil, fmt.Errorf("watch the trunk: %w", err)
 	}
-	if every == 0 {
-		every = sweepEvery
+	if o.SweepEvery == 0 {
+		o.SweepEvery = sweepEvery
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	w := &trunkWatch{file: f, stop: stop, done: make(chan struct{})}
-	go w.run(ctx, packed, every, log)
+	go w.run(ctx, packed, o)
 	return w, nil
 }
 
-func (w *trunkWatch) run(ctx context.Context, packed *weights.Variant, every time.Duration, log *slog.Logger) {
+func (w *trunkWatch) run(ctx context.Context, packed *weights.Variant, o Options) {
 	defer close(w.done)
-	for wait := min(every, firstSweep); ; wait = every {
+	good := time.Now()
+	for wait := min(o.SweepEvery, firstSweep); ; wait = o.SweepEvery {
 		next := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -56,13 +57,20 @@ func (w *trunkWatch) run(ctx context.Context, packed *weights.Variant, every tim
 			return
 		case <-next.C:
 		}
+		looked := time.Now()
 		err := packed.Recheck(ctx, weights.TrunkFile, w.file)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			log.Error("the trunk's weights are damaged", "err", err)
+			o.Log.Error("the trunk's weights are damaged", "err", err)
+			if o.Event != nil {
+				o.Event(host.Event{What: host.EventDamaged, Object: "trunk", Why: err.Error(), Since: good})
+			}
 			err = fmt.Errorf("the trunk's weights are damaged on the disk: %w", sdk.ErrUnavailable)
+		}
+		if err == nil {
+			good = looked
 		}
 		w.mu.Lock()
 		w.found = err

@@ -31,5 +31,6 @@ const (
 // Policy is what the host wants of the measures that leave a choice.
 type Policy struct {
 	FirstUser, Users uint32 // the range of user ids, one for each process; 0 users = the host's own
+	CPU              int    // percent of one core; 0 = no limit, which only a cgroup can give
 	Memory           int64  // private memory in bytes; 0 = by the size of the weights, negative = unlimited
 }

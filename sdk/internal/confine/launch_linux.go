@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pimoe/pimoe/sdk/internal/cgroup"
 	"github.com/pimoe/pimoe/sdk/internal/confine/launch"
 )
 
@@ -34,12 +35,16 @@ type Spec struct {
 	Exe     *Executable
 	Files   []*os.File // that it inherits, from descriptor 3 on
 	Weights int64      // bytes of files that it will map
+	Shared  int64      // bytes of memory that it shares with the host
+	Tree    *cgroup.Tree
+	NoTree  string // why there is no Tree
 	Policy  Policy
 }
 
 // Launch is a start under way. Start Cmd, then call Wait, then Close.
 type Launch struct {
-	Cmd *exec.Cmd
+	Cmd   *exec.Cmd
+	Group *cgroup.Group // that the process was started in, nil if in the host's; whoever started it closes it
 
 	plan     *launch.Plan
 	memory   []byte
@@ -52,6 +57,8 @@ type Launch struct {
 	noRules  error // why there is no ruleset
 	userns   bool
 	nsReason string
+	bounds   cgroup.Limits // of the group
+	noGroup  string        // why there is none
 }
 
 // oomScore is added to the score of a plugin: the kernel takes any of them before the host and before most others.
@@ -114,7 +121,42 @@ func (l *Launch) prepare(s Spec) error {
 		Env:         []string{launch.Variable + "=" + strconv.Itoa(planFD), "GOMAXPROCS=1", "GOGC=off"},
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	}
+	l.group(s)
 	return nil
+}
+
+// booksOfKernel is what the kernel itself may need for a process: page tables, stacks, sockets.
+const booksOfKernel = 64 << 20
+
+// group makes the process's cgroup. Its memory is what the limit of private memory allows and, since whoever touches a page
+// first is charged for it, the weights and the shared memory.
+func (l *Launch) group(s Spec) {
+	if s.Tree == nil {
+		l.noGroup = s.NoTree
+		return
+	}
+	l.bounds = cgroup.Limits{Threads: maxThreads, CPU: s.Policy.CPU}
+	if m := memoryLimit(s); m > 0 {
+		l.bounds.Memory = m + s.Weights + s.Shared + booksOfKernel
+	}
+	g, err := s.Tree.New(l.bounds)
+	if err != nil {
+		l.noGroup = err.Error()
+		return
+	}
+	l.Group = g
+	l.Cmd.SysProcAttr.UseCgroupFD, l.Cmd.SysProcAttr.CgroupFD = true, g.FD()
+}
+
+// leaveGroup makes the command one that starts in the host's own cgroup.
+func (l *Launch) leaveGroup(cmd exec.Cmd, why error) {
+	l.noGroup = "the system refuses: " + why.Error()
+	l.Group.Close()
+	l.Group = nil
+	attr := *cmd.SysProcAttr
+	attr.UseCgroupFD = false
+	cmd.SysProcAttr = &attr
+	l.Cmd = &cmd
 }
 
 // randomBase is where the child maps its plan: above what programs and Go's heap use, below the end of every address
@@ -265,9 +307,23 @@ var noUserNamespaces atomic.Pointer[string]
 
 var namespaceOnce sync.Mutex
 
-// Start runs f, which starts the command. An ordinary user's host first tries with a user namespace, where the process may
-// be kept from the network.
+// Start runs f, which starts the command, in its cgroup if the system allows it.
 func (l *Launch) Start(f func(*exec.Cmd) error) error {
+	if l.Group == nil {
+		return l.start(f)
+	}
+	before := *l.Cmd
+	err := l.start(f)
+	if err != nil {
+		l.leaveGroup(before, err)
+		err = l.start(f)
+	}
+	return err
+}
+
+// start is Start in the cgroup that the command names. An ordinary user's host first tries with a user namespace, where the process may
+// be kept from the network.
+func (l *Launch) start(f func(*exec.Cmd) error) error {
 	if os.Geteuid() == 0 {
 		return f(l.Cmd)
 	}
@@ -381,6 +437,11 @@ func (l *Launch) judge() {
 		step(MeasureLandlock, launch.StepLandlock, fmt.Sprintf("version %d: no files but an own folder, no network, no signals to others", l.abi))
 	}
 	step(MeasureSeccomp, launch.StepSeccomp, fmt.Sprintf("%d system calls, on %s", l.rules, runtime.GOARCH))
+	if l.Group != nil {
+		add(MeasureCgroup, true, l.Group.Describe(l.bounds))
+	} else {
+		add(MeasureCgroup, false, "none ("+l.noGroup+")")
+	}
 	step(MeasureOOM, launch.StepOOM, fmt.Sprintf("%d", l.plan.OOMScore))
 }
 

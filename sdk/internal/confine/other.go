@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"runtime"
 	"time"
+
+	"github.com/pimoe/pimoe/sdk/internal/cgroup"
 )
 
 // Supported says that this build confines nothing.
@@ -21,6 +23,9 @@ type Spec struct {
 	Exe     *Executable
 	Files   []*os.File
 	Weights int64
+	Shared  int64
+	Tree    *cgroup.Tree
+	NoTree  string
 	Policy  Policy
 }
 
@@ -42,7 +47,10 @@ var errNone = errors.New("processes can't be confined on " + runtime.GOOS + "/" 
 func Seal(*os.File) (*Executable, error) { return nil, errNone }
 
 // Launch exists so that callers compile; New refuses to make one.
-type Launch struct{ Cmd *exec.Cmd }
+type Launch struct {
+	Cmd   *exec.Cmd
+	Group *cgroup.Group
+}
 
 // New refuses.
 func New(Spec) (*Launch, error) { return nil, errNone }

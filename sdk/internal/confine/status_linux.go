@@ -28,6 +28,10 @@ func (l *Launch) Verify(pid int) ([]Measure, error) {
 			err = s.want("NoNewPrivs", "1")
 		case MeasureSeccomp:
 			err = s.want("Seccomp", "2")
+		case MeasureCgroup:
+			if !l.Group.Holds(pid) {
+				err = fmt.Errorf("the kernel does not have the process in the cgroup %s", m.Detail)
+			}
 		case MeasureUser:
 			user := l.plan.FirstUser + uint32(pid)%l.plan.Users
 			m.Detail = fmt.Sprint(user)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/logging"
@@ -68,7 +69,7 @@ not exist, 4 something is not ready or not reachable, 130 interrupted.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.serve(), a.generate(), a.chat(), a.eval(), a.tokenize(), a.bench(), a.chaos(), a.importCommand(), a.models(),
-		a.plugins(), a.experts(), a.config(), a.doctor(), a.health(), a.version())
+		a.plugins(), a.experts(), a.audit(), a.config(), a.doctor(), a.health(), a.version())
 	wrapArgs(root)
 	return root
 }
@@ -191,8 +192,13 @@ func (a *app) color() bool {
 // open starts an instance with a progress bar for a first import. One for a measurement computes every prompt whole and,
 // as nobody reads along, as fast as it can.
 func (a *app) open(ctx context.Context, cfg config.Config, measured bool) (*instance.Instance, error) {
+	return a.openTelling(ctx, cfg, measured, nil)
+}
+
+// openTelling is open with somebody who is told of what the host does by itself.
+func (a *app) openTelling(ctx context.Context, cfg config.Config, measured bool, tell func(host.Event)) (*instance.Instance, error) {
 	bar := progress.New(a.err, a.errTTY, "import "+cmp.Or(cfg.Model, "embedded model"))
-	o := instance.Options{Config: cfg, Log: a.logger(cfg), Builtin: builtin(), Progress: bar.Bytes}
+	o := instance.Options{Config: cfg, Log: a.logger(cfg), Builtin: builtin(), Progress: bar.Bytes, Event: tell}
 	if measured {
 		o.NoPrefixReuse, o.Chunk = true, cfg.Limits.MaxBatchTokens
 	}

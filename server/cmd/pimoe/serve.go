@@ -44,12 +44,15 @@ second signal ends everything at once. Logs go to standard error.`,
 			if err := a.useShape(c.Context(), &cfg, shape); err != nil {
 				return err
 			}
-			inst, err := a.open(c.Context(), cfg, false)
+			trail := a.openTrail(cfg)
+			defer func() { trail.close(err) }() // after all that it records
+			inst, err := a.openTelling(c.Context(), cfg, false, trail.event)
 			if err != nil {
 				return err
 			}
 			defer closeInto(&err, inst.Close)
-			opts := []server.Option{server.Version(version)}
+			trail.started(cfg, inst)
+			opts := append(trail.options(), server.Version(version))
 			if pprof {
 				opts = append(opts, server.Pprof())
 			}
