@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,6 +36,10 @@ type Spec struct {
 	Files   []*os.File // that it inherits, from descriptor 3 on
 	Weights int64      // bytes of files that it will map
 	Policy  Policy
+	// Interpreted says that the program is an interpreter, which needs some system calls more, and Reads which folders with
+	// its libraries it may read.
+	Interpreted bool
+	Reads       []string
 }
 
 // Launch is a start under way. Start Cmd, then call Wait, then Close.
@@ -50,6 +55,7 @@ type Launch struct {
 	rules    int
 	abi      int
 	noRules  error // why there is no ruleset
+	reads    []string
 	userns   bool
 	nsReason string
 }
@@ -59,7 +65,7 @@ const oomScore = 500
 
 // New prepares a start: everything that the host can do before the fork.
 func New(s Spec) (*Launch, error) {
-	l := &Launch{ownUser: s.Policy.Users > 0 && os.Geteuid() == 0}
+	l := &Launch{ownUser: s.Policy.Users > 0 && os.Geteuid() == 0, reads: s.Reads}
 	if err := l.prepare(s); err != nil {
 		l.Close()
 		return nil, err
@@ -106,7 +112,7 @@ func (l *Launch) prepare(s Spec) error {
 	if err := l.texts(s.Args, s.Env); err != nil {
 		return err
 	}
-	if err := l.seccomp(s.Exe.dynamic); err != nil {
+	if err := l.seccomp(s.Exe.dynamic, s.Interpreted); err != nil {
 		return err
 	}
 	l.Cmd = &exec.Cmd{
@@ -133,7 +139,7 @@ func (l *Launch) landlock(s Spec) bool {
 		l.noRules = err
 		return false
 	}
-	fd, err := ruleset(abi, s.Dir, s.Exe.dynamic)
+	fd, err := ruleset(abi, s.Dir, s.Exe.dynamic, s.Interpreted, s.Reads)
 	if err != nil {
 		l.noRules = err
 		return false
@@ -242,9 +248,9 @@ func (l *Launch) texts(args, env []string) error {
 	return err
 }
 
-func (l *Launch) seccomp(dynamic bool) error {
+func (l *Launch) seccomp(dynamic, interpreted bool) error {
 	p := l.plan
-	rules := append(table(l.ownUser, dynamic), once(int(p.Exe), p.Empty, p.Argv, p.Env))
+	rules := append(table(l.ownUser, dynamic, interpreted), once(int(p.Exe), p.Empty, p.Argv, p.Env))
 	l.rules = count(rules)
 	prog, err := assemble(rules)
 	if err != nil {
@@ -378,10 +384,18 @@ func (l *Launch) judge() {
 	if l.noRules != nil {
 		add(MeasureLandlock, false, l.noRules.Error())
 	} else {
-		step(MeasureLandlock, launch.StepLandlock, fmt.Sprintf("version %d: no files but an own folder, no network, no signals to others", l.abi))
+		step(MeasureLandlock, launch.StepLandlock, fmt.Sprintf("version %d: no files but %s, no network, no signals to others", l.abi, l.readable()))
 	}
 	step(MeasureSeccomp, launch.StepSeccomp, fmt.Sprintf("%d system calls, on %s", l.rules, runtime.GOARCH))
 	step(MeasureOOM, launch.StepOOM, fmt.Sprintf("%d", l.plan.OOMScore))
+}
+
+// readable names the files that the process can read.
+func (l *Launch) readable() string {
+	if len(l.reads) == 0 {
+		return "an own folder"
+	}
+	return "an own folder and, to read, " + strings.Join(l.reads, ", ")
 }
 
 func (l *Launch) limitText() string {
