@@ -55,7 +55,9 @@ type Options struct {
 	Confinement client.ConfinementOptions // of every process
 	// Pins judges an executable, by its path and the digest of what would run, for the expert group of a name or "" for the
 	// router; nil = takes any.
-	Pins    func(group, path, digest string) error
+	Pins func(group, path, digest string) error
+	// Profiles tells how the executable at a path is confined if it is a script; nil, or a nil profile = it is a program.
+	Profiles func(path string) (*client.Profile, error)
 	Metrics *metrics.Registry
 	Log     *slog.Logger
 }

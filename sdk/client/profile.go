@@ -138,3 +138,20 @@ func (p *Profile) readPaths() (paths []string) {
 	}
 	return paths
 }
+
+// Verify is nil if the interpreter and the folders are what is pinned.
+func (p *Profile) Verify() error {
+	f, err := OpenTrusted(p.Interpreter.Path, false)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	digest, err := Digest(f)
+	if err != nil {
+		return err
+	}
+	if err := p.Interpreter.check(digest); err != nil {
+		return err
+	}
+	return p.checkReads(false)
+}
