@@ -2,6 +2,7 @@ package sdktest_test
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -48,5 +49,19 @@ func TestPython(t *testing.T) {
 	}
 	if report := out.String(); strings.Contains(report, "shm ") || !strings.Contains(report, "ok    grpc  known answers") {
 		t.Error("it was not tested as a plugin without shared memory")
+	}
+}
+
+// TestC: the expert in C keeps the contract over shared memory and over gRPC, confined like any program.
+func TestC(t *testing.T) {
+	if _, err := os.Stat("/usr/include/nghttp2/nghttp2.h"); err != nil {
+		t.Skip("needs nghttp2's headers (Debian: libnghttp2-dev)")
+	}
+	var out bytes.Buffer
+	if err := sdktest.Binary(t.Context(), filepath.Join(buildExample(t, "expert-c", "cc"), "pimoe-expert-c"), &out); err != nil {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	if got := strings.Count(out.String(), "ok "); got != 27 {
+		t.Errorf("%d lines, want 27:\n%s", got, &out)
 	}
 }
