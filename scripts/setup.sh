@@ -12,6 +12,8 @@ want npm npm
 want python3 python3
 command -v python3 >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv)
 want curl curl
+[ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)
+[ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
 
 if [ ${#packages[@]} -eq 0 ]; then
   exit 0

@@ -48,6 +48,10 @@ const CapOwnFunction = "own-function"
 // An expert without it is given row-major weights only.
 const CapPacking = "packing:"
 
+// CapGRPCOnly is the capability of a plugin that leaves the shared memory alone: its tensors travel over gRPC, whatever the
+// host prefers. It is a plugin in another language whose author has not taken the trouble.
+const CapGRPCOnly = "grpc-only"
+
 // Info is what a plugin says of itself. The host shows it and checks it; it trusts none of it for safety.
 type Info struct {
 	Name         string   // short name: the NAME of pimoe-router-NAME or pimoe-expert-NAME

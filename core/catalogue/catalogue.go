@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -32,6 +33,21 @@ type Plugin struct {
 	SHA256  string   `yaml:"sha256" json:"sha256"`   // of the file, in hexadecimal
 	Path    string   `yaml:"path,omitempty" json:"path,omitempty"`
 	Groups  []string `yaml:"groups,omitempty" json:"groups,omitempty"` // expert groups that it may serve; none = all
+	// Profile says how a script is run and what it may read; nil = the plugin is a program of its own.
+	Profile *Profile `yaml:"profile,omitempty" json:"profile,omitempty"`
+}
+
+// Profile is the wider confinement that a script is given.
+type Profile struct {
+	Name        string   `yaml:"name" json:"name"` // python
+	Interpreter Digest   `yaml:"interpreter" json:"interpreter"`
+	Reads       []Digest `yaml:"reads,omitempty" json:"reads,omitempty"` // folders with its libraries
+}
+
+// Digest is a file or folder and what it must be.
+type Digest struct {
+	Path   string `yaml:"path" json:"path"`
+	SHA256 string `yaml:"sha256" json:"sha256"`
 }
 
 // File is the plugin's path: its own, or its name's beside the catalogue in dir.
@@ -52,6 +68,7 @@ const (
 	maxBytes   = 1 << 20
 	maxPlugins = 1000
 	maxGroups  = 10_000
+	maxReads   = 16
 )
 
 var (
@@ -121,6 +138,51 @@ func (c *Catalogue) Validate() error {
 		}
 		seen[key] = i
 	}
+	return c.oneProfile()
+}
+
+// oneProfile refuses two profiles for one file: the host asks for the profile before it knows which version lies there.
+func (c *Catalogue) oneProfile() error {
+	first := map[string]int{}
+	for i, p := range c.Plugins {
+		j, twice := first[p.File("")]
+		if !twice {
+			first[p.File("")] = i
+		} else if !reflect.DeepEqual(p.Profile, c.Plugins[j].Profile) {
+			return invalid("plugins[%d]: another profile than plugins[%d], which is the same file", i, j)
+		}
+	}
+	return nil
+}
+
+func (p *Profile) validate() error {
+	if p == nil {
+		return nil
+	}
+	if p.Name != "python" {
+		return fmt.Errorf("profile %q: python is the one there is", p.Name)
+	}
+	if len(p.Reads) > maxReads {
+		return fmt.Errorf("profile: %d folders to read, at most %d", len(p.Reads), maxReads)
+	}
+	for _, d := range append([]Digest{p.Interpreter}, p.Reads...) {
+		switch {
+		case !filepath.IsAbs(d.Path) || filepath.Clean(d.Path) != d.Path || d.Path == "/" || strings.ContainsAny(d.Path, ":\x00"):
+			return fmt.Errorf("profile: path %q: want a full path without ., .. and colons", d.Path)
+		case !digestPattern.MatchString(d.SHA256):
+			return fmt.Errorf("profile: sha256 %q of %s: want 64 hexadecimal digits", d.SHA256, d.Path)
+		}
+	}
+	return nil
+}
+
+// Profile is that of the executable at the path; nil if it has none.
+func (c *Catalogue) Profile(dir, path string) *Profile {
+	for _, p := range c.Plugins {
+		if filepath.Clean(p.File(dir)) == filepath.Clean(path) {
+			return p.Profile
+		}
+	}
 	return nil
 }
 
@@ -146,7 +208,7 @@ func (p Plugin) validate() error {
 			return fmt.Errorf("group %q: want letters, digits, -, _ and .", g)
 		}
 	}
-	return nil
+	return p.Profile.validate()
 }
 
 // Router is the group of a router, which has none, for Check.

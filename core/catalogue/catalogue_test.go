@@ -22,7 +22,9 @@ func TestRoundTrip(t *testing.T) {
 	c := &Catalogue{}
 	c.Pin(Plugin{Name: "model", Kind: "router", Version: "v2", SHA256: digest("b")})
 	c.Pin(Plugin{Name: "cpu", Kind: "expert", Version: "v2", SHA256: digest("c"), Groups: []string{"e0", "e1"}})
-	c.Pin(Plugin{Name: "mine", Kind: "expert", SHA256: digest("d"), Path: "/opt/mine"})
+	c.Pin(Plugin{Name: "mine", Kind: "expert", SHA256: digest("d"), Path: "/opt/mine", Profile: &Profile{
+		Name: "python", Interpreter: Digest{"/usr/bin/python3.11", digest("a")}, Reads: []Digest{{"/opt/lib", digest("b")}},
+	}})
 	c.Pin(Plugin{Name: "cpu", Kind: "expert", Version: "v3", SHA256: digest("e")}) // keeps its groups
 	b, err := c.Bytes()
 	if err != nil {
@@ -34,6 +36,9 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if d := cmp.Diff(c, got); d != "" {
 		t.Error(d)
+	}
+	if p := got.Profile("/p", "/opt/mine"); p == nil || p.Reads[0].Path != "/opt/lib" || got.Profile("/p", "/p/pimoe-expert-cpu") != nil {
+		t.Errorf("profile %+v", p)
 	}
 	if len(got.Plugins) != 3 || !cmp.Equal(got.Plugins[1].Groups, []string{"e0", "e1"}) || got.Plugins[1].Version != "v3" {
 		t.Errorf("%+v", got.Plugins)
@@ -82,6 +87,11 @@ func TestReadRefuses(t *testing.T) {
 		entry("path: rel/ative"):        "full path",
 		entry("path: /a/../b"):          "full path",
 		entry("groups: [\"a b\"]"):      "group",
+		entry("profile: {name: perl}"):  "python is the one",
+		entry("profile: {name: python, interpreter: {path: python3, sha256: " + digest("b") + "}}"):                                                                         "full path",
+		entry("profile: {name: python, interpreter: {path: /usr/bin/python3, sha256: x}}"):                                                                                  "64 hexadecimal",
+		entry("profile: {name: python, interpreter: {path: /p, sha256: " + digest("b") + "}, reads: [{path: /, sha256: " + digest("b") + "}]}"):                             "full path",
+		entry() + "  - {name: cpu, kind: expert, version: v, sha256: " + digest("b") + ", profile: {name: python, interpreter: {path: /p, sha256: " + digest("b") + "}}}\n": "another profile",
 		strings.Replace(entry(), "aaaa", "AAAA", 1):                                                               "64 hexadecimal",
 		strings.Replace(entry(), "aaaa", "", 1):                                                                   "64 hexadecimal",
 		strings.Replace(entry(), "expert", "x", 1):                                                                "router or expert",

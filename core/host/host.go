@@ -58,6 +58,8 @@ type Options struct {
 	Pins func(group, path, digest string) error
 	// Event takes what the host does by itself; nil = nobody asks. It is called from supervisors and must return at once.
 	Event   func(Event)
+	// Profiles tells how the executable at a path is confined if it is a script; nil, or a nil profile = it is a program.
+	Profiles func(path string) (*client.Profile, error)
 	Metrics *metrics.Registry
 	Log     *slog.Logger
 }

@@ -99,6 +99,13 @@ func (l *launcher) start(ctx context.Context, c client.Command, name, group stri
 	if pins := l.options.Pins; pins != nil {
 		c.Confinement = c.Confinement.Checking(func(path, digest string) error { return pins(group, path, digest) })
 	}
+	if l.options.Profiles != nil {
+		profile, err := l.options.Profiles(c.Path)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errNotExecutable, err)
+		}
+		c.Profile = profile
+	}
 	c.Log = pluginLog(l.options.Log.With("process", name))
 	proc, err := client.Start(ctx, c)
 	if err == nil {

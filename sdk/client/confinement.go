@@ -134,13 +134,38 @@ func (c *Confinement) policy() confine.Policy {
 
 // executable checks the file at the path and returns a sealed copy of it for one start; nil where nothing is confined.
 func (c *Confinement) executable(path string) (*confine.Executable, error) {
+	return c.sealed(path, confine.Seal, c.options.Check)
+}
+
+// interpreted checks a script and what it is run with, and returns sealed copies of both.
+func (c *Confinement) interpreted(path string, p *Profile) (interpreter, script *confine.Executable, err error) {
+	if script, err = c.sealed(path, confine.SealText, c.options.Check); err != nil {
+		return nil, nil, err
+	}
+	pinned := func(_, digest string) error { return p.Interpreter.check(digest) }
+	if interpreter, err = c.sealed(p.Interpreter.Path, confine.Seal, pinned); err == nil {
+		if err = p.checkReads(c.options.Trusting); err == nil {
+			return interpreter, script, nil
+		}
+		err = refusedFile(path, err)
+	}
+	for _, e := range []*confine.Executable{interpreter, script} {
+		if e != nil {
+			e.Close()
+		}
+	}
+	return nil, nil, err
+}
+
+// sealed checks a file and returns a sealed copy of it for one start; nil where nothing is confined.
+func (c *Confinement) sealed(path string, seal func(*os.File) (*confine.Executable, error), check func(path, digest string) error) (*confine.Executable, error) {
 	f, err := confine.OpenFile(path, c.options.Trusting)
 	if err != nil {
 		return nil, refusedFile(path, err)
 	}
 	defer f.Close()
 	if !c.on() {
-		return nil, c.checkPlain(path, f)
+		return nil, checkPlain(path, f, check)
 	}
 	id, err := fileIdentityOf(path, f)
 	if err != nil {
@@ -150,14 +175,14 @@ func (c *Confinement) executable(path string) (*confine.Executable, error) {
 	defer c.mu.Unlock()
 	e := c.byID[id]
 	if e == nil {
-		if e, err = confine.Seal(f); err != nil {
+		if e, err = seal(f); err != nil {
 			return nil, refusedFile(path, err)
 		}
 		c.forget(path)
 		c.byID[id] = e
 	}
-	if c.options.Check != nil {
-		if err := c.options.Check(path, e.Digest); err != nil {
+	if check != nil {
+		if err := check(path, e.Digest); err != nil {
 			return nil, refusedFile(path, err)
 		}
 	}
@@ -174,13 +199,13 @@ func (c *copies) forget(path string) {
 	}
 }
 
-func (c *Confinement) checkPlain(path string, f *os.File) error {
-	if c.options.Check == nil {
+func checkPlain(path string, f *os.File, check func(path, digest string) error) error {
+	if check == nil {
 		return nil
 	}
 	digest, err := confine.Digest(f)
 	if err == nil {
-		err = c.options.Check(path, digest)
+		err = check(path, digest)
 	}
 	if err != nil {
 		return refusedFile(path, err)

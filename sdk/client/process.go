@@ -37,6 +37,7 @@ type Process struct {
 	life   *os.File
 	plane  *plane.Host   // nil with gRPC
 	group  *cgroup.Group // its own; nil if it is in the host's
+	bare   bool          // it leaves the plane alone; set before Start returns
 	bounds []Measure     // set before Start returns
 	out    *output
 	client *goplugin.Client
@@ -93,7 +94,7 @@ func (p *Process) Confined() []Measure { return slices.Clone(p.bounds) }
 // Beat is the process's heartbeat counter, which rises every BeatEvery; false where there is none (gRPC) or no more.
 func (p *Process) Beat() (uint64, bool) {
 	theOOM.look()
-	if p.plane == nil {
+	if p.shared() == nil {
 		return 0, false
 	}
 	return p.plane.Beat()
@@ -127,9 +128,17 @@ func (p *Process) Router() *Router {
 	return &Router{link: p.link}
 }
 
+// shared is the plane, if the plugin serves it.
+func (p *Process) shared() *plane.Host {
+	if p.bare {
+		return nil
+	}
+	return p.plane
+}
+
 // SharedBytes is the memory of the process's plane, 0 with gRPC.
 func (p *Process) SharedBytes() int64 {
-	if p.plane == nil {
+	if p.shared() == nil {
 		return 0
 	}
 	return p.plane.Bytes()
@@ -137,7 +146,7 @@ func (p *Process) SharedBytes() int64 {
 
 // Lanes are the threads that serve the process's calls, and how many of them are bound to a core; none with gRPC.
 func (p *Process) Lanes() (lanes, bound int) {
-	if p.plane == nil {
+	if p.shared() == nil {
 		return 0, 0
 	}
 	return p.plane.Layout().Lanes, p.plane.Pinned()
@@ -145,7 +154,7 @@ func (p *Process) Lanes() (lanes, bound int) {
 
 // Transport is how tensors travel: TransportGRPC if shared memory was asked for and isn't there.
 func (p *Process) Transport() Transport {
-	if p.plane == nil {
+	if p.shared() == nil {
 		return TransportGRPC
 	}
 	return TransportSHM

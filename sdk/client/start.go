@@ -108,7 +108,7 @@ func (p *Process) start(ctx context.Context, c Command) error {
 		Key: string(key), Cert: string(cert), ClientCA: string(c.Identity.pem),
 	}}
 	defer l.close()
-	if l.exe, err = c.Confinement.executable(c.Path); err != nil {
+	if err := l.take(c); err != nil {
 		return err
 	}
 	if err := p.connect(ctx, c, l, der); err != nil {
@@ -190,6 +190,9 @@ func (p *Process) meet(ctx context.Context, c Command, l *launch) error {
 	p.link.kind = want
 	info.Kind = string(want)
 	p.link.info.Store(info)
+	if p.link.Info().Has(sdk.CapGRPCOnly) {
+		p.bare, p.link.plane = true, nil
+	}
 	return nil
 }
 
@@ -261,6 +264,7 @@ type launch struct {
 	address string   // of the control socket
 
 	exe     *confine.Executable // nil = the process is not confined, as is confine
+	script  *confine.Executable // what an interpreter executes, if it is confined
 	confine *confine.Launch
 
 	stranger atomic.Pointer[error] // somebody else listens there
@@ -348,18 +352,38 @@ func (l *launch) unstarted(err error, fail func(error) error) error {
 	return fail(err)
 }
 
+// take checks what shall be executed, and keeps sealed copies of it.
+func (l *launch) take(c Command) (err error) {
+	if c.Profile == nil {
+		l.exe, err = c.Confinement.executable(c.Path)
+		return err
+	}
+	if l.c.Profile, err = c.Profile.Resolve(c.Path); err != nil {
+		return notExecutable(c.Path, err.Error(), err)
+	}
+	l.exe, l.script, err = c.Confinement.interpreted(c.Path, l.c.Profile)
+	return err
+}
+
 // bounds are the measures that confine the process.
 func (l *launch) bounds() ([]Measure, error) {
 	if l.confine == nil {
 		return l.c.Confinement.unconfined(), nil
 	}
-	return l.confine.Verify(l.p.PID())
+	measures, err := l.confine.Verify(l.p.PID())
+	if err == nil && l.c.Profile != nil {
+		measures = append(measures, l.c.Profile.measure(l.exe.Digest))
+	}
+	return measures, err
 }
 
 // close frees what only the start needed.
 func (l *launch) close() {
 	if l.exe != nil {
 		l.exe.Close()
+	}
+	if l.script != nil {
+		l.script.Close()
 	}
 	if l.confine != nil {
 		l.confine.Close()
@@ -395,9 +419,14 @@ func (l *launch) command() (cmd *exec.Cmd, closeAfter []*os.File, err error) {
 		return nil, closeAfter, err
 	}
 	closeAfter = append(closeAfter, files[0])
+	args, opened, err := l.arguments(inherit)
+	closeAfter = append(closeAfter, opened...)
+	if err != nil {
+		return nil, closeAfter, err
+	}
 	cmd = &exec.Cmd{
-		Path:        l.c.Path,
-		Args:        append([]string{l.c.Path}, l.c.Args...),
+		Path:        args[0],
+		Args:        args,
 		Dir:         p.dir,
 		ExtraFiles:  files,
 		SysProcAttr: attributes(),
@@ -412,9 +441,27 @@ func (l *launch) command() (cmd *exec.Cmd, closeAfter []*os.File, err error) {
 	if l.exe != nil {
 		l.confine, err = l.c.Confinement.confined(confine.Spec{
 			Args: cmd.Args, Env: cmd.Environ(), Dir: p.dir, Exe: l.exe, Files: files, Weights: size(l.c.Shards), Shared: p.SharedBytes(),
+			Interpreted: l.c.Profile != nil, Reads: l.c.Profile.readPaths(),
 		})
 	}
 	return cmd, closeAfter, err
+}
+
+// arguments are the command line. An interpreter inherits its script: a file that is opened is the child's alone.
+func (l *launch) arguments(inherit func(*os.File) int) (args []string, opened []*os.File, err error) {
+	if l.c.Profile == nil {
+		return append([]string{l.c.Path}, l.c.Args...), nil, nil
+	}
+	var script *os.File
+	if l.script != nil {
+		script = l.script.File()
+	} else {
+		if script, err = os.Open(l.c.Path); err != nil {
+			return nil, nil, err
+		}
+		opened = append(opened, script)
+	}
+	return l.c.Profile.interpret(l.c.Path, inherit(script), l.c.Args), opened, nil
 }
 
 // size is the length of all files together.

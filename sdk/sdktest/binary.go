@@ -19,6 +19,11 @@ const stopLimit = 2 * time.Second
 // Binary runs the suite on an executable, over shared memory and over gRPC, and writes a line for each check. The
 // plugin's own log is left out; the end of it is told where a process doesn't start or dies. It returns an error if any check failed.
 func Binary(ctx context.Context, path string, out io.Writer) error {
+	return Interpreted(ctx, path, nil, out)
+}
+
+// Interpreted is Binary for a script with a profile.
+func Interpreted(ctx context.Context, path string, profile *client.Profile, out io.Writer) error {
 	dir, err := os.MkdirTemp("", "pm") // short, because a socket's name is
 	if err != nil {
 		return fmt.Errorf("test plugin %s: %w", path, err)
@@ -31,7 +36,7 @@ func Binary(ctx context.Context, path string, out io.Writer) error {
 	// Confined as a host does it, but it is the author's own file, wherever that lies.
 	confinement := client.NewConfinement(client.ConfinementOptions{Trusting: true})
 	defer confinement.Close()
-	b := &program{command: client.Command{Path: path, RuntimeDir: dir, Identity: id, Confinement: confinement}, out: out}
+	b := &program{command: client.Command{Path: path, RuntimeDir: dir, Identity: id, Confinement: confinement, Profile: profile}, out: out}
 	kind, failed := b.meet(ctx)
 	if failed == 0 {
 		failed = b.run(ctx, kind)
@@ -45,6 +50,8 @@ func Binary(ctx context.Context, path string, out io.Writer) error {
 type program struct {
 	command client.Command
 	out     io.Writer
+
+	grpcOnly bool // it leaves shared memory alone
 }
 
 // meet starts the plugin once to see what it is.
@@ -57,7 +64,7 @@ func (b *program) meet(ctx context.Context) (kind sdk.Kind, failed int) {
 			return "", err
 		}
 		info := p.Info()
-		kind = info.Kind
+		kind, b.grpcOnly = info.Kind, info.Has(sdk.CapGRPCOnly)
 		if err := stopped(p); err != nil {
 			return "", err
 		}
@@ -70,6 +77,9 @@ func (b *program) run(ctx context.Context, kind sdk.Kind) (failed int) {
 	var expertBefore *expertSuite
 	var routerBefore *routerSuite
 	for _, transport := range []client.Transport{client.TransportSHM, client.TransportGRPC} {
+		if transport == client.TransportSHM && b.grpcOnly {
+			continue
+		}
 		c := b.command
 		c.Transport, c.Kind = transport, kind
 		var checks []check

@@ -72,3 +72,38 @@ func pins(c config.Plugins, log *slog.Logger) (func(group, path, digest string) 
 	}
 	return check, nil
 }
+
+// profiles tells from the catalogue how scripts are confined. With plugins.dev what they read may have changed since.
+func profiles(c config.Plugins) func(path string) (*client.Profile, error) {
+	return func(path string) (*client.Profile, error) {
+		list, err := ReadCatalogue(c)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil // only with plugins.dev
+		} else if err != nil {
+			return nil, err
+		}
+		dir, err := filepath.Abs(c.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("plugins.dir: %w", err)
+		}
+		return ProfileOf(list.Profile(dir, path), c.Dev), nil
+	}
+}
+
+// ProfileOf is a catalogue's profile as a process is started with it; with any, whatever lies at its paths now.
+func ProfileOf(p *catalogue.Profile, any bool) *client.Profile {
+	if p == nil {
+		return nil
+	}
+	pinned := func(d catalogue.Digest) client.Pinned {
+		if any {
+			return client.Pinned{Path: d.Path}
+		}
+		return client.Pinned{Path: d.Path, Digest: "sha256:" + d.SHA256}
+	}
+	out := &client.Profile{Name: p.Name, Interpreter: pinned(p.Interpreter)}
+	for _, d := range p.Reads {
+		out.Reads = append(out.Reads, pinned(d))
+	}
+	return out
+}

@@ -293,6 +293,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 	if o.Pins, err = pins(c.Plugins, i.Log); err != nil {
 		return nil, err
 	}
+	o.Profiles = profiles(c.Plugins)
 	if o.RuntimeDir, err = runtimeDir(c.Home); err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ const (
 	MeasureDump         = "not dumpable"
 	MeasureCgroup       = "cgroup"
 	MeasureOOM          = "oom score"
+	MeasureProfile      = "profile"
 )
 
 // Policy is what the host wants of the measures that leave a choice.

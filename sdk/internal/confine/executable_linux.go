@@ -62,6 +62,20 @@ func Seal(f *os.File) (*Executable, error) {
 // the process as if it had asked for that itself (proc(5), prctl(2): PR_SET_DUMPABLE).
 const unreadable = 0o111
 
+// SealText copies a script into sealed memory, hashing what it copies. Its interpreter reads it from a descriptor.
+func SealText(f *os.File) (*Executable, error) {
+	e := &Executable{}
+	copied, err := sealedCopy(f, e)
+	if err != nil {
+		return nil, err
+	}
+	e.file = copied
+	return e, nil
+}
+
+// File is the copy, for a process to inherit. It stays the Executable's.
+func (e *Executable) File() *os.File { return e.file }
+
 func sealedCopy(f *os.File, e *Executable) (*os.File, error) {
 	name := filepath.Base(f.Name()) // what ps shows
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)

@@ -58,7 +58,7 @@ func handled(abi int) (files, network, scope uint64) {
 }
 
 // ruleset makes the rules of one process, all but that for its own threads. The descriptor is the caller's.
-func ruleset(abi int, dir string, dynamic bool) (fd int, err error) {
+func ruleset(abi int, dir string, dynamic, interpreted bool, reads []string) (fd int, err error) {
 	var attr unix.LandlockRulesetAttr
 	attr.Handled_access_fs, attr.Handled_access_net, attr.Scoped = handled(abi)
 	size := unsafe.Offsetof(attr.Scoped) + unsafe.Sizeof(attr.Scoped)
@@ -75,6 +75,14 @@ func ruleset(abi int, dir string, dynamic bool) (fd int, err error) {
 	err = allow(fd, dir, ownFolder)
 	if err == nil {
 		err = allowThere(fd, hugePages, readFile)
+	}
+	if interpreted && err == nil {
+		err = allowThere(fd, "/dev/urandom", readFile) // gRPC's C++ core knows no other source of chance
+	}
+	for _, path := range reads {
+		if err == nil {
+			err = allow(fd, path, readTree)
+		}
 	}
 	if dynamic {
 		for _, path := range systemFolders {

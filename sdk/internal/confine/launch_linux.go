@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -39,6 +40,10 @@ type Spec struct {
 	Tree    *cgroup.Tree
 	NoTree  string // why there is no Tree
 	Policy  Policy
+	// Interpreted says that the program is an interpreter, which needs some system calls more, and Reads which folders with
+	// its libraries it may read.
+	Interpreted bool
+	Reads       []string
 }
 
 // Launch is a start under way. Start Cmd, then call Wait, then Close.
@@ -55,6 +60,7 @@ type Launch struct {
 	rules    int
 	abi      int
 	noRules  error // why there is no ruleset
+	reads    []string
 	userns   bool
 	nsReason string
 	bounds   cgroup.Limits // of the group
@@ -66,7 +72,7 @@ const oomScore = 500
 
 // New prepares a start: everything that the host can do before the fork.
 func New(s Spec) (*Launch, error) {
-	l := &Launch{ownUser: s.Policy.Users > 0 && os.Geteuid() == 0}
+	l := &Launch{ownUser: s.Policy.Users > 0 && os.Geteuid() == 0, reads: s.Reads}
 	if err := l.prepare(s); err != nil {
 		l.Close()
 		return nil, err
@@ -113,7 +119,7 @@ func (l *Launch) prepare(s Spec) error {
 	if err := l.texts(s.Args, s.Env); err != nil {
 		return err
 	}
-	if err := l.seccomp(s.Exe.dynamic); err != nil {
+	if err := l.seccomp(s.Exe.dynamic, s.Interpreted); err != nil {
 		return err
 	}
 	l.Cmd = &exec.Cmd{
@@ -175,7 +181,7 @@ func (l *Launch) landlock(s Spec) bool {
 		l.noRules = err
 		return false
 	}
-	fd, err := ruleset(abi, s.Dir, s.Exe.dynamic)
+	fd, err := ruleset(abi, s.Dir, s.Exe.dynamic, s.Interpreted, s.Reads)
 	if err != nil {
 		l.noRules = err
 		return false
@@ -284,9 +290,9 @@ func (l *Launch) texts(args, env []string) error {
 	return err
 }
 
-func (l *Launch) seccomp(dynamic bool) error {
+func (l *Launch) seccomp(dynamic, interpreted bool) error {
 	p := l.plan
-	rules := append(table(l.ownUser, dynamic), once(int(p.Exe), p.Empty, p.Argv, p.Env))
+	rules := append(table(l.ownUser, dynamic, interpreted), once(int(p.Exe), p.Empty, p.Argv, p.Env))
 	l.rules = count(rules)
 	prog, err := assemble(rules)
 	if err != nil {
@@ -434,7 +440,7 @@ func (l *Launch) judge() {
 	if l.noRules != nil {
 		add(MeasureLandlock, false, l.noRules.Error())
 	} else {
-		step(MeasureLandlock, launch.StepLandlock, fmt.Sprintf("version %d: no files but an own folder, no network, no signals to others", l.abi))
+		step(MeasureLandlock, launch.StepLandlock, fmt.Sprintf("version %d: no files but %s, no network, no signals to others", l.abi, l.readable()))
 	}
 	step(MeasureSeccomp, launch.StepSeccomp, fmt.Sprintf("%d system calls, on %s", l.rules, runtime.GOARCH))
 	if l.Group != nil {
@@ -443,6 +449,14 @@ func (l *Launch) judge() {
 		add(MeasureCgroup, false, "none ("+l.noGroup+")")
 	}
 	step(MeasureOOM, launch.StepOOM, fmt.Sprintf("%d", l.plan.OOMScore))
+}
+
+// readable names the files that the process can read.
+func (l *Launch) readable() string {
+	if len(l.reads) == 0 {
+		return "an own folder"
+	}
+	return "an own folder and, to read, " + strings.Join(l.reads, ", ")
 }
 
 func (l *Launch) limitText() string {

@@ -27,6 +27,9 @@ type Spec struct {
 	Tree    *cgroup.Tree
 	NoTree  string
 	Policy  Policy
+
+	Interpreted bool
+	Reads       []string
 }
 
 // Executable exists so that callers compile; Seal refuses to make one.
@@ -45,6 +48,12 @@ var errNone = errors.New("processes can't be confined on " + runtime.GOOS + "/" 
 
 // Seal refuses.
 func Seal(*os.File) (*Executable, error) { return nil, errNone }
+
+// SealText refuses.
+func SealText(*os.File) (*Executable, error) { return nil, errNone }
+
+// File has none.
+func (*Executable) File() *os.File { return nil }
 
 // Launch exists so that callers compile; New refuses to make one.
 type Launch struct {

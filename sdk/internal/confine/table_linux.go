@@ -16,8 +16,8 @@ const (
 // table is what a plugin needs: Go's runtime, gRPC over a Unix socket that it listens on, shared memory, and a C library
 // that starts. Most calls are those that strace shows of the project's plugins in all their phases; the others are what
 // the C library and gRPC do in other moments (signals, errors, end). ownUser says that no other process has its user id;
-// dynamic that a loader begins the program.
-func table(ownUser, dynamic bool) []rule {
+// dynamic that a loader begins the program, interpreted that it is an interpreter with libraries of its own.
+func table(ownUser, dynamic, interpreted bool) []rule {
 	rules := []rule{
 		// Descriptors. openat: Landlock decides which.
 		{name: "read", number: unix.SYS_READ}, {name: "write", number: unix.SYS_WRITE}, {name: "writev", number: unix.SYS_WRITEV},
@@ -79,11 +79,23 @@ func table(ownUser, dynamic bool) []rule {
 	if dynamic { // the loader looks at libraries by it. Landlock does not hide what a file's owner, mode and size are
 		rules = append(rules, rule{name: fstatatName, number: fstatat})
 	}
+	if interpreted {
+		rules = append(rules, interpreterRules...)
+		rules = append(rules, interpreterArchitecture...)
+	}
 	rules = append(rules, architectureRules...)
 	for _, h := range hopeless {
 		rules = append(rules, rule{name: h.name, number: h.number, never: true, other: killed})
 	}
 	return rules
+}
+
+// interpreterRules are what strace shows of Python with grpcio and numpy beside the table: gRPC's C++ core waits, sends and
+// receives by other calls than Go's, and Python asks where it is. Messages can go nowhere but to who has called
+// the control socket: all sockets are streams, on which the kernel refuses an address.
+var interpreterRules = []rule{
+	{name: "sendmsg", number: unix.SYS_SENDMSG}, {name: "recvmsg", number: unix.SYS_RECVMSG}, {name: "getpeername", number: unix.SYS_GETPEERNAME},
+	{name: "shutdown", number: unix.SYS_SHUTDOWN}, {name: "uname", number: unix.SYS_UNAME}, {name: "sysinfo", number: unix.SYS_SYSINFO},
 }
 
 // hopeless are calls that only root may make, to change the kernel: who tries one has been taken over.

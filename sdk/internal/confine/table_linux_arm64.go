@@ -10,3 +10,6 @@ const (
 )
 
 var architectureRules []rule
+
+// interpreterArchitecture is readlink by its newer name.
+var interpreterArchitecture = []rule{{name: "readlinkat", number: unix.SYS_READLINKAT}}

@@ -44,16 +44,16 @@ func (a *app) pluginsList() *cobra.Command {
 			}
 			listed := make([]listedPlugin, len(found))
 			for i, p := range found {
-				listed[i] = listedPlugin{Plugin: p, State: pluginState(cfg.Plugins, p)}
+				listed[i] = listedPlugin{Plugin: p, State: pluginState(cfg.Plugins, p), Profile: pluginProfile(cfg.Plugins, p)}
 			}
 			if a.output == "json" {
 				return table.JSON(a.out, listed)
 			}
 			rows := make([][]string, len(listed))
 			for i, p := range listed {
-				rows[i] = []string{p.Kind, p.Name, progress.Size(p.Bytes), p.State, p.Path}
+				rows[i] = []string{p.Kind, p.Name, progress.Size(p.Bytes), p.State, confinedAs(p.Profile), p.Path}
 			}
-			return table.Write(a.out, []string{"KIND", "NAME", "SIZE", "STATE", "PATH"}, rows)
+			return table.Write(a.out, []string{"KIND", "NAME", "SIZE", "STATE", "CONFINED AS", "PATH"}, rows)
 		},
 	}
 	setting(c.Flags(), "plugins", "", "plugins.dir", "`folder` of the plugin executables")
@@ -64,6 +64,29 @@ func (a *app) pluginsList() *cobra.Command {
 type listedPlugin struct {
 	doctor.Plugin
 	State string `json:"state"` // "pinned", or why the host would not start it
+	// Profile is the wider confinement of a script; nil for a program.
+	Profile *catalogue.Profile `json:"profile,omitempty"`
+}
+
+// pluginProfile is what the catalogue gives a file, if there is a catalogue: pluginState tells its faults.
+func pluginProfile(c config.Plugins, p doctor.Plugin) *catalogue.Profile {
+	list, err := instance.ReadCatalogue(c)
+	if err != nil {
+		return nil
+	}
+	return list.Profile(c.Dir, p.Path)
+}
+
+// confinedAs names a profile in a table.
+func confinedAs(p *catalogue.Profile) string {
+	if p == nil {
+		return "program"
+	}
+	var reads []string
+	for _, r := range p.Reads {
+		reads = append(reads, r.Path)
+	}
+	return fmt.Sprintf("%s script, wider: %s reads %s", p.Name, p.Interpreter.Path, cmp.Or(strings.Join(reads, " "), "nothing more"))
 }
 
 // pluginState says what a host would make of an executable.
@@ -98,7 +121,10 @@ func pluginDigest(c config.Plugins, list *catalogue.Catalogue, kind, path string
 	}
 	for _, e := range list.Plugins {
 		if e.Kind == kind && e.File(c.Dir) == path && "sha256:"+e.SHA256 == digest {
-			return digest, nil
+			if e.Profile == nil {
+				return digest, nil
+			}
+			return digest, instance.ProfileOf(e.Profile, false).Verify()
 		}
 	}
 	return digest, fmt.Errorf("not pinned: its digest is %s: %w", digest, sdk.ErrUnsupported)
@@ -164,6 +190,7 @@ func catalogueFlags(c *cobra.Command) {
 
 func (a *app) pluginsPin() *cobra.Command {
 	var groups []string
+	var script scriptFlags
 	c := &cobra.Command{
 		Use:   "pin [PATH...]",
 		Short: "Write the digests of plugins into the catalogue: of all in the plugin folder, or of those named",
@@ -172,16 +199,20 @@ func (a *app) pluginsPin() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.pin(cfg.Plugins, args, groups)
+			if script.name != "" && len(args) == 0 {
+				return usageError{errors.New("plugins pin: --profile is for plugins that are named: want PATH")}
+			}
+			return a.pin(cfg.Plugins, args, groups, script)
 		},
 	}
 	catalogueFlags(c)
+	script.add(c)
 	c.Flags().StringSliceVar(&groups, "groups", nil, "expert `groups` that they may serve; default: all, or those pinned before")
 	return c
 }
 
 // pin leaves the entries of other files as they are. Without paths, entries of files that are gone from the folder go too.
-func (a *app) pin(c config.Plugins, paths, groups []string) error {
+func (a *app) pin(c config.Plugins, paths, groups []string, script scriptFlags) error {
 	list, err := instance.ReadCatalogue(c)
 	if errors.Is(err, os.ErrNotExist) {
 		list = &catalogue.Catalogue{}
@@ -206,6 +237,9 @@ func (a *app) pin(c config.Plugins, paths, groups []string) error {
 			return err
 		}
 		p.Groups = groups
+		if p.Profile, err = script.pinned(path, list.Profile(c.Dir, p.File(c.Dir))); err != nil {
+			return err
+		}
 		list.Pin(p)
 	}
 	b, err := list.Bytes()
@@ -274,7 +308,8 @@ type conformance struct {
 }
 
 func (a *app) pluginsTest() *cobra.Command {
-	return &cobra.Command{
+	var script scriptFlags
+	c := &cobra.Command{
 		Use:   "test PATH",
 		Short: "Run the conformance suite on a plugin executable; exit code 0 = it keeps the contract",
 		Args:  cobra.ExactArgs(1),
@@ -282,11 +317,15 @@ func (a *app) pluginsTest() *cobra.Command {
 			if _, err := os.Stat(args[0]); err != nil {
 				return fmt.Errorf("plugin: %w", err)
 			}
+			profile, err := script.any()
+			if err != nil {
+				return err
+			}
 			if a.output != "json" {
-				return sdktest.Binary(c.Context(), args[0], a.out)
+				return sdktest.Interpreted(c.Context(), args[0], profile, a.out)
 			}
 			var report bytes.Buffer
-			err := sdktest.Binary(c.Context(), args[0], &report)
+			err = sdktest.Interpreted(c.Context(), args[0], profile, &report)
 			lines := strings.Split(strings.TrimSpace(report.String()), "\n")
 			if e := table.JSON(a.out, conformance{args[0], err == nil, lines}); e != nil {
 				return e
@@ -294,4 +333,6 @@ func (a *app) pluginsTest() *cobra.Command {
 			return err
 		},
 	}
+	script.add(c)
+	return c
 }
