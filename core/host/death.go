@@ -22,6 +22,7 @@ type Death struct {
 	OOM      bool      `json:"oom"`              // the kernel's out-of-memory killer, as far as it can be told
 	Log      []string  `json:"log"`              // last lines of standard error, escaped
 	limit    bool      // of memory, by its cgroup
+	asked    bool      // the host did it
 }
 
 func deathOf(d client.Death) *Death {
@@ -29,8 +30,12 @@ func deathOf(d client.Death) *Death {
 	for i, l := range d.LastLines {
 		lines[i] = escape(l)
 	}
-	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: lines, limit: d.OOMLimit}
+	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: lines, limit: d.OOMLimit, asked: d.Asked}
 }
+
+// struck reports whether somebody else ended the process: a SIGKILL that neither the host nor the want of memory has sent.
+// Confined plugins can't send signals.
+func (d *Death) struck() bool { return d.Signal == "SIGKILL" && !d.OOM && !d.asked }
 
 // describe completes the sentence "its process ...".
 func (d *Death) describe() string {

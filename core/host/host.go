@@ -57,11 +57,11 @@ type Options struct {
 	// router; nil = takes any.
 	Pins func(group, path, digest string) error
 	// Event takes what the host does by itself; nil = nobody asks. It is called from supervisors and must return at once.
-	Event   func(Event)
+	Event func(Event)
 	// Profiles tells how the executable at a path is confined if it is a script; nil, or a nil profile = it is a program.
 	Profiles func(path string) (*client.Profile, error)
-	Metrics *metrics.Registry
-	Log     *slog.Logger
+	Metrics  *metrics.Registry
+	Log      *slog.Logger
 }
 
 // ExpertShape is what all experts of the model have in common.

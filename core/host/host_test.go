@@ -13,7 +13,7 @@ func TestRestartsAtOnceAfterWork(t *testing.T) {
 	now := time.Unix(0, 0)
 	for range 1000 {
 		now = now.Add(time.Millisecond)
-		if wait, failed := r.next(now, true, 0.5); wait != 0 || failed {
+		if wait, failed := r.next(now, worked, 0.5); wait != 0 || failed {
 			t.Fatalf("wait %v, failed %v", wait, failed)
 		}
 	}
@@ -24,25 +24,51 @@ func TestRestartsBackOffAndGiveUp(t *testing.T) {
 	var r restarts
 	now := time.Unix(0, 0)
 	for n := range intensity {
-		wait, failed := r.next(now, false, 0.999999)
+		wait, failed := r.next(now, broken, 0.999999)
 		ceiling := firstBackoff << n
 		if failed || wait >= ceiling || wait < ceiling*99/100 {
 			t.Fatalf("death %d: wait %v, failed %v; want just below %v", n+1, wait, failed, ceiling)
 		}
 		now = now.Add(time.Second)
 	}
-	if wait, failed := r.next(now, false, 0.5); !failed || wait != halfOpenPeriod {
+	if wait, failed := r.next(now, broken, 0.5); !failed || wait != halfOpenPeriod {
 		t.Fatalf("death %d: wait %v, failed %v; want %v, true", intensity+1, wait, failed, halfOpenPeriod)
 	}
 	now = now.Add(halfOpenPeriod)
-	if _, failed := r.next(now, false, 0.5); failed {
+	if _, failed := r.next(now, broken, 0.5); failed {
 		t.Fatal("the old deaths are out of the window, yet the process is given up")
 	}
-	if wait, _ := r.next(now, true, 0.5); wait != 0 {
+	if wait, _ := r.next(now, worked, 0.5); wait != 0 {
 		t.Fatalf("after work: wait %v", wait)
 	}
-	if wait, _ := r.next(now, false, 0.999999); wait >= firstBackoff {
+	if wait, _ := r.next(now, broken, 0.999999); wait >= firstBackoff {
 		t.Fatalf("work did not end the streak: wait %v", wait)
+	}
+}
+
+// A process that is killed from outside before its first call is never given up, comes back at once a few times, and does
+// not take back what it has done wrong itself.
+func TestRestartsOfTheStruck(t *testing.T) {
+	var r restarts
+	now := time.Unix(0, 0)
+	for range intensity {
+		r.next(now, broken, 0)
+	}
+	for n := range 1000 {
+		wait, failed := r.next(now, struck, 0.999999)
+		switch {
+		case failed || n < freeStrikes && wait != 0:
+			t.Fatalf("strike %d: wait %v, failed %v", n+1, wait, failed)
+		case n >= freeStrikes && (wait < firstBackoff*9/10 || wait >= maxStrikeWait):
+			t.Fatalf("strike %d: wait %v", n+1, wait)
+		}
+	}
+	if _, failed := r.next(now, broken, 0); !failed {
+		t.Error("strikes made a crash loop forgotten")
+	}
+	r.next(now, worked, 0)
+	if wait, _ := r.next(now, struck, 0.999999); wait != 0 {
+		t.Errorf("work did not end the row of strikes: wait %v", wait)
 	}
 }
 

@@ -122,7 +122,7 @@ func (m *machines) happens(i int, h happening) {
 
 // restart asks when the process is started again, and holds the answer against FAULTS 5.1.
 func (m *machines) restart(r *machine) {
-	wait, failed := r.restarts.next(m.now, r.worked, m.rng.Float64())
+	wait, failed := r.restarts.next(m.now, map[bool]ending{true: worked}[r.worked], m.rng.Float64())
 	r.pulse, r.next = nil, m.now.Add(wait)
 	r.idle = slices.DeleteFunc(r.idle, func(t time.Time) bool { return m.now.Sub(t) >= intensityOver })
 	if r.worked {

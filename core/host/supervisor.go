@@ -142,12 +142,15 @@ func (s *supervisor) run(ctx context.Context) {
 			return
 		}
 		inc, err := s.start(ctx)
-		worked := false
+		end := broken
 		switch {
 		case err == nil:
-			worked = s.attend(ctx, inc)
+			end = s.attend(ctx, inc)
 		case ctx.Err() == nil:
 			s.noteFailure(err)
+			if failure := (*client.StartError)(nil); errors.As(err, &failure) && failure.Death != nil && deathOf(*failure.Death).struck() {
+				end = struck
+			}
 		}
 		s.firstOnce.Do(func() { close(s.first) })
 		if ctx.Err() != nil {
@@ -157,7 +160,7 @@ func (s *supervisor) run(ctx context.Context) {
 			policy = restarts{}
 			continue
 		}
-		wait, failed := policy.next(time.Now(), worked, s.draw())
+		wait, failed := policy.next(time.Now(), end, s.draw())
 		if hopelessStart(err) { // looking again is cheap, and an operator who has mended it should not wait
 			wait, failed = min(wait, maxBackoff), false
 		}
@@ -232,8 +235,8 @@ func (s *supervisor) start(ctx context.Context) (*incarnation, error) {
 	return inc, err
 }
 
-// attend serves one incarnation: announce it, watch it, see it off. It reports whether the process had worked.
-func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool) {
+// attend serves one incarnation: announce it, watch it, see it off.
+func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 	began := time.Now()
 	select {
 	case <-s.first:
@@ -261,8 +264,19 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) (worked bool)
 	if !stopping {
 		s.noteDeath(inc, cause)
 	}
-	return inc.served.Load() || time.Since(began) >= healthyAfter
+	lived := time.Since(began)
+	outside := cause == causeStopped || deathOf(inc.proc.Death()).struck()
+	switch {
+	case inc.served.Load(), lived >= healthyAfter, outside && lived >= struckAfter:
+		return worked
+	case outside:
+		return struck
+	}
+	return broken
 }
+
+// causeStopped is the death of a process that somebody has sent SIGSTOP.
+const causeStopped = "hung (stopped)"
 
 // watch returns the reason why the process has to be replaced, or "" when ctx ended.
 func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
@@ -296,7 +310,7 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 		case <-children:
 		case <-patience:
 			if inc.proc.Stopped() {
-				return "hung (stopped)"
+				return causeStopped
 			}
 			patience = nil
 		case now := <-look.C:

@@ -53,7 +53,7 @@ type site struct {
 	live     *fake       // nil while there is none
 	invalid  int         // invalid answers since the replica was last set free
 	lied     time.Time   // the latest wrong one, since then; zero if there was none
-	idle     []time.Time // ends of processes that had not worked, of the last half minute
+	idle     []time.Time // ends by themselves of processes that had not worked, of the last half minute
 	last     State       // of the supervisor, when last looked at
 	unfit    time.Time   // since when the replica is seen not to be fit for calls; zero while it is
 	isolated time.Time   // since when it is seen in quarantine
@@ -216,7 +216,7 @@ func some(rng *rand.Rand, mean time.Duration) time.Duration {
 type fate int
 
 const (
-	killed    fate = iota // by a signal
+	killed    fate = iota // by a signal, of somebody else or of its own making
 	falls                 // in the midst of its next call
 	hangs                 // no beat, no answer
 	stopped               // by SIGSTOP, for good
@@ -303,7 +303,7 @@ func (f *fake) meetFate() {
 		f.site.world.event([...]string{"killed", "falls", "hangs", "stopped", "continued"}[f.fate], f.site, f.run)
 		switch f.fate {
 		case killed:
-			f.exit(client.Death{Signal: "SIGKILL", ExitCode: -1})
+			f.exit(client.Death{Signal: [...]string{"SIGKILL", "SIGSEGV"}[f.run%2], ExitCode: -1})
 		case falls:
 			f.mu.Lock()
 			f.fall = true
@@ -354,6 +354,7 @@ func (f *fake) exit(d client.Death) {
 	switch {
 	case f.inc != nil && (f.inc.served.Load() || time.Since(f.admitted) >= healthyAfter):
 		s.idle = nil
+	case f.inc != nil && (f.stopped || d.Signal == "SIGKILL" && !d.Asked): // no doing of its own
 	default:
 		s.idle = append(s.idle, time.Now())
 	}
@@ -372,7 +373,7 @@ func (f *fake) gone() bool {
 }
 
 func (f *fake) abandon(cause error) error {
-	f.exit(client.Death{Signal: "SIGKILL", ExitCode: -1})
+	f.exit(client.Death{Signal: "SIGKILL", ExitCode: -1, Asked: true})
 	return cause
 }
 
