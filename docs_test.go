@@ -233,6 +233,33 @@ func TestMakefile(t *testing.T) {
 	}
 }
 
+// TestFaultsNameTests: every test that docs/faults.md names is one.
+func TestFaultsNameTests(t *testing.T) {
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(read(t, "docs/faults.md"), -1)
+	if len(named) < 80 {
+		t.Fatalf("it names %d tests", len(named))
+	}
+	there := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9]+)\(`)
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		for _, m := range declared.FindAllStringSubmatch(read(t, path), -1) {
+			there[m[1]] = true
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range named {
+		if !there[m[1]] {
+			t.Errorf("docs/faults.md names %s, which there is not", m[1])
+		}
+	}
+}
+
 // TestQuotes: the messages and codes that docs/troubleshoot.md explains, and the series that docs/operations.md names,
 // are those of the program.
 func TestQuotes(t *testing.T) {

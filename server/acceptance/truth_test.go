@@ -18,6 +18,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/coretest"
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/instance"
 )
@@ -458,6 +459,10 @@ func TestRot(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	t.Logf("measured: found after %v with a sweep every %v: %v", time.Since(began), sweepEvery, i.Ready())
+	told, _ := eventsOf.Load(store)
+	if d := told.(*events).of(host.EventDamaged); len(d) == 0 || d[0].Object != "expert 3" || d[0].Since.IsZero() || d[0].Since.After(time.Now()) {
+		t.Errorf("for the audit log: %+v", d)
+	}
 	if a := run(t.Context(), i, r); !errors.Is(a.err, sdk.ErrUnavailable) || !strings.Contains(a.err.Error(), "e3") {
 		t.Errorf("answered %q, %v", a.text, a.err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/plugins/experts/ffn"
 	"github.com/pimoe/pimoe/plugins/routers/model"
@@ -61,6 +63,28 @@ func open(t testing.TB, change ...func(*config.Config)) *instance.Instance {
 	return i
 }
 
+// events are what an instance has told of itself.
+type events struct {
+	mu   sync.Mutex
+	list []host.Event
+}
+
+func (e *events) add(ev host.Event) { e.mu.Lock(); e.list = append(e.list, ev); e.mu.Unlock() }
+
+// of are the events of a kind.
+func (e *events) of(what string) (out []host.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, ev := range e.list {
+		if ev.What == what {
+			out = append(out, ev)
+		}
+	}
+	return out
+}
+
+var eventsOf sync.Map // the last instance's, by its store
+
 func tryOpen(t testing.TB, change ...func(*config.Config)) (*instance.Instance, error) {
 	t.Helper()
 	c := config.Default()
@@ -74,7 +98,9 @@ func tryOpen(t testing.TB, change ...func(*config.Config)) (*instance.Instance, 
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	i, err := instance.Open(ctx, instance.Options{Config: c, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), Builtin: builtin(), SweepEvery: sweepEvery})
+	told := &events{}
+	eventsOf.Store(c.Home, told)
+	i, err := instance.Open(ctx, instance.Options{Config: c, Event: told.add, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), Builtin: builtin(), SweepEvery: sweepEvery})
 	if err != nil {
 		return nil, err
 	}
