@@ -64,6 +64,7 @@ func (s *Server) adminRoutes() []route {
 		route{method: http.MethodGet, path: metricsPath, open: true, handle: s.metrics},
 		route{method: http.MethodGet, path: trialPath, open: true, handle: s.trial},
 		route{method: http.MethodPost, path: groupPath + "swap", open: true, handle: s.swap},
+		route{method: http.MethodPost, path: groupPath + "attach", open: true, handle: s.attach},
 		route{method: http.MethodPost, path: groupPath + "canary", open: true, handle: s.try("canary")},
 		route{method: http.MethodPost, path: groupPath + "shadow", open: true, handle: s.try("shadow")},
 		route{method: http.MethodPost, path: groupPath + "promote", open: true, handle: s.promote},

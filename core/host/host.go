@@ -58,8 +58,8 @@ type Options struct {
 	Pins func(group, path, digest string) error
 	// Profiles tells how the executable at a path is confined if it is a script; nil, or a nil profile = it is a program.
 	Profiles func(path string) (*client.Profile, error)
-	Metrics *metrics.Registry
-	Log     *slog.Logger
+	Metrics  *metrics.Registry
+	Log      *slog.Logger
 }
 
 // ExpertShape is what all experts of the model have in common.
@@ -78,6 +78,7 @@ type GroupSpec struct {
 	Packed    *weights.Variant  // the shards in the packing of that class, for plugins that take it; nil = as imported
 	Params    map[string]string // for the plugin alone
 	Replicas  int               // at least 1
+	Guest     *visit            // who has started the plugin instead of the host; nil = nobody
 	Standby   int               // more of them, which get calls only while no other is ready
 }
 
@@ -101,7 +102,8 @@ type Host struct {
 	once     sync.Once
 	log      *slog.Logger
 
-	changing sync.Mutex // held while a group is replaced
+	lent     atomic.Uint64 // sockets for guests that were made
+	changing sync.Mutex    // held while a group is replaced
 	trial    atomic.Pointer[trialOf]
 	fleet    *fleet // nil if nothing has a process
 	launch   *launcher

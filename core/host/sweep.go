@@ -28,7 +28,10 @@ func sweep(ctx context.Context, every time.Duration, shards *shardSet, seats []*
 			}
 			log.Error("weight shard is damaged", "expert", sh.expert, "err", err)
 			for _, s := range seats {
-				g := s.table.Load().current.(*group)
+				g, err := s.group()
+				if err != nil {
+					continue // an attached plugin is its author's affair
+				}
 				if slices.ContainsFunc(g.spec.Units, func(u expert.Unit) bool { return u.Expert == sh.expert }) {
 					g.condemn("computed with a damaged weight shard")
 				}
