@@ -67,7 +67,13 @@ func runBlock(t *testing.T, script, contains string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	for name, target := range map[string]string{"bin": coretest.Binaries(t), "configs": filepath.Join(coretest.Repo(t), "configs")} {
+	if err := os.MkdirAll(filepath.Join(coretest.Repo(t), ".cache"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, target := range map[string]string{
+		"bin": coretest.Binaries(t), "configs": filepath.Join(coretest.Repo(t), "configs"),
+		"sdk": filepath.Join(coretest.Repo(t), "sdk"), ".cache": filepath.Join(coretest.Repo(t), ".cache"),
+	} {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -112,4 +114,44 @@ func (s *Server) trial(context.Context, *request) (*reply, error) {
 // jsonReply is v as JSON.
 func jsonReply(v any) *reply {
 	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(v)}
+}
+
+// attach is POST /admin/experts/GROUP/attach with {"patience": seconds}: it lends a group's place to a plugin that its author has
+// started, and tells the socket where that is arranged.
+func (s *Server) attach(_ context.Context, r *request) (*reply, error) {
+	patience, err := readPatience(r.body)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := s.service.changes.Lend(r.group, patience)
+	if err != nil {
+		return nil, err
+	}
+	return jsonReply(map[string]string{"socket": socket}), nil
+}
+
+func readPatience(body []byte) (time.Duration, error) {
+	if len(body) == 0 {
+		return host.DefaultGuestPatience, nil
+	}
+	v, err := strictjson.Parse(body)
+	if err != nil {
+		return 0, err
+	}
+	members, err := v.Object()
+	if err != nil {
+		return 0, err
+	}
+	patience := host.DefaultGuestPatience
+	for _, m := range members {
+		if m.Name != "patience" {
+			return 0, m.Unknown()
+		}
+		seconds, err := m.Value.Float(0.001, 3600)
+		if err != nil {
+			return 0, err
+		}
+		patience = time.Duration(seconds * float64(time.Second))
+	}
+	return patience, nil
 }

@@ -67,6 +67,7 @@ func (s *Server) adminRoutes() []route {
 		route{method: http.MethodGet, path: metricsPath, open: true, handle: s.metrics},
 		route{method: http.MethodGet, path: trialPath, open: true, handle: s.trial},
 		route{method: http.MethodPost, path: groupPath + "swap", open: true, change: &change{"experts.swap", version}, handle: s.swap},
+		route{method: http.MethodPost, path: groupPath + "attach", open: true, change: &change{"experts.attach", []string{"patience"}}, handle: s.attach},
 		route{method: http.MethodPost, path: groupPath + "canary", open: true, change: &change{"experts.canary", trial}, handle: s.try("canary")},
 		route{method: http.MethodPost, path: groupPath + "shadow", open: true, change: &change{"experts.shadow", trial}, handle: s.try("shadow")},
 		route{method: http.MethodPost, path: groupPath + "promote", open: true, change: &change{"experts.promote", nil}, handle: s.promote},

@@ -61,6 +61,7 @@ type changesAPI interface {
 	Promote(ctx context.Context, group string) (*host.Trial, error)
 	Rollback(ctx context.Context, group string) (*host.Trial, error)
 	Trial() *host.Trial
+	Lend(group string, patience time.Duration) (socket string, err error)
 }
 
 // textAPI is the part of *tokenizer.Tokenizer that the edge calls.

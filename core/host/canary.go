@@ -77,7 +77,10 @@ func (h *Host) Try(ctx context.Context, name, kind string, share, bound float64,
 	if t := h.trial.Load(); t != nil && t.running() {
 		return nil, fmt.Errorf("%s %s: group %s is being tried already: %w", kind, name, t.seat.name, sdk.ErrInvalid)
 	}
-	old := s.table.Load().current.(*group)
+	old, err := s.group()
+	if err != nil {
+		return nil, err
+	}
 	fresh, err := h.prepare(ctx, s, old, change)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", kind, name, err)

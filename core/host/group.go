@@ -94,7 +94,9 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 	for r := range all {
 		name := fmt.Sprintf("%s/%d", spec.Name, r)
 		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }
-		g.adopt(r, newSupervisor(name, l.options, g.changed, l.fleet, launch))
+		s := newSupervisor(name, l.options, g.changed, l.fleet, launch)
+		s.lenient = spec.Guest != nil
+		g.adopt(r, s)
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
 		g.stats = append(g.stats, newReplicaStats(m, labels))
 		m.Gauge("pimoe_expert_ready", func() float64 {

@@ -80,6 +80,7 @@ type GroupSpec struct {
 	Packed    *weights.Variant  // the shards in the packing of that class, for plugins that take it; nil = as imported
 	Params    map[string]string // for the plugin alone
 	Replicas  int               // at least 1
+	Guest     *visit            // who has started the plugin instead of the host; nil = nobody
 	Standby   int               // more of them, which get calls only while no other is ready
 }
 
@@ -104,7 +105,8 @@ type Host struct {
 	log      *slog.Logger
 	tell     func(Event)
 
-	changing sync.Mutex // held while a group is replaced
+	lent     atomic.Uint64 // sockets for guests that were made
+	changing sync.Mutex    // held while a group is replaced
 	trial    atomic.Pointer[trialOf]
 	fleet    *fleet // nil if nothing has a process
 	launch   *launcher

@@ -68,6 +68,12 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 		Env: environment(),
 	}
 	l.lanes.apply(&command, own)
+	if spec.Guest != nil {
+		if spec.Guest.used.Swap(true) {
+			return nil, errGuestLeft
+		}
+		command.Guest = spec.Guest.conn
+	}
 	proc, err := l.start(ctx, command, name, spec.Name)
 	if err != nil {
 		return nil, err

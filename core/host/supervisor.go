@@ -101,6 +101,7 @@ type supervisor struct {
 	tell    func(Event)
 	told    string         // the last cause that was told of, by run alone
 	draw    func() float64 // uniform in [0, 1), for the back-off
+	lenient bool           // the process may stand still as long as it likes: somebody debugs it
 
 	barred  atomic.Pointer[string] // why no process is started any more; nil while there is no reason
 	release chan struct{}          // a token when barred has been cleared
@@ -280,6 +281,9 @@ const causeStopped = "hung (stopped)"
 
 // watch returns the reason why the process has to be replaced, or "" when ctx ended.
 func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
+	if s.lenient {
+		return s.watchGuest(ctx, inc)
+	}
 	look := time.NewTimer(untilLook())
 	defer look.Stop()
 	probing, stopProbing := context.WithCancel(ctx)
@@ -319,6 +323,18 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 				return "hung (no heartbeat)"
 			}
 		}
+	}
+}
+
+// watchGuest is watch for a process that somebody debugs: only its end counts, or what it answers.
+func (s *supervisor) watchGuest(ctx context.Context, inc *incarnation) string {
+	select {
+	case <-ctx.Done():
+		return ""
+	case <-inc.proc.Exited():
+		return deathOf(inc.proc.Death()).describe()
+	case <-inc.condemn:
+		return *inc.verdict.Load()
 	}
 }
 

@@ -51,7 +51,10 @@ func (h *Host) Swap(ctx context.Context, name string, change func(*GroupSpec) er
 		return nil, fmt.Errorf("swap %q: %w", name, errUnknownGroup)
 	}
 	began := time.Now()
-	old := s.table.Load().current.(*group)
+	old, err := s.group()
+	if err != nil {
+		return nil, err
+	}
 	fresh, err := h.prepare(ctx, s, old, change)
 	if err != nil {
 		return nil, fmt.Errorf("swap %s: %w", name, err)

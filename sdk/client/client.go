@@ -13,6 +13,7 @@ package client
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -73,6 +74,7 @@ type Command struct {
 	Log          func(string)  // one line of the plugin's output, cut at 8 KiB, raw: the receiver escapes it. Called from one goroutine of the process at a time and must not block; may be nil
 	Confinement  *Confinement  // nil = one with the default options, for this start alone
 	Profile      *Profile      // of a script; nil = Path is a program
+	Guest        *net.UnixConn // who has called Attach, instead of a process that is started; the Process's own from Start on
 	StartTimeout time.Duration // until the plugin has shaken hands and told its Info; 0 = 10 s
 }
 

@@ -574,3 +574,100 @@ func TestConfineRacingReplacer(t *testing.T) {
 		t.Errorf("%d starts, %d refused: there was no race", runs, refusals)
 	}
 }
+
+// pythonProbes is a script that tries to get out and says what came of each try.
+const pythonProbes = `#!/usr/bin/python3
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(f):
+    def probe():
+        ctypes.set_errno(0)
+        if f() < 0: raise OSError(ctypes.get_errno(), "refused")
+    return probe
+def connect(family, kind, to):
+    def probe():
+        with socket.socket(family, kind) as s: s.connect(to)
+    return probe
+probes = {
+    "read /etc/passwd": lambda: open("/etc/passwd").read(),
+    "read the host's memory": lambda: open("/proc/%d/maps" % os.getppid()).read(),
+    "list /tmp": lambda: os.listdir("/tmp"),
+    "write into its libraries": lambda: open(sys.path[0] + "/x", "w"),
+    "write into its folder": lambda: os.write(os.open("x", os.O_CREAT | os.O_WRONLY), b"x"),
+    "fork": os.fork,
+    "exec": lambda: os.execv("/bin/true", ["true"]),
+    "spawn": lambda: os.posix_spawn("/bin/true", ["true"], {}),
+    "kill the host": lambda: os.kill(os.getppid(), 0),
+    "tcp": connect(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 1)),
+    "udp": connect(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 1)),
+    "unix": connect(socket.AF_UNIX, socket.SOCK_STREAM, "\0x"),
+    "unix datagrams": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+    "addressed message": lambda: socket.socket(socket.AF_UNIX).sendmsg([b"x"], [], 0, "\0x"),
+    "ptrace": call(lambda: libc.ptrace(16, os.getppid(), 0, 0)),
+    "memfd": lambda: os.memfd_create("x"),
+    "unshare": call(lambda: libc.unshare(0x10000000)),
+    "mount": call(lambda: libc.mount(b"none", b"/", b"tmpfs", 0, None)),
+    "become root": lambda: os.setuid(0) if os.getuid() else (_ for _ in ()).throw(PermissionError()),
+    "chmod": lambda: os.chmod(".", 0o777),
+    "link": lambda: os.symlink("/", "x"),
+    "rename": lambda: os.rename(".", "../x"),
+}
+for name, probe in probes.items():
+    try:
+        probe()
+        print("probe", name, "ESCAPED", file=sys.stderr)
+    except BaseException as e:
+        print("probe", name, "denied", type(e).__name__, file=sys.stderr)
+sys.exit(0)
+`
+
+// TestPythonProfile: a script has nothing that a program has not, but its libraries to read; and neither script nor interpreter
+// nor libraries may be others than those that are pinned.
+func TestPythonProfile(t *testing.T) {
+	if _, err := os.Stat("/usr/bin/python3"); err != nil {
+		t.Skip("needs /usr/bin/python3")
+	}
+	dir := runtimeDir(t)
+	lib, script := filepath.Join(dir, "lib"), filepath.Join(dir, "probes")
+	if err := errors.Join(os.Mkdir(lib, 0o755), os.WriteFile(filepath.Join(lib, "a.py"), nil, 0o644), os.WriteFile(script, []byte(pythonProbes), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	digest, err := client.TreeDigest(lib, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(p client.Profile) (string, error) {
+		log := &lines{}
+		_, err := client.Start(t.Context(), client.Command{
+			Path: script, RuntimeDir: dir, Identity: identity(), Transport: client.TransportGRPC, Log: log.add, Profile: &p,
+		})
+		return strings.Join(log.all(), "\n"), err
+	}
+	good := client.Profile{Name: client.ProfilePython, Reads: []client.Pinned{{Path: lib, Digest: digest}}}
+	out, err := start(good)
+	if err == nil || strings.Contains(out, "ESCAPED") || strings.Count(out, " denied ") != 22 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for what, p := range map[string]client.Profile{
+		"interpreter": {Name: good.Name, Interpreter: client.Pinned{Path: must(client.Interpreter(script)), Digest: "sha256:other"}},
+		"libraries":   {Name: good.Name, Reads: []client.Pinned{{Path: lib, Digest: "sha256:other"}}},
+	} {
+		var why *client.StartError
+		if out, err := start(p); !errors.As(err, &why) || why.Reason != client.ReasonUntrusted || out != "" {
+			t.Errorf("other %s: %v\n%s", what, err, out)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(lib, "b.py"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := start(good); err == nil || !strings.Contains(err.Error(), "not what the catalogue pins") {
+		t.Errorf("a file more: %v", err)
+	}
+}
+
+func must(s string, err error) string {
+	if err != nil {
+		panic(err)
+	}
+	return s
+}

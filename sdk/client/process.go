@@ -33,6 +33,7 @@ const killAfter = 2 * time.Second
 type Process struct {
 	name   string // of the executable's file
 	cmd    *exec.Cmd
+	guest  *guest // instead of cmd, if its author has started it
 	dir    string // private folder
 	life   *os.File
 	plane  *plane.Host   // nil with gRPC
@@ -58,6 +59,9 @@ type Process struct {
 
 // PID is the process's number.
 func (p *Process) PID() int {
+	if p.guest != nil {
+		return p.guest.pid
+	}
 	if p.cmd == nil || p.cmd.Process == nil {
 		return 0
 	}
@@ -166,6 +170,10 @@ func (p *Process) Kill() error { return p.signal(syscall.SIGKILL) }
 // signal goes through the process's pidfd where there is one, so that it can't hit another process.
 func (p *Process) signal(s syscall.Signal) error {
 	p.asked.Store(true)
+	if p.guest != nil {
+		say(p.guest.conn, word{Signal: int(s)}) // where it fails, its end is told anyway
+		return nil
+	}
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal plugin %s (pid %d): %w", p.name, p.PID(), err)
 	}
@@ -218,11 +226,14 @@ func (p *Process) free() {
 	if p.life != nil {
 		p.life.Close()
 	}
-	if p.cmd != nil {
+	if p.cmd != nil || p.guest != nil && p.guest.pid != 0 {
 		<-p.drained
 	}
 	if p.group != nil {
 		p.group.Close() // what can't be removed now, the next start removes
+	}
+	if p.guest != nil {
+		p.guest.conn.Close()
 	}
 	os.Chmod(p.dir, 0o700) // it was closed to the process
 	os.RemoveAll(p.dir)
@@ -256,6 +267,17 @@ func (p *Process) reap(stdout, stderr *os.File) {
 		p.tell(e)
 	}
 
+	p.drainOutput(stdout, stderr)
+}
+
+// reapGuest is reap for a process that is not a child.
+func (p *Process) reapGuest(stdout, stderr *os.File) {
+	p.tell(p.guest.wait())
+	p.drainOutput(stdout, stderr)
+}
+
+// drainOutput ends the reading of an ended process's streams.
+func (p *Process) drainOutput(stdout, stderr *os.File) {
 	// What is in the pipes is read; a grandchild that keeps them open is not waited for.
 	deadline := time.Now().Add(100 * time.Millisecond)
 	stdout.SetReadDeadline(deadline)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bufio"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -39,8 +40,10 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("start plugin %s: %w", c.Path, err)
 	}
-	if err := executable(c.Path); err != nil {
-		return nil, err
+	if c.Guest == nil {
+		if err := executable(c.Path); err != nil {
+			return nil, err
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.StartTimeout)
 	defer cancel()
@@ -61,7 +64,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 
 // abandon undoes a start that failed.
 func (p *Process) abandon() {
-	if p.cmd != nil {
+	if p.cmd != nil || p.guest != nil && p.guest.pid != 0 {
 		p.Kill()
 		<-p.exited
 	}
@@ -227,7 +230,7 @@ func (p *Process) dial(l *launch) func(context.Context, string) (net.Conn, error
 			return nil, err
 		}
 		pid, err := peerPID(conn.(*net.UnixConn))
-		if err == nil && pid != p.PID() {
+		if err == nil && p.guest == nil && pid != p.PID() { // a guest may be a debugger's child
 			err = fmt.Errorf("process %d listens on the socket of process %d", pid, p.PID())
 		}
 		if err != nil {
@@ -271,8 +274,12 @@ type launch struct {
 }
 
 // Start implements runner.Runner.
-func (l *launch) Start(context.Context) error {
-	if err := l.spawn(); err != nil {
+func (l *launch) Start(ctx context.Context) error {
+	spawn := l.spawn
+	if l.c.Guest != nil {
+		spawn = func() error { return l.invite(ctx) }
+	}
+	if err := spawn(); err != nil {
 		return err
 	}
 	return l.shake()
@@ -327,6 +334,44 @@ func (l *launch) spawn() error {
 	return nil
 }
 
+// invite is spawn for a process that its author starts.
+func (l *launch) invite(ctx context.Context) error {
+	p := l.p
+	fail := func(err error) error { return fmt.Errorf("attach plugin %s: %w", l.c.Path, err) }
+	p.guest = &guest{conn: l.c.Guest, in: bufio.NewReader(l.c.Guest)}
+	stdoutR, stdoutW, err := os.Pipe()
+	if err != nil {
+		return fail(err)
+	}
+	defer stdoutW.Close()
+	stderrR, stderrW, err := os.Pipe()
+	if err != nil {
+		stdoutR.Close()
+		return fail(err)
+	}
+	defer stderrW.Close()
+	cmd, closeAfter, err := l.command()
+	if err == nil {
+		files := append([]*os.File{stdoutW, stderrW}, cmd.ExtraFiles...)
+		err = p.guest.give(ctx, gift{Env: cmd.Env, Dir: cmd.Dir}, files)
+	}
+	for _, f := range closeAfter {
+		f.Close()
+	}
+	if p.plane != nil {
+		p.plane.CloseFiles()
+	}
+	if err != nil {
+		p.guest.pid = 0
+		stdoutR.Close()
+		stderrR.Close()
+		return fail(err)
+	}
+	p.out = newOutput(l.c.Log, stdoutR, stderrR)
+	go p.reapGuest(stdoutR, stderrR)
+	return nil
+}
+
 // run starts the command, as it is or by way of the launch that confines it.
 func (l *launch) run(cmd *exec.Cmd, start func(*exec.Cmd) error) error {
 	if l.confine == nil {
@@ -354,6 +399,9 @@ func (l *launch) unstarted(err error, fail func(error) error) error {
 
 // take checks what shall be executed, and keeps sealed copies of it.
 func (l *launch) take(c Command) (err error) {
+	if c.Guest != nil {
+		return nil
+	}
 	if c.Profile == nil {
 		l.exe, err = c.Confinement.executable(c.Path)
 		return err
@@ -367,6 +415,9 @@ func (l *launch) take(c Command) (err error) {
 
 // bounds are the measures that confine the process.
 func (l *launch) bounds() ([]Measure, error) {
+	if l.c.Guest != nil {
+		return []Measure{{Name: "confinement", Detail: "attached: its author has started it"}}, nil
+	}
 	if l.confine == nil {
 		return l.c.Confinement.unconfined(), nil
 	}
@@ -587,7 +638,7 @@ func (l *launch) Wait(context.Context) error {
 
 // Kill ends the process.
 func (l *launch) Kill(context.Context) error {
-	if l.p.cmd == nil {
+	if l.p.cmd == nil && l.p.guest == nil {
 		return nil
 	}
 	return l.p.Kill()

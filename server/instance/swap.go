@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/host"
@@ -66,4 +67,12 @@ func (i *Instance) change(ctx context.Context, c Change) func(*host.GroupSpec) e
 		s.Packed = packed
 		return nil
 	}
+}
+
+// Lend makes a socket at which a plugin that its author has started gets a group's place; see host.Lend. It is for developers.
+func (i *Instance) Lend(group string, patience time.Duration) (socket string, err error) {
+	if !i.Config.Plugins.Dev {
+		return "", fmt.Errorf("attach: the host was started without plugins.dev (--dev): %w", sdk.ErrUnsupported)
+	}
+	return i.Host.Lend(group, patience)
 }

@@ -7,6 +7,9 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 mkdir -p "$1"
+exec 9>"$1/.lock"
+flock 9
 # -ffp-contract=off: where the classes round twice, so must we.
-"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -Werror -ffp-contract=off -pthread -o "$1/pimoe-expert-c" "$here"/*.c -lnghttp2 -lssl -lcrypto -lm
-chmod 755 "$1/pimoe-expert-c"
+"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -Werror -ffp-contract=off -pthread -o "$1/new" "$here"/*.c -lnghttp2 -lssl -lcrypto -lm
+chmod 755 "$1/new"
+cmp -s "$1/new" "$1/pimoe-expert-c" || mv "$1/new" "$1/pimoe-expert-c"

@@ -11,6 +11,8 @@ proto="${PIMOE_PROTO:-$here/../../proto/v1}"
 python=/usr/bin/python3 # as in the script's first line
 mkdir -p "$1"
 dir="$(cd "$1" && pwd)"
+exec 9>"$dir/.lock"
+flock 9
 
 want="$(cat "$here/requirements.txt" "$proto"/*.proto | cksum) $("$python" --version)"
 if [ "$(cat "$dir/lib.stamp" 2>/dev/null)" != "$want" ]; then
@@ -24,4 +26,4 @@ if [ "$(cat "$dir/lib.stamp" 2>/dev/null)" != "$want" ]; then
   chmod -R go-w "$dir/lib"
   echo "$want" >"$dir/lib.stamp"
 fi
-install -m 755 "$here/pimoe-expert-numpy" "$dir/pimoe-expert-numpy"
+cmp -s "$here/pimoe-expert-numpy" "$dir/pimoe-expert-numpy" || install -m 755 "$here/pimoe-expert-numpy" "$dir/pimoe-expert-numpy"

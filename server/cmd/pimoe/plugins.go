@@ -27,7 +27,7 @@ import (
 
 func (a *app) plugins() *cobra.Command {
 	return group("plugins", "List plugins, pin what may be started, test that they keep the contract",
-		a.pluginsList(), a.pluginsVerify(), a.pluginsPin(), a.pluginsTest())
+		a.pluginsList(), a.pluginsVerify(), a.pluginsPin(), a.pluginsTest(), a.pluginsRun())
 }
 
 func (a *app) pluginsList() *cobra.Command {

@@ -33,7 +33,10 @@ func (s *scriptFlags) any() (*client.Profile, error) {
 	}
 	p := &client.Profile{Name: s.name}
 	for _, dir := range s.reads {
-		dir, err := filepath.Abs(dir)
+		dir, err := filepath.EvalSymlinks(dir)
+		if err == nil {
+			dir, err = filepath.Abs(dir)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("--reads: %w", err)
 		}

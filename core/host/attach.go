@@ -1,0 +1,211 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/expert"
+)
+
+// guestComes is how long a host waits for a guest whose place it has been asked for.
+const guestComes = time.Minute
+
+// DefaultGuestPatience is how long a call waits for a guest that stands at a breakpoint before the former processes answer it.
+const DefaultGuestPatience = 10 * time.Second
+
+var errGuestLeft = fmt.Errorf("the attached plugin has ended: %w", sdk.ErrUnsupported)
+
+// group is who sits there alone.
+func (s *seat) group() (*group, error) {
+	if g, ok := s.table.Load().current.(*group); ok {
+		return g, nil
+	}
+	return nil, fmt.Errorf("expert group %s: a plugin is attached: %w", s.name, sdk.ErrInvalid)
+}
+
+// Lend makes a socket, for this user alone, at which client.Attach gets a group's place for a plugin that its author has started.
+// As long as it stays, the former processes go on: they take the calls that it leaves unanswered, and its place when it ends.
+// It may be stopped at a breakpoint for as long as it likes. Its answers may differ, since that is what it is debugged for.
+func (h *Host) Lend(name string, patience time.Duration) (socket string, err error) {
+	if h.fleet == nil {
+		return "", fmt.Errorf("attach: the experts run in the host's own process: %w", sdk.ErrUnsupported)
+	}
+	s := h.seat(name)
+	if s == nil {
+		return "", fmt.Errorf("attach to %q: %w", name, errUnknownGroup)
+	}
+	if _, err := s.group(); err != nil {
+		return "", err
+	}
+	path := filepath.Join(h.launch.runtimeDir, "attach"+strconv.FormatUint(h.lent.Add(1), 10))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return "", fmt.Errorf("attach to %s: %w", name, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return "", fmt.Errorf("attach to %s: %w", name, err)
+	}
+	l.SetDeadline(time.Now().Add(guestComes))
+	h.fleet.wg.Go(func() {
+		defer context.AfterFunc(h.fleet.life, func() { l.Close() })()
+		conn, err := l.AcceptUnix()
+		l.Close()
+		if err != nil {
+			h.log.Warn("no plugin was attached", "group", name, "err", err)
+			return
+		}
+		defer conn.Close()
+		if err := h.host(s, conn, patience); err != nil && h.fleet.life.Err() == nil {
+			h.log.Warn("a plugin was not attached", "group", name, "err", err)
+			tell(conn, "not attached: "+err.Error())
+		}
+	})
+	return path, nil
+}
+
+// tell says something to the person at the other end.
+func tell(conn *net.UnixConn, note string) {
+	b, err := json.Marshal(map[string]string{"note": note})
+	if err == nil {
+		conn.Write(append(b, '\n'))
+	}
+}
+
+// host gives a guest the seat and takes it back when the guest has ended.
+func (h *Host) host(s *seat, conn *net.UnixConn, patience time.Duration) error {
+	l, err := h.welcome(s, conn, patience)
+	if err != nil {
+		return err
+	}
+	d, err := compare(l.back.answers, l.group.answers)
+	if err != nil {
+		d = Difference{}
+	}
+	h.changing.Lock()
+	old := h.editions.shift(s, l, d.Same)
+	h.changing.Unlock()
+	h.log.Warn("a plugin is attached", "group", s.name, "to", l.group.title(), "same_bits", d.Same, "relative", d.Relative)
+	tell(conn, fmt.Sprintf("attached to %s: class %s, same bits as before: %v, relative difference %.3g", s.name, l.group.class(), d.Same, d.Relative))
+
+	l.ended(h.fleet.life)
+	l.left.Store(true)
+	h.changing.Lock()
+	old = append(old, h.editions.shift(s, l.back, d.Same)...)
+	h.changing.Unlock()
+	h.fleet.dismiss(l.group)
+	h.log.Warn("the attached plugin has ended; the former processes have its place again", "group", s.name)
+	if err := h.editions.drained(h.fleet.life, s, old); h.fleet.life.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// welcome starts a guest up to its known-answer test.
+func (h *Host) welcome(s *seat, conn *net.UnixConn, patience time.Duration) (*lent, error) {
+	h.changing.Lock()
+	defer h.changing.Unlock()
+	if t := h.trial.Load(); t != nil && t.running() && t.seat == s {
+		return nil, fmt.Errorf("group %s is being tried: %w", s.name, sdk.ErrInvalid)
+	}
+	back, err := s.group()
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := h.prepare(h.fleet.life, s, back, func(g *GroupSpec) error {
+		g.Guest, g.Backend, g.Path, g.Packed, g.Replicas, g.Standby = &visit{conn: conn}, "attached", "attached", nil, 1, 0
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &lent{group: fresh, back: back, patience: patience}, nil
+}
+
+// visit is a guest's one try: whoever is started again later is another guest.
+type visit struct {
+	conn *net.UnixConn
+	used atomic.Bool
+}
+
+// lent is a seat while a guest has it.
+type lent struct {
+	*group
+	back     *group // whose seat it is
+	patience time.Duration
+	left     atomic.Bool
+}
+
+// ended returns when the guest's process is there no more.
+func (l *lent) ended(life context.Context) {
+	for {
+		changed := l.changed.wait()
+		if inc, _, _ := l.replicas[0].ready(); inc == nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-life.Done():
+			return
+		}
+	}
+}
+
+// Start implements moe.Group. A guest that stands still is not asked.
+func (l *lent) Start(ctx context.Context, call *expert.Call) expert.Pending {
+	inc, _, _ := l.replicas[0].ready()
+	if l.left.Load() || inc == nil || inc.proc.Stopped() {
+		return l.back.Start(ctx, call)
+	}
+	limited, cancel := context.WithTimeout(ctx, l.patience)
+	return &lentCall{lent: l, ctx: ctx, call: call, cancel: cancel, front: l.group.Start(limited, call).(*groupCall)}
+}
+
+// lentCall is a call on a guest, which the former processes answer if it does not.
+type lentCall struct {
+	lent   *lent
+	ctx    context.Context
+	call   *expert.Call
+	cancel context.CancelFunc
+	front  *groupCall
+}
+
+// Wake implements moe.Sleeper.
+func (c *lentCall) Wake(all bool) { c.front.Wake(all) }
+
+// Wait implements expert.Pending.
+func (c *lentCall) Wait() error {
+	err := c.front.Wait()
+	c.cancel()
+	if err == nil || c.ctx.Err() != nil {
+		return err
+	}
+	if again := c.lent.back.Start(c.ctx, c.call).Wait(); again != nil {
+		return errors.Join(again, err)
+	}
+	return nil
+}
+
+// available implements member: the former processes are always there.
+func (l *lent) available() error { return l.back.available() }
+
+// status implements member.
+func (l *lent) status() []Status {
+	out := l.group.status()
+	for _, st := range l.back.status() {
+		st.Aside = true
+		out = append(out, st)
+	}
+	return out
+}
+
+var _ member = (*lent)(nil)
