@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -155,7 +156,8 @@ func Attach(ctx context.Context, socket string, command []string, out io.Writer,
 	}
 	stay, leave := context.WithCancel(ctx)
 	defer leave()
-	go listen(conn, cmd.Process.Pid, ready, leave)
+	var told atomic.Bool
+	go listen(conn, cmd.Process.Pid, func(note string) { told.Store(true); ready(note) }, leave)
 	end := context.AfterFunc(stay, func() { farewell(cmd.Process.Pid) })
 	defer end()
 	pass(stdout, out, files[0])
@@ -170,6 +172,9 @@ func Attach(ctx context.Context, socket string, command []string, out io.Writer,
 	say(conn, w) // the host may have gone before
 	if left {
 		return nil // it was asked to end
+	}
+	if err == nil && !told.Load() {
+		err = fmt.Errorf("attach: it ended before the host had lent it a place: %w", sdk.ErrUnavailable)
 	}
 	return err
 }
