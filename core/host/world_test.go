@@ -354,6 +354,7 @@ func (f *fake) exit(d client.Death) {
 	switch {
 	case f.inc != nil && (f.inc.served.Load() || time.Since(f.admitted) >= healthyAfter):
 		s.idle = nil
+	case d.Asked && f.inc != nil && f.inc.verdict.Load() == nil: // it was not wanted any more
 	default:
 		s.idle = append(s.idle, time.Now())
 	}
