@@ -162,7 +162,9 @@ func (s *scale) room() scaling.Room {
 func (h *Host) follow(life context.Context) {
 	s := h.scale
 	for s.every > 0 && sleep(life, s.every) {
-		h.changing.Lock()
+		if !h.changing.TryLock() { // one change at a time; the next sample is of a longer time
+			continue
+		}
 		s.mu.Lock()
 		now := time.Now()
 		s.measure(now)

@@ -28,6 +28,7 @@ type world struct {
 
 	witnessed bool // the host can compute what its experts compute
 	peaceful  bool // nothing goes wrong by itself
+	slowly    bool // every call takes fifty times as long
 
 	mu       sync.Mutex // guards what follows
 	events   int
@@ -499,6 +500,9 @@ func (f *fake) begin(ctx context.Context, call *expert.Call) *flight {
 	took := 50*time.Microsecond + time.Duration(p.rng.ExpFloat64()*float64(f.each))*time.Duration(call.Y.Rows+4)/8
 	if f.shows(slow) {
 		took *= 20
+	}
+	if f.site.world.slowly {
+		took *= 50
 	}
 	switch {
 	case fall:

@@ -69,7 +69,10 @@ func TestScaler(t *testing.T) {
 		{"as many as the load needs", func(s *site) { s.run(time.Hour, plenty, 1.2) }, "e0 12"},
 		{"no process is left", func(s *site) { s.run(time.Hour, scaling.Room{Memory: math.MaxInt64}, 9) }, ""},
 		{"no memory is left", func(s *site) { s.run(time.Hour, scaling.Room{Processes: 9, Memory: 10<<20 - 1}, 9) }, ""},
-		{"a budget that shrinks", func(s *site) { s.run(2*time.Minute, plenty, 9); s.run(time.Minute, scaling.Room{Processes: -1, Memory: 1}, 9) }, "e0 12, e0 23, e0 32, e0 21"},
+		{"a budget that shrinks", func(s *site) {
+			s.run(2*time.Minute, plenty, 9)
+			s.run(time.Minute, scaling.Room{Processes: -1, Memory: 1}, 9)
+		}, "e0 12, e0 23, e0 32, e0 21"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(rules, e0)
