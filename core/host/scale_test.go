@@ -111,7 +111,11 @@ func TestFollowsLoad(t *testing.T) {
 		})
 		rng := rand.New(rand.NewPCG(1, 4))
 		seen := map[string]bool{}
-		for phase := range 6 {
+		phases := 6
+		if raced {
+			phases = 2
+		}
+		for phase := range phases {
 			clients := []int{rng.IntN(6), rng.IntN(4), rng.IntN(3)}
 			if phase == 0 {
 				clients = []int{6, 4, 0}
@@ -138,7 +142,7 @@ func TestFollowsLoad(t *testing.T) {
 		}
 		close(stop)
 		watch.Wait()
-		if len(seen) < 2 || most != budget {
+		if len(seen) < min(phases, 2) || most != budget {
 			t.Errorf("seen %v, at most %d processes", seen, most)
 		}
 		if st := h.Scaling()[0]; st.Last == nil || !strings.Contains(st.Last.Why, "the others would be busy") {

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -193,7 +196,7 @@ func TestRebalance(t *testing.T) {
 		"c": []any{map[string]any{"layers": "all", "experts": 7}},
 	}
 	i := open(t, func(c *config.Config) { c.Experts.Group = skewed })
-	if r, err := i.Rebalance(); !errors.Is(err, sdk.ErrUnavailable) {
+	if r, err := i.Rebalance(); err != nil || r.Moved != 0 || r.Before != r.After || r.Groups[0].Heat != 0 {
 		t.Errorf("without heat: %+v, %v", r, err)
 	}
 	requests, right := exact(t, i, 3)
@@ -219,5 +222,44 @@ func TestRebalance(t *testing.T) {
 		if a := run(t.Context(), again, request); a.err != nil || exactly(a) != right[c] {
 			t.Errorf("request %d: error %v, %q, want %q", c, a.err, exactly(a), right[c])
 		}
+	}
+}
+
+// TestScaleCommands: the commands do to a running server what they say, and their output is of use.
+func TestScaleCommands(t *testing.T) {
+	p := launch(t, home(t), "--set", "experts.scaling.max_replicas=2")
+	p.ready(t)
+	pimoe := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command(p.cmd.Path, append(args, "--admin", p.admin)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("pimoe %v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	if out := pimoe("experts", "scale", "e3", "--replicas", "2"); !strings.Contains(out, "operator") {
+		t.Error(out)
+	}
+	for _, want := range []string{"LAST CHANGE", "1 to 2, an operator has said so", "MEASURE", "e3/1"} {
+		if out := pimoe("experts", "show", "e3"); !strings.Contains(out, want) {
+			t.Errorf("show has no %q:\n%s", want, out)
+		}
+	}
+	if out := pimoe("experts", "scale", "e3", "--auto"); strings.Contains(out, "operator  ") {
+		t.Error(out)
+	}
+	out, err := exec.Command(p.cmd.Path, "experts", "scale", "e3", "--replicas", "3", "--admin", p.admin).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "want 1 to 2") {
+		t.Errorf("3 replicas: %v %s", err, out)
+	}
+	if out := pimoe("experts", "rebalance", "--dry-run"); !strings.Contains(out, "0 units change places") {
+		t.Error(out)
+	}
+	file := filepath.Join(t.TempDir(), "grouping.yaml")
+	if err := os.WriteFile(file, []byte(pimoe("experts", "rebalance")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(p.cmd.Path, "config", "check", file).CombinedOutput(); err != nil {
+		t.Errorf("the proposal is no configuration: %v\n%s", err, out)
 	}
 }

@@ -70,9 +70,6 @@ func (i *Instance) Rebalance() (*Rebalance, error) {
 		heat[u] = h.Work()
 		total += heat[u]
 	}
-	if total == 0 {
-		return nil, fmt.Errorf("rebalance: no expert has been asked since the start: %w", sdk.ErrUnavailable)
-	}
 	var now []scaling.Grouping
 	for g, p := range i.remedies.plans[:i.remedies.main] {
 		now = append(now, scaling.Grouping{Name: p.Name, Kind: kind(p) + i.Host.Class(g), Units: p.Units})
@@ -96,7 +93,7 @@ func share(g scaling.Grouping, heat map[expert.Unit]float64, total float64) floa
 	for _, u := range g.Units {
 		sum += heat[u]
 	}
-	return sum / total
+	return sum / max(total, 1) // work is whole numbers: without any, all shares are 0
 }
 
 // kind is all that units must share to change places: settings that belong to units, not to groups.
