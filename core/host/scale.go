@@ -112,6 +112,13 @@ func newScale(o Options, seats []*seat, known footprint) *scale {
 		}
 	}
 	s.scaler = scaling.New(o.Scaling, bounds, replicas)
+	for n, seat := range seats {
+		o.Metrics.Gauge("pimoe_expert_replicas_wanted", func() float64 {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return float64(s.scaler.Wanted(n))
+		}, "group", seat.name)
+	}
 	return s
 }
 
@@ -364,7 +371,8 @@ type GroupStatus struct {
 	Queue time.Duration `json:"queue_ns"` // since when, without a break, there have been more calls than its processes take
 }
 
-// Scaling describes the number of replicas of every group; nil where nothing has a process.
+// Scaling describes the number of replicas of every group; nil where nothing has a process. Where no group follows load, its
+// busy share is that since the last look.
 func (h *Host) Scaling() []GroupStatus {
 	s := h.scale
 	if s == nil {
