@@ -117,6 +117,11 @@ byzantine: build ## an expert that lies in every way it knows, 1,000 requests ea
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BYZANTINE_REQUESTS=1000 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Byzantine|HungCall|PoisonedRows' ./server/acceptance
 
+.PHONY: scale-soak
+scale-soak: build ## groups grow and shrink 1,000 times under load, every bit compared
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SCALINGS=1000 \
+	  $(GO) test -count=1 -v -timeout 2h -run 'TestScale$$|ReplicasFollowLoad' ./server/acceptance
+
 .PHONY: soak
 soak: build ## many requests and restarts, watching memory, goroutines, descriptors and maps
 	./$(BIN)/pimoe chaos soak --requests 100000 --restarts 1000 --seed $(SEED)

@@ -50,9 +50,9 @@ func localHost(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// experts is GET /admin/experts: one entry for each process, and the router's.
+// experts is GET /admin/experts: one entry for each process and for each group, and the router's.
 func (s *Server) experts(context.Context, *request) (*reply, error) {
-	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{"experts": s.service.experts(), "router": s.service.router()})}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{"experts": s.service.experts(), "groups": s.service.groups(), "router": s.service.router()})}, nil
 }
 
 // release is POST /admin/experts/{group}/release: it lets a group's replicas out of quarantine, or the one that the body

@@ -111,6 +111,59 @@ func (s *Server) trial(context.Context, *request) (*reply, error) {
 	return jsonReply(map[string]any{"trial": s.service.changes.Trial()}), nil
 }
 
+// readScale reads {"replicas": 3} or {"auto": true}, which is 0.
+func readScale(body []byte) (int, error) {
+	v, err := strictjson.Parse(body)
+	if err != nil {
+		return 0, err
+	}
+	members, err := v.Object()
+	if err != nil {
+		return 0, err
+	}
+	replicas, auto := int64(0), false
+	for _, m := range members {
+		switch m.Name {
+		case "replicas":
+			replicas, err = m.Int(1, 1<<20)
+		case "auto":
+			auto, err = m.Bool()
+		default:
+			err = m.Unknown()
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	if auto == (replicas > 0) {
+		return 0, &strictjson.Error{Path: "replicas", Expected: "a number of replicas, or auto: true instead", Got: "both or neither"}
+	}
+	return int(replicas), nil
+}
+
+// scale is POST /admin/experts/GROUP/scale. It answers when the new replicas serve, or when those too many have finished their
+// calls and ended.
+func (s *Server) scale(_ context.Context, r *request) (*reply, error) {
+	replicas, err := readScale(r.body)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.service.changes.Scale(r.group, replicas)
+	if err != nil {
+		return nil, err
+	}
+	return jsonReply(st), nil
+}
+
+// rebalance is GET /admin/rebalance: a proposal, nothing is changed.
+func (s *Server) rebalance(context.Context, *request) (*reply, error) {
+	r, err := s.service.changes.Rebalance()
+	if err != nil {
+		return nil, err
+	}
+	return jsonReply(r), nil
+}
+
 // jsonReply is v as JSON.
 func jsonReply(v any) *reply {
 	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(v)}

@@ -124,7 +124,7 @@ func fakeService(f *fakeEngine) *service {
 	return &service{
 		id: "fake", created: time.Unix(1700000000, 0), digest: "sha256:0123456789abcdef0123", class: func() string { return "f32" }, hidden: 2, vocab: 26, context: 64,
 		layers: []int{0, 2}, defaults: sampler.Params{Temperature: 1, TopP: 1}, engine: f, text: letters{}, ready: func() error { return nil }, lacking: func() error { return nil },
-		experts: func() any { return []any{} }, release: func(string, int) (int, error) { return 0, sdk.ErrNotFound }, router: func() any { return nil }, metrics: metrics.New(),
+		experts: func() any { return []any{} }, groups: func() any { return []any{} }, release: func(string, int) (int, error) { return 0, sdk.ErrNotFound }, router: func() any { return nil }, metrics: metrics.New(),
 	}
 }
 

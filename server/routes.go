@@ -30,15 +30,16 @@ func (r route) name() string {
 }
 
 const (
-	processPath  = "/api/v1/process"
-	metricsPath  = "/metrics"
-	openapiPath  = "/openapi.json"
-	expertsPath  = "/admin/experts"
-	groupPath    = expertsPath + "/:group/"
-	trialPath    = "/admin/trial"
-	releasePath  = groupPath + "release"
-	generateBody = 8 << 20   // bytes: a prompt that fills the longest context several times over, written as ids
-	tensorBody   = 128 << 20 // bytes: 32 sequences of 2048 positions of 512 floats are 128 MiB in binary
+	processPath   = "/api/v1/process"
+	metricsPath   = "/metrics"
+	openapiPath   = "/openapi.json"
+	expertsPath   = "/admin/experts"
+	groupPath     = expertsPath + "/:group/"
+	trialPath     = "/admin/trial"
+	rebalancePath = "/admin/rebalance"
+	releasePath   = groupPath + "release"
+	generateBody  = 8 << 20   // bytes: a prompt that fills the longest context several times over, written as ids
+	tensorBody    = 128 << 20 // bytes: 32 sequences of 2048 positions of 512 floats are 128 MiB in binary
 )
 
 // publicRoutes is everything on the public listener.
@@ -72,6 +73,8 @@ func (s *Server) adminRoutes() []route {
 		route{method: http.MethodPost, path: groupPath + "shadow", open: true, change: &change{"experts.shadow", trial}, handle: s.try("shadow")},
 		route{method: http.MethodPost, path: groupPath + "promote", open: true, change: &change{"experts.promote", nil}, handle: s.promote},
 		route{method: http.MethodPost, path: groupPath + "rollback", open: true, change: &change{"experts.rollback", nil}, handle: s.rollback},
+		route{method: http.MethodPost, path: groupPath + "scale", open: true, change: &change{"experts.scale", []string{"replicas"}}, handle: s.scale},
+		route{method: http.MethodGet, path: rebalancePath, open: true, handle: s.rebalance},
 	)
 }
 

@@ -40,6 +40,7 @@ type service struct {
 	ready   func() error // nil = a request would be answered
 	lacking func() error // nil = exactly
 	experts func() any   // one entry for each process
+	groups  func() any   // one entry for each group: how many processes it has and should have
 	release func(group string, replica int) (int, error)
 	router  func() any
 	changes changesAPI // nil where nothing can be changed
@@ -62,6 +63,8 @@ type changesAPI interface {
 	Rollback(ctx context.Context, group string) (*host.Trial, error)
 	Trial() *host.Trial
 	Lend(group string, patience time.Duration) (socket string, err error)
+	Scale(group string, replicas int) (*host.GroupStatus, error)
+	Rebalance() (*instance.Rebalance, error)
 }
 
 // textAPI is the part of *tokenizer.Tokenizer that the edge calls.
@@ -80,6 +83,7 @@ func serviceOf(i *instance.Instance) service {
 		defaults: defaultsOf(i.Model.Defaults),
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, lacking: i.Lacking, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
+		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
 		changes: i,

@@ -54,9 +54,9 @@ type Plugins struct {
 	Users string `koanf:"users"`
 	// MemoryMB bounds the private memory of a plugin process. 0 (default) = by the size of its weights, -1 = unlimited.
 	MemoryMB int `koanf:"memory_mb"`
-	// CPUPercent bounds the processor time of a plugin process, in percent of one core, where the host may make cgroups. 0 (default)
-	// = no limit.
-	CPUPercent int `koanf:"cpu_percent"`
+	// CPUs bounds the cores that a plugin process uses, by its cgroup too where the host may make some. 0 (default) = up to four for
+	// calls.
+	CPUs int `koanf:"cpus"`
 }
 
 // AutoUsers is the range of Plugins.Users "auto": room for every process number that Linux gives, far from the ids of
@@ -107,18 +107,28 @@ type Router struct {
 // Experts places units in processes.
 type Experts struct {
 	// Group is "expert" (default: expert i of every layer = one process), "layer", or a map NAME: [{layers, experts}].
-	Group        any        `koanf:"group"`
-	MaxProcesses int        `koanf:"max_processes"`  // default 64; further experts are grouped round robin
-	Backend      string     `koanf:"backend"`        // NAME of the built-in backend or of a plugin; default "cpu"
-	Precision    string     `koanf:"precision"`      // numeric class; default "auto" = the backend's own for the weights' dtype
-	Replicas     int        `koanf:"replicas"`       // default 1
-	Standby      int        `koanf:"standby"`        // further processes that get calls only while no other is ready; default 0
+	Group        any    `koanf:"group"`
+	MaxProcesses int    `koanf:"max_processes"` // default 64; further experts are grouped round robin
+	Backend      string `koanf:"backend"`       // NAME of the built-in backend or of a plugin; default "cpu"
+	Precision    string `koanf:"precision"`     // numeric class; default "auto" = the backend's own for the weights' dtype
+	Replicas     int    `koanf:"replicas"`      // default 1
+	Standby      int    `koanf:"standby"`       // further processes that get calls only while no other is ready; default 0
+	// Scaling lets groups have more replicas while load calls for them.
+	Scaling      Scaling    `koanf:"scaling"`
 	Hedge        string     `koanf:"hedge"`          // "on" (default): a slow call is sent to a second replica, too; or "off"
 	RecheckBy    string     `koanf:"recheck_by"`     // "replicas" (default): by another replica; "host": where there is none, by the host's own kernels
 	RecheckOneIn int        `koanf:"recheck_one_in"` // one call of so many is repeated elsewhere and compared; default 1000, 0 = none
 	Overrides    []Override `koanf:"overrides"`      // later ones win
 	Transport    string     `koanf:"transport"`      // tensors by "auto" (default: shared memory where the platform has it), "shm" or "grpc"
 	Isolation    string     `koanf:"isolation"`      // "process" (default) or "inproc"
+}
+
+// Scaling says how the number of replicas follows load, between Experts.Replicas and MaxReplicas.
+type Scaling struct {
+	MaxReplicas int           `koanf:"max_replicas"` // 0 (default) = as many as there are at the start, always
+	BusyPercent int           `koanf:"busy_percent"` // of the time in which replicas have a call, from which on one more is started; default 75
+	Window      time.Duration `koanf:"window"`       // how long load must be high; it must be low for three of them; default 10 s
+	CoolDown    time.Duration `koanf:"cool_down"`    // between two changes of a group; default 30 s
 }
 
 // Override changes how some units are served. An empty or zero field keeps the value of Experts.
@@ -174,7 +184,9 @@ type Limits struct {
 	MaxQueuedRequests     int           `koanf:"max_queued_requests"`     // behind them; default 1000; a full queue is 503
 	RequestTimeout        time.Duration `koanf:"request_timeout"`         // default 30 s
 	Threads               int           `koanf:"threads"`                 // 0 (default) = all cores
-	MaxRetries            int           `koanf:"max_retries"`             // of an expert call that was answered wrongly; default 2
+	// MemoryMB bounds the memory of all plugin processes together, in MiB; 0 (default) = unlimited.
+	MemoryMB   int `koanf:"memory_mb"`
+	MaxRetries int `koanf:"max_retries"` // of an expert call that was answered wrongly; default 2
 	// CircuitBreakerThreshold is how many failures in a row take a replica out of use for a while; default 10.
 	CircuitBreakerThreshold int `koanf:"circuit_breaker_threshold"`
 }

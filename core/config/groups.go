@@ -19,7 +19,9 @@ type GroupPlan struct {
 	Plugin    string // path of an executable; empty = pimoe-expert-BACKEND
 	Precision string
 	Replicas  int // at least 1
-	Standby   int // further ones
+	// MaxReplicas is how many it may have while load calls for them; 0 = Replicas.
+	MaxReplicas int
+	Standby     int // further ones
 
 	Policy      string      // what is done while it can't answer
 	Fallback    *GroupPlan  // under policy fallback: the group beside it that then serves the same units
@@ -29,7 +31,7 @@ type GroupPlan struct {
 // traits are what all units of a group share.
 type traits struct {
 	backend, plugin, precision string
-	replicas, standby          int
+	replicas, most, standby    int
 	remedy                     remedy
 }
 
@@ -153,7 +155,7 @@ func split(bases []base, traitsOf map[expert.Unit]traits) []GroupPlan {
 				name = free(b.name+"-"+t.backend, taken)
 			}
 			p := GroupPlan{Name: name, Units: parts[t], Backend: t.backend, Plugin: t.plugin,
-				Precision: t.precision, Replicas: t.replicas, Standby: t.standby, Policy: t.remedy.policy}
+				Precision: t.precision, Replicas: t.replicas, MaxReplicas: t.most, Standby: t.standby, Policy: t.remedy.policy}
 			if f := t.remedy.fallback; f != (Alternative{}) {
 				p.Fallback = &GroupPlan{Name: free(name+"-fallback", taken), Units: p.Units, Backend: f.Backend, Plugin: f.Plugin,
 					Precision: cmp.Or(f.Precision, "auto"), Replicas: 1, Policy: policies[0]}
@@ -192,7 +194,7 @@ func (e Experts) traits(layers []int, experts int, r remedy) (map[expert.Unit]tr
 	of := make(map[expert.Unit]traits, len(layers)*experts)
 	for _, l := range layers {
 		for x := range experts {
-			of[expert.Unit{Layer: l, Expert: x}] = traits{e.Backend, "", e.Precision, max(1, e.Replicas), e.Standby, r}
+			of[expert.Unit{Layer: l, Expert: x}] = traits{e.Backend, "", e.Precision, max(1, e.Replicas), e.Scaling.MaxReplicas, e.Standby, r}
 		}
 	}
 	var bad []Problem

@@ -185,3 +185,52 @@ func TestPolicyGroups(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestGroupLists: what is written of a grouping reads as that grouping, also where layers have gaps.
+func TestGroupLists(t *testing.T) {
+	layers := []int{0, 1, 2, 5}
+	groups := map[string][]expert.Unit{
+		"a": {{Layer: 0, Expert: 0}, {Layer: 0, Expert: 1}, {Layer: 1, Expert: 0}, {Layer: 1, Expert: 1}, {Layer: 5, Expert: 3}},
+		"b": {{Layer: 0, Expert: 2}, {Layer: 1, Expert: 2}, {Layer: 2, Expert: 0}, {Layer: 2, Expert: 2}, {Layer: 5, Expert: 2}},
+		"c": {{Layer: 0, Expert: 3}, {Layer: 1, Expert: 3}, {Layer: 2, Expert: 1}, {Layer: 2, Expert: 3}, {Layer: 5, Expert: 0}, {Layer: 5, Expert: 1}},
+	}
+	text, err := yaml.Marshal(map[string]any{"group": GroupLists(groups)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plans, _, err := expertsOf(t, string(text)).Groups(layers, 4)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	got := map[string][]expert.Unit{}
+	for _, p := range plans {
+		got[p.Name] = p.Units
+	}
+	if d := cmp.Diff(groups, got); d != "" {
+		t.Errorf("%s\n%s", d, text)
+	}
+}
+
+// TestScalingSettings: groups get their greatest number, and what can't be is refused with its key.
+func TestScalingSettings(t *testing.T) {
+	plans, _, err := expertsOf(t, "replicas: 2\nscaling: {max_replicas: 4}\noverrides: [{layers: all, experts: 0, replicas: 3}]").Groups([]int{0}, 2)
+	if err != nil || plans[0].Replicas != 3 || plans[0].MaxReplicas != 4 || plans[1].Replicas != 2 || plans[1].MaxReplicas != 4 {
+		t.Errorf("%+v, %v", plans, err)
+	}
+	for want, change := range map[string]func(c *Config){
+		`experts.scaling.max_replicas: "1" is wrong: want 0, or at least experts.replicas (2)`: func(c *Config) { c.Experts.Replicas, c.Experts.Scaling.MaxReplicas = 2, 1 },
+		`experts.scaling.max_replicas: "9" is wrong: want at most experts.max_processes (8)`:   func(c *Config) { c.Experts.MaxProcesses, c.Experts.Scaling.MaxReplicas = 8, 9 },
+		`experts.scaling.max_replicas: "60" is wrong: want with experts.standby at most 64`:    func(c *Config) { c.Experts.Standby, c.Experts.Scaling.MaxReplicas = 8, 60 },
+		`experts.scaling.max_replicas: "2" is wrong: want 0 with experts.isolation inproc`:     func(c *Config) { c.Experts.Isolation, c.Experts.Scaling.MaxReplicas = "inproc", 2 },
+		`limits.memory_mb: "100" is wrong: want 0 with experts.isolation inproc`:               func(c *Config) { c.Experts.Isolation, c.Limits.MemoryMB = "inproc", 100 },
+		`experts.scaling.busy_percent: "0" is wrong`:                                           func(c *Config) { c.Experts.Scaling.BusyPercent = 0 },
+		`experts.scaling.window: "0s" is wrong`:                                                func(c *Config) { c.Experts.Scaling.Window = 0 },
+		`plugins.cpus: "-1" is wrong`:                                                          func(c *Config) { c.Plugins.CPUs = -1 },
+	} {
+		c := Default()
+		change(&c)
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+	}
+}

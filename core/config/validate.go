@@ -82,6 +82,9 @@ func (c Config) problems() []Problem {
 	v.server(c)
 	v.plugins(c)
 	v.placement(c.Experts)
+	if c.Limits.MemoryMB > 0 && c.Experts.Isolation == "inproc" {
+		v.bad("limits.memory_mb", strconv.Itoa(c.Limits.MemoryMB), "0 with experts.isolation inproc: there are no expert processes")
+	}
 	v.policies(c)
 	if c.Limits.MaxBatchTokens >= 1 && c.Limits.MaxBatchTokens < c.Limits.MaxBatchSize {
 		v.bad("limits.max_batch_tokens", strconv.Itoa(c.Limits.MaxBatchTokens),
@@ -283,6 +286,19 @@ func (v *validator) placement(e Experts) {
 	}
 	if e.Replicas+e.Standby > maxReplicas {
 		v.bad("experts.standby", strconv.Itoa(e.Standby), fmt.Sprintf("with experts.replicas at most %d processes for the same units", maxReplicas))
+	}
+	if n := e.Scaling.MaxReplicas; n > 0 {
+		switch {
+		case n < e.Replicas:
+			v.bad("experts.scaling.max_replicas", strconv.Itoa(n), fmt.Sprintf("0, or at least experts.replicas (%d)", e.Replicas))
+		case n > e.MaxProcesses && e.MaxProcesses > 0:
+			v.bad("experts.scaling.max_replicas", strconv.Itoa(n), fmt.Sprintf("at most experts.max_processes (%d)", e.MaxProcesses))
+		case n+e.Standby > maxReplicas:
+			v.bad("experts.scaling.max_replicas", strconv.Itoa(n), fmt.Sprintf("with experts.standby at most %d processes for the same units", maxReplicas))
+		}
+		if e.Isolation == "inproc" {
+			v.bad("experts.scaling.max_replicas", strconv.Itoa(n), "0 with experts.isolation inproc: it has no effect there")
+		}
 	}
 	if _, err := e.lists(); err != nil {
 		v.problems = append(v.problems, *err)

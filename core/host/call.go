@@ -203,6 +203,7 @@ func (p *groupCall) finish(err error) error {
 		t.inc.served.Store(true)
 		if !p.quiet {
 			p.group.seen.call(p.call, took)
+			p.group.heat.add(p.call)
 			p.group.sample(t.replica, t.inc, p.call)
 		}
 	}

@@ -177,7 +177,7 @@ func (t *trialOf) verdict() string {
 	if errors >= trialErrors {
 		return fmt.Sprintf("%d calls failed", errors)
 	}
-	for _, s := range t.fresh.replicas {
+	for _, s := range t.fresh.serving() {
 		if inc, err, _ := s.ready(); inc == nil {
 			return fmt.Sprintf("a process is gone: %v", err)
 		}

@@ -31,10 +31,11 @@ func (e *UnavailableError) Error() string { return e.What + " is unavailable: " 
 // Unwrap makes it an sdk.ErrUnavailable.
 func (e *UnavailableError) Unwrap() []error { return []error{sdk.ErrUnavailable, e.err} }
 
-// group is one expert group: its replicas, and the calls that outlive them.
+// group is one expert group: its replicas, and the calls that outlive them. Of the replicas some may be parked: they are there
+// for when the group grows.
 type group struct {
 	spec     GroupSpec
-	replicas []*supervisor
+	replicas []*supervisor // spec.most() of them, then those that stand by
 	changed  *notifier
 	lanes    lanes
 	cores    []int // of the plan, one for each lane of each replica
@@ -42,6 +43,7 @@ type group struct {
 	answers  *knownAnswers
 	recheck  *recheck
 	seen     *observations
+	heat     *heat
 	draw     func() float64
 	log      *slog.Logger
 	counts   groupCounts
@@ -52,9 +54,10 @@ type group struct {
 	cease   context.CancelFunc // ends its processes
 	running sync.WaitGroup     // their supervisors
 
-	mu     sync.Mutex // guards both
+	mu     sync.Mutex // guards what follows
 	set    *resilience.Set
 	living []*incarnation // by replica; nil while there is none
+	demand demand
 }
 
 // groupCounts are what the group has done about slow and failed calls.
@@ -73,13 +76,14 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := max(spec.Replicas, 1) + spec.Standby
+	spec.Replicas = max(spec.Replicas, 1)
+	all := spec.most() + spec.Standby
 	m, label := l.options.Metrics, []string{"group", spec.Name}
 	g := &group{
 		spec: spec, changed: newNotifier(), lanes: l.lanes, cores: l.lanes.of(n), answers: answers, draw: rand.Float64,
 		log: l.options.Log.With("group", spec.Name), living: make([]*incarnation, all),
-		maxInvalid: l.options.MaxRetries,
-		set:        resilience.NewSet(all, spec.Standby, l.options.Resilience),
+		maxInvalid: l.options.MaxRetries, demand: newDemand(all, time.Now()),
+		set: resilience.NewSet(all, spec.Standby, l.options.Resilience),
 		counts: groupCounts{
 			retries: m.Counter("pimoe_expert_retries_total", label...), hedges: m.Counter("pimoe_expert_hedges_total", label...),
 			hedgesWon: m.Counter("pimoe_expert_hedges_won_total", label...),
@@ -90,13 +94,17 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		broken.Inc()
 		g.log.Error("invariant violated", "what", what)
 	}
-	g.recheck, g.seen = l.recheck, l.seen
+	g.recheck, g.seen, g.heat = l.recheck, l.seen, l.heat
 	for r := range all {
-		name := fmt.Sprintf("%s/%d", spec.Name, r)
-		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }
+		name, cores := fmt.Sprintf("%s/%d", spec.Name, r), g.cores
+		if r >= spec.Replicas && r < spec.most() { // what load has called for shall have cores that the others do not keep busy
+			cores = l.lanes.of(n + r)
+		}
+		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, cores, answers) }
 		s := newSupervisor(name, l.options, g.changed, l.fleet, launch)
 		s.lenient = spec.Guest != nil
 		g.adopt(r, s)
+		g.replicas[r].parked.Store(r >= spec.Replicas && r < spec.most())
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
 		g.stats = append(g.stats, newReplicaStats(m, labels))
 		m.Gauge("pimoe_expert_ready", func() float64 {
@@ -125,9 +133,11 @@ func (g *group) now(r int, inc *incarnation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.living[r] = inc
+	g.demand.takes(r, inc)
 	switch {
 	case inc == nil:
 		g.set.Down(r)
+	case g.replicas[r].parked.Load(): // while it started
 	case g.set.State(r) != resilience.Quarantined: // else it has started meanwhile, and is being ended
 		g.set.Up(r)
 	}
@@ -206,13 +216,14 @@ func (g *group) Here() int { return g.lanes.here() }
 func (g *group) begin(avoid uint64) (int, *incarnation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for {
-		r := g.set.Pick(time.Now(), avoid)
+	for now := time.Now(); ; {
+		r := g.set.Pick(now, avoid)
 		if r < 0 {
 			return -1, nil
 		}
 		if inc := g.living[r]; inc.verdict.Load() == nil {
 			g.set.Begin(r)
+			g.demand.begin(now, r)
 			return r, inc
 		}
 		avoid |= 1 << r // it is being replaced
@@ -222,7 +233,9 @@ func (g *group) begin(avoid uint64) (int, *incarnation) {
 // end takes a call's outcome, and does with the process what follows from it.
 func (g *group) end(r int, inc *incarnation, o resilience.Outcome, took time.Duration, work float64) {
 	g.mu.Lock()
-	verdict := g.set.End(time.Now(), r, o, took, work, g.draw())
+	now := time.Now()
+	verdict := g.set.End(now, r, o, took, work, g.draw())
+	g.demand.end(now, r)
 	doubted := g.set.State(r) == resilience.Suspect
 	g.mu.Unlock()
 	if doubted {
@@ -259,13 +272,18 @@ func (g *group) release(r int) bool {
 // await waits for a replica other than avoid until ctx ends or waiting makes no sense, and counts the call on it. One that
 // was avoided is better than none once it has another process.
 func (g *group) await(ctx context.Context, avoid *incarnation) (int, *incarnation, error) {
-	for {
+	for waits := false; ; {
 		changed := g.changed.wait()
 		if r, inc := g.begin(g.mask(avoid)); inc != nil {
 			return r, inc, nil
 		}
 		if err := g.hopeless(); err != nil {
 			return 0, nil, err
+		}
+		if !waits {
+			waits = true
+			g.wait(1)
+			defer g.wait(-1)
 		}
 		select {
 		case <-changed:
@@ -290,7 +308,7 @@ func (g *group) mask(inc *incarnation) uint64 {
 // hopeless is the reason why no replica will be there soon, or nil while one may.
 func (g *group) hopeless() error {
 	var last error
-	for _, s := range g.replicas {
+	for _, s := range g.serving() {
 		inc, err, hopeless := s.ready()
 		if inc != nil || !hopeless {
 			return nil
@@ -303,7 +321,7 @@ func (g *group) hopeless() error {
 // timedOut tells a passed deadline, which is an answer about the group, from a caller that went away.
 func (g *group) timedOut(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		for _, s := range g.replicas {
+		for _, s := range g.serving() {
 			if inc, err, _ := s.ready(); inc == nil {
 				return g.unavailable(errors.Join(err, s.lastDeath()))
 			}
@@ -321,7 +339,7 @@ func (g *group) available() error {
 	if g.usable() {
 		return nil
 	}
-	for _, s := range g.replicas {
+	for _, s := range g.serving() {
 		if _, err, _ := s.ready(); err != nil {
 			return g.unavailable(errors.Join(err, s.lastDeath()))
 		}
@@ -379,6 +397,9 @@ func (g *group) status() []Status {
 		st := g.stats[r].status(g.spec)
 		st.Replica = r
 		s.describe(&st)
+		if s.parked.Load() && st.PID == 0 && s.barred.Load() == nil {
+			continue
+		}
 		st.Health = string(g.state(r))
 		if why := s.barred.Load(); why != nil {
 			st.Quarantine = *why

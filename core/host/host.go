@@ -22,6 +22,7 @@ import (
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/resilience"
+	"github.com/pimoe/pimoe/core/scaling"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
@@ -41,6 +42,12 @@ type Options struct {
 	Transport  client.Transport
 	MaxRows    int // rows of one slot of shared memory; larger calls are split
 	Threads    int // cores that the experts may use at once; 0 = all
+	// ProcessCores is how many of them one process may use; 0 = up to 4.
+	ProcessCores int
+	// Budget bounds all processes together, and Scaling says when groups of more than one number of replicas change it; a
+	// window of 0 = never.
+	Budget  Budget
+	Scaling scaling.Rules
 	// StartTimeout bounds one start: handshake, load and known-answer test. 0 means 60 s.
 	StartTimeout time.Duration
 	SweepEvery   time.Duration // between two checks of the shards in use; 0 means 10 minutes
@@ -81,8 +88,13 @@ type GroupSpec struct {
 	Params    map[string]string // for the plugin alone
 	Replicas  int               // at least 1
 	Guest     *visit            // who has started the plugin instead of the host; nil = nobody
-	Standby   int               // more of them, which get calls only while no other is ready
+	// MaxReplicas is how many the group may have when load or an operator calls for more; 0 = no more than Replicas.
+	MaxReplicas int
+	Standby     int // more of them, which get calls only while no other is ready
 }
+
+// most is how many replicas the group may have, without those that stand by.
+func (s GroupSpec) most() int { return max(s.Replicas, s.MaxReplicas) }
 
 // RouterSpec is the routing strategy.
 type RouterSpec struct {
@@ -106,10 +118,12 @@ type Host struct {
 	tell     func(Event)
 
 	lent     atomic.Uint64 // sockets for guests that were made
-	changing sync.Mutex    // held while a group is replaced
+	changing sync.Mutex    // held while a group is replaced, grows or shrinks
 	trial    atomic.Pointer[trialOf]
 	fleet    *fleet // nil if nothing has a process
 	launch   *launcher
+	scale    *scale
+	heat     *heat
 }
 
 // member is an expert group, in processes of its own or in this one.
@@ -149,15 +163,19 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the host's certificates: %w", err), run.close())
 	}
+	need, err := o.Budget.check(o)
+	if err != nil {
+		return nil, errors.Join(err, run.close())
+	}
 	fleet := &fleet{run: run, shards: &shardSet{}, children: newNotifier()}
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
-	h := &Host{close: fleet.close, fleet: fleet, log: o.Log, tell: o.tell, seen: newObservations(o.Router.Spec, o.Metrics)}
+	h := &Host{close: fleet.close, fleet: fleet, log: o.Log, tell: o.tell, seen: newObservations(o.Router.Spec, o.Metrics), heat: newHeat(o.Router.Spec)}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
 	if o.Confinement.Off {
 		o.Log.Warn("plugins are NOT confined: each runs with all rights of this user", "setting", "plugins.confine")
 	}
 	fleet.confinement = client.NewConfinement(o.Confinement)
-	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads), fleet: fleet, seen: h.seen}
+	launch := &launcher{options: o, identity: identity, runtimeDir: run.path, shards: fleet.shards, lanes: newLanes(o.Threads, o.ProcessCores), fleet: fleet, seen: h.seen, heat: h.heat}
 	launch.recheck = newRecheck(o, launch.twin)
 	launch.recheck.trial = &h.trial
 	fleet.wg.Go(func() { launch.recheck.run(fleet.life) })
@@ -169,7 +187,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		}
 		h.groups = append(h.groups, newSeat(n, spec.Name, g))
 		fleet.enlist(g)
-		fleet.all = append(fleet.all, g.replicas...)
+		fleet.all = append(fleet.all, g.serving()...)
 	}
 	r := newSupervisedRouter(o.Router, launch)
 	h.router = r
@@ -179,6 +197,8 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	h.editions = newEditions(h.groups)
+	h.scale = newScale(o, h.groups, need)
+	fleet.wg.Go(func() { h.follow(fleet.life) })
 	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, h.groups, o) })
 	return h, nil
 }

@@ -11,6 +11,7 @@ import (
 // for one process and the next ones for the next process, so that all cores are covered.
 type lanes struct {
 	cores []int // their numbers; index in it = core of the plan
+	most  int   // of one process
 	bind  bool  // the numbers are real
 }
 
@@ -18,11 +19,14 @@ type lanes struct {
 // them are enough for the prompt that meets a single expert, and each more is a thread in each of some dozens of processes.
 const maxLanes = 4
 
-// newLanes takes the first threads of the usable cores; 0 for all.
-func newLanes(threads int) lanes {
+// newLanes takes the first threads of the usable cores, 0 for all, and so many of them for one process at most, 0 for maxLanes.
+func newLanes(threads, process int) lanes {
 	l := lanes{cores: usableCores(), bind: true}
 	if len(l.cores) == 0 {
 		l = lanes{cores: make([]int, runtime.NumCPU())}
+	}
+	if l.most = maxLanes; process > 0 {
+		l.most = process
 	}
 	if threads > 0 && threads < len(l.cores) {
 		l.cores = l.cores[:threads]
@@ -32,7 +36,7 @@ func newLanes(threads int) lanes {
 
 // of are the plan's cores, counted from 0, of the n-th process.
 func (l lanes) of(n int) []int {
-	count := min(len(l.cores), maxLanes)
+	count := min(len(l.cores), l.most)
 	own := make([]int, count)
 	for i := range own {
 		own[i] = (n*count + i) % len(l.cores)

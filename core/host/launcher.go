@@ -35,6 +35,7 @@ type launcher struct {
 	fleet      *fleet
 	recheck    *recheck
 	seen       *observations
+	heat       *heat
 	looked     sync.Once // at the measures that confine the first process
 }
 
@@ -65,7 +66,7 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	shape := l.options.Experts
 	command := client.Command{
 		Path: spec.Path, Kind: sdk.KindExpert, Shards: shards, Plane: client.ExpertPlane(l.options.MaxRows, shape.Hidden, 0),
-		Env: environment(),
+		Env: environment(l.options.ProcessCores),
 	}
 	l.lanes.apply(&command, own)
 	if spec.Guest != nil {
@@ -162,10 +163,14 @@ func (l *launcher) abandon(inc *incarnation, cause error) error {
 }
 
 // environment is what plugins are given: of the host's own the instruction set that all processes are held to, how many
-// cores may be used, which a confined process can't find out, and a setting of Go's runtime. Its watcher takes a lane that waits for a call for a goroutine that runs too long, and would
+// cores may be used (at most that many, if not 0), which a confined process can't find out, and a setting of Go's runtime. Its watcher takes a lane that waits for a call for a goroutine that runs too long, and would
 // send it a signal every 10 ms; in dozens of processes that is a good part of a core.
-func environment() []string {
-	env := []string{"GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=" + strconv.Itoa(runtime.GOMAXPROCS(0))}
+func environment(most int) []string {
+	cores := runtime.GOMAXPROCS(0)
+	if most > 0 {
+		cores = min(cores, most)
+	}
+	env := []string{"GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=" + strconv.Itoa(cores)}
 	if v := os.Getenv(isa.Env); v != "" {
 		env = append(env, isa.Env+"="+v)
 	}

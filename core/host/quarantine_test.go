@@ -40,7 +40,7 @@ func replicaOf(t *testing.T, gate <-chan struct{}) (g *group, started func() int
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	fleet := &fleet{children: newNotifier()}
-	g = &group{spec: GroupSpec{Name: "e0"}, changed: newNotifier(), living: make([]*incarnation, 1), log: log, set: resilience.NewSet(1, 0, resilience.Options{})}
+	g = &group{spec: GroupSpec{Name: "e0"}, changed: newNotifier(), living: make([]*incarnation, 1), demand: newDemand(1, time.Now()), log: log, set: resilience.NewSet(1, 0, resilience.Options{})}
 	g.set.Violated = func(what string) { t.Errorf("invariant: %s", what) }
 	var mu sync.Mutex
 	count := 0

@@ -49,7 +49,7 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 // launch starts the plugin, configures it and asks a question with a known answer.
 func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnation, error) {
 	command := client.Command{
-		Path: r.spec.Path, Kind: sdk.KindRouter, Env: environment(),
+		Path: r.spec.Path, Kind: sdk.KindRouter, Env: environment(l.options.ProcessCores),
 		// Room for hidden states is only address space until a router asks for them.
 		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, l.options.Experts.Hidden, 0),
 	}

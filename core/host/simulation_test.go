@@ -72,6 +72,7 @@ func (w *world) run(length time.Duration) {
 		}
 	}
 	clients.Go(func() { w.operator(load) })
+	clients.Go(func() { w.resizer(load, fl, groups) })
 	clients.Go(func() { w.watch(load) })
 	clients.Wait()
 	endLoad()
@@ -101,6 +102,9 @@ func (w *world) run(length time.Duration) {
 // randomSpec is the n-th group's.
 func randomSpec(n int, rng *rand.Rand) GroupSpec {
 	spec := GroupSpec{Name: fmt.Sprintf("e%d", n), Replicas: 1 + rng.IntN(3), Standby: rng.IntN(2), Packed: &weights.Variant{}}
+	if rng.IntN(2) == 0 {
+		spec.MaxReplicas = spec.Replicas + 1 + rng.IntN(2)
+	}
 	for e := range 1 + rng.IntN(2) {
 		spec.Units = append(spec.Units, expert.Unit{Layer: n, Expert: e})
 	}
@@ -123,11 +127,12 @@ func (w *world) group(n int, l *launcher, spec GroupSpec) *group {
 	silent := rng.IntN(4) == 0
 	for r, sup := range g.replicas {
 		s := &site{world: w, group: g, replica: r, answers: g.answers, silent: silent, last: StateStarting, rotten: rng.IntN(6) == 0}
-		s.honest = !w.witnessed && len(g.replicas) < 3
+		s.honest = !w.witnessed && (len(g.replicas) < 3 || spec.MaxReplicas > 0)
 		w.sites = append(w.sites, s)
 		sup.launch, sup.draw = s.launch, w.drawing(3, s.id())
 	}
-	l.fleet.supervise(g.replicas...)
+	l.fleet.enlist(g)
+	l.fleet.all = append(l.fleet.all, g.serving()...)
 	return g
 }
 
@@ -260,6 +265,33 @@ func (w *world) operator(ctx context.Context) {
 	}
 }
 
+// resizer has groups grow and shrink, one at a time, whatever state their replicas are in.
+func (w *world) resizer(ctx context.Context, fl *fleet, groups []*group) {
+	rng := w.stream(8)
+	for sleep(ctx, some(rng, 20*time.Second)) {
+		g := groups[rng.IntN(len(groups))]
+		if g.spec.MaxReplicas == 0 {
+			continue
+		}
+		n := 1 + rng.IntN(g.spec.most())
+		began, before := time.Now(), g.size()
+		err := fl.resize(fl.life, g, n)
+		w.mu.Lock()
+		w.events++
+		w.counts["resized"]++
+		w.digest += mixed(w.now() ^ uint64(g.size()))
+		switch long := time.Since(began); {
+		case err == nil && g.size() != n:
+			w.failf("%s has %d replicas, want %d", g.spec.Name, g.size(), n)
+		case err != nil && n < before:
+			w.failf("%s could not shrink from %d to %d: %v", g.spec.Name, before, n, err)
+		case long > 2*time.Minute:
+			w.failf("%s went from %d to %d in %v: %v", g.spec.Name, before, n, long, err)
+		}
+		w.mu.Unlock()
+	}
+}
+
 // watch looks now and then at what must hold once everybody has done what there is to do at a moment.
 func (w *world) watch(ctx context.Context) {
 	rng := w.stream(6)
@@ -291,11 +323,11 @@ func (w *world) still(s *site) {
 		w.failf("%s is said to have a process that is not the living one", s.name())
 	case g.living[s.replica] != inc:
 		w.failf("%s: the group knows another process than the supervisor", s.name())
-	case (state == StateBarred || state == StateStopped) && s.live != nil:
+	case (state == StateBarred || state == StateStopped || state == StateParked) && s.live != nil:
 		w.failf("%s is %s and has a process", s.name(), state)
 	case inc == nil && (health == resilience.Ready || health == resilience.Suspect):
 		w.failf("%s is %s without a process", s.name(), health)
-	case inc != nil && inc.verdict.Load() == nil && health == resilience.Down:
+	case inc != nil && inc.verdict.Load() == nil && health == resilience.Down && !sup.parked.Load():
 		w.failf("%s has a good process that is down for ever", s.name())
 	case health == resilience.Quarantined && s.live != nil && time.Since(s.isolated) > stopWithin+time.Second:
 		w.failf("%s is in quarantine for %v and has a process", s.name(), time.Since(s.isolated))
@@ -413,6 +445,8 @@ func TestSimulation(t *testing.T) {
 		{StateStarting, StateReady}, {StateStarting, StateFailed}, {StateStarting, StateBarred}, {StateStarting, StateStopped},
 		{StateReady, StateStarting}, {StateReady, StateFailed}, {StateReady, StateStopped},
 		{StateFailed, StateStarting}, {StateFailed, StateReady}, {StateBarred, StateStarting}, {StateBarred, StateStopped},
+		{StateStarting, StateParked}, {StateReady, StateParked}, {StateFailed, StateParked}, {StateBarred, StateParked},
+		{StateParked, StateStarting}, {StateParked, StateStopped},
 	} {
 		if pairs[pair] == 0 {
 			t.Errorf("no supervisor went from %s to %s", pair[0], pair[1])

@@ -26,6 +26,7 @@ const (
 	StateFailed   State = "failed"      // a restart does not help now; tried again from time to time
 	StateBarred   State = "quarantined" // it gave wrong answers; not started again until somebody says so
 	StateStopped  State = "stopped"
+	StateParked   State = "parked" // its group has fewer replicas just now; not started until it has more
 )
 
 const (
@@ -104,8 +105,11 @@ type supervisor struct {
 	lenient bool           // the process may stand still as long as it likes: somebody debugs it
 
 	barred  atomic.Pointer[string] // why no process is started any more; nil while there is no reason
-	release chan struct{}          // a token when barred has been cleared
+	parked  atomic.Bool            // no process is wanted; one that is there may finish its calls
+	release chan struct{}          // a token when barred or parked has changed
+	leave   chan struct{}          // a token when the process of a parked replica shall end
 	doubted chan struct{}          // a token when the process is in doubt
+	anew    bool                   // run's own: it has been parked, and the next process is the first one since
 
 	first     chan struct{} // closed after the first start, good or not
 	firstOnce sync.Once
@@ -129,7 +133,7 @@ type news struct {
 func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
 	return &supervisor{
 		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting, draw: rand.Float64, tell: o.tell,
-		log: o.Log.With("process", name), first: make(chan struct{}), release: make(chan struct{}, 1), doubted: make(chan struct{}, 1),
+		log: o.Log.With("process", name), first: make(chan struct{}), release: make(chan struct{}, 1), doubted: make(chan struct{}, 1), leave: make(chan struct{}, 1),
 		started: o.Metrics.Counter("pimoe_process_restarts_total", "process", name),
 	}
 }
@@ -138,9 +142,13 @@ func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch f
 func (s *supervisor) run(ctx context.Context) {
 	defer s.set(StateStopped, nil, fmt.Errorf("%s: stopped: %w", s.name, sdk.ErrUnavailable), true)
 	var policy restarts
+	var next time.Time // no start before
 	for {
-		if !s.admitted(ctx) {
+		if !s.admitted(ctx) || !s.rest(ctx, time.Until(next)) {
 			return
+		}
+		if s.parked.Load() {
+			continue
 		}
 		inc, err := s.start(ctx)
 		end := broken
@@ -158,7 +166,10 @@ func (s *supervisor) run(ctx context.Context) {
 			return
 		}
 		if s.barred.Load() != nil { // whoever ends the quarantine should not wait, and the record is clean then
-			policy = restarts{}
+			policy, next = restarts{}, time.Time{}
+			continue
+		}
+		if err == nil && s.anew { // it has ended because it was not wanted
 			continue
 		}
 		wait, failed := policy.next(time.Now(), end, s.draw())
@@ -168,26 +179,48 @@ func (s *supervisor) run(ctx context.Context) {
 		if failed {
 			s.giveUp()
 		}
-		if !sleep(ctx, wait) {
-			return
-		}
+		next = time.Now().Add(wait)
 	}
 }
 
-// errBarred is why a quarantined replica has no process.
-var errBarred = errors.New("quarantined")
+// rest waits before the next start, unless none is wanted any more; false means that ctx ended.
+func (s *supervisor) rest(ctx context.Context, wait time.Duration) bool {
+	if wait <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-s.leave:
+	case <-t.C:
+	}
+	return true
+}
 
-// admitted waits while the replica is in quarantine; false means that ctx ended. Whoever is set free is worth waiting for.
+var (
+	// errBarred is why a quarantined replica has no process, errParked why one has none that its group does not want now.
+	errBarred = errors.New("quarantined")
+	errParked = errors.New("not wanted now")
+)
+
+// admitted waits while the replica is in quarantine or not wanted; false means that ctx ended. Whoever is set free is worth
+// waiting for.
 func (s *supervisor) admitted(ctx context.Context) bool {
 	for waited := false; ; waited = true {
 		why := s.barred.Load()
-		if why == nil {
+		switch {
+		case s.parked.Load():
+			s.unwanted()
+		case why != nil:
+			s.set(StateBarred, nil, fmt.Errorf("%w: it %s: %w", errBarred, *why, sdk.ErrUnavailable), true)
+		default:
 			if waited {
 				s.set(StateStarting, nil, fmt.Errorf("%s: starting: %w", s.name, sdk.ErrUnavailable), false)
 			}
 			return ctx.Err() == nil
 		}
-		s.set(StateBarred, nil, fmt.Errorf("%w: it %s: %w", errBarred, *why, sdk.ErrUnavailable), true)
 		s.firstOnce.Do(func() { close(s.first) })
 		select {
 		case <-s.release:
@@ -195,6 +228,12 @@ func (s *supervisor) admitted(ctx context.Context) bool {
 			return false
 		}
 	}
+}
+
+// unwanted says that the replica has no process because none is wanted.
+func (s *supervisor) unwanted() {
+	s.anew = true
+	s.set(StateParked, nil, fmt.Errorf("%s: %w: %w", s.name, errParked, sdk.ErrUnavailable), true)
 }
 
 // bar ends the process, also one that has taken the guilty one's place meanwhile, and keeps the supervisor from starting
@@ -213,8 +252,32 @@ func (s *supervisor) free() {
 		s.tell(Event{What: EventReleased, Object: s.name, Why: "by an operator"})
 	}
 	s.condemn("was in quarantine")
+	token(s.release)
+}
+
+// park keeps the supervisor from starting another process. The present one goes on until dismiss is called.
+func (s *supervisor) park() {
+	s.parked.Store(true)
+	token(s.release)
+}
+
+// dismiss ends the process of a parked replica.
+func (s *supervisor) dismiss() { token(s.leave) }
+
+// unpark has a process started again.
+func (s *supervisor) unpark() {
 	select {
-	case s.release <- struct{}{}:
+	case <-s.leave: // it had no process to end
+	default:
+	}
+	s.parked.Store(false)
+	token(s.release)
+}
+
+// token leaves one where there is none.
+func token(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
 	default:
 	}
 }
@@ -241,10 +304,13 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 	began := time.Now()
 	select {
 	case <-s.first:
-		s.countRestart()
+		if !s.anew {
+			s.countRestart()
+		}
 	default:
 	}
 	s.told = ""
+	s.anew = false
 	s.set(StateReady, inc, nil, false)
 	if why := s.barred.Load(); why != nil { // while it started
 		inc.condemned(*why)
@@ -252,7 +318,7 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 	s.firstOnce.Do(func() { close(s.first) })
 	s.log.Debug("process ready", "pid", inc.proc.PID(), "class", inc.info.NumericClass)
 	cause := s.watch(ctx, inc)
-	stopping := ctx.Err() != nil
+	stopping := cause == "" || ctx.Err() != nil
 	if !stopping {
 		s.set(StateStarting, nil, fmt.Errorf("its process %s: %w", cause, sdk.ErrUnavailable), false)
 		inc.proc.Kill()
@@ -262,8 +328,12 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 	if err := inc.proc.Stop(stop); err != nil {
 		s.log.Warn("stop process", "pid", inc.proc.PID(), "err", err)
 	}
-	if !stopping {
+	switch {
+	case !stopping:
 		s.noteDeath(inc, cause)
+	case ctx.Err() == nil:
+		s.unwanted()
+		return worked
 	}
 	lived := time.Since(began)
 	outside := cause == causeStopped || deathOf(inc.proc.Death()).struck()
@@ -279,7 +349,7 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 // causeStopped is the death of a process that somebody has sent SIGSTOP.
 const causeStopped = "hung (stopped)"
 
-// watch returns the reason why the process has to be replaced, or "" when ctx ended.
+// watch returns the reason why the process has to be replaced, or "" when ctx ended or no process is wanted.
 func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 	if s.lenient {
 		return s.watchGuest(ctx, inc)
@@ -307,6 +377,10 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 		select {
 		case <-ctx.Done():
 			return ""
+		case <-s.leave:
+			if s.parked.Load() {
+				return ""
+			}
 		case <-inc.proc.Exited():
 			return deathOf(inc.proc.Death()).describe()
 		case <-inc.condemn:
@@ -389,12 +463,7 @@ func (s *supervisor) awaitProbe(ctx context.Context) bool {
 }
 
 // hasten has the process asked a known question soon: it is in doubt.
-func (s *supervisor) hasten() {
-	select {
-	case s.doubted <- struct{}{}:
-	default:
-	}
-}
+func (s *supervisor) hasten() { token(s.doubted) }
 
 // untilProbe is the time to the next known-answer test. A process in doubt is asked soon.
 func (s *supervisor) untilProbe() time.Duration {

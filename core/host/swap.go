@@ -87,6 +87,7 @@ func (h *Host) seat(name string) *seat {
 // prepare starts the processes of a group as it shall be.
 func (h *Host) prepare(ctx context.Context, s *seat, old *group, change func(*GroupSpec) error) (*group, error) {
 	spec := old.spec
+	spec.Replicas = old.size()
 	if err := change(&spec); err != nil {
 		return nil, err
 	}
@@ -95,7 +96,7 @@ func (h *Host) prepare(ctx context.Context, s *seat, old *group, change func(*Gr
 		return nil, err
 	}
 	h.fleet.enlist(fresh)
-	if err := awaitAll(ctx, fresh.replicas); err != nil {
+	if err := awaitAll(ctx, fresh.serving()); err != nil {
 		h.fleet.dismiss(fresh)
 		return nil, err
 	}
@@ -164,8 +165,8 @@ func (d Difference) acceptable(old, fresh *group) error {
 func (f *fleet) enlist(g *group) {
 	var life context.Context
 	life, g.cease = context.WithCancel(f.life)
+	f.count.Add(int64(len(g.serving())))
 	for _, s := range g.replicas {
-		f.count.Add(1)
 		g.running.Go(func() { s.run(life) })
 	}
 	f.wg.Go(g.running.Wait)
@@ -175,5 +176,5 @@ func (f *fleet) enlist(g *group) {
 func (f *fleet) dismiss(g *group) {
 	g.cease()
 	g.running.Wait()
-	f.count.Add(-int64(len(g.replicas)))
+	f.count.Add(-int64(len(g.serving())))
 }

@@ -28,6 +28,7 @@ type world struct {
 
 	witnessed bool // the host can compute what its experts compute
 	peaceful  bool // nothing goes wrong by itself
+	slowly    bool // every call takes fifty times as long
 
 	mu       sync.Mutex // guards what follows
 	events   int
@@ -355,6 +356,7 @@ func (f *fake) exit(d client.Death) {
 	case f.inc != nil && (f.inc.served.Load() || time.Since(f.admitted) >= healthyAfter):
 		s.idle = nil
 	case f.inc != nil && (f.stopped || d.Signal == "SIGKILL" && !d.Asked): // no doing of its own
+	case d.Asked && f.inc != nil && f.inc.verdict.Load() == nil: // it was not wanted any more
 	default:
 		s.idle = append(s.idle, time.Now())
 	}
@@ -499,6 +501,9 @@ func (f *fake) begin(ctx context.Context, call *expert.Call) *flight {
 	took := 50*time.Microsecond + time.Duration(p.rng.ExpFloat64()*float64(f.each))*time.Duration(call.Y.Rows+4)/8
 	if f.shows(slow) {
 		took *= 20
+	}
+	if f.site.world.slowly {
+		took *= 50
 	}
 	switch {
 	case fall:

@@ -40,6 +40,10 @@ var targets = []target{
 		tests: [][]string{{"./core/resilience"}, {"-run", "Simulation|Machines", "./core/host"}},
 	},
 	{
+		files: []string{"core/scaling/scaler.go", "core/scaling/regroup.go"},
+		tests: [][]string{{"./core/scaling"}},
+	},
+	{
 		files: []string{"core/host/supervisor.go", "core/host/group.go", "core/host/call.go", "core/host/recheck.go", "core/host/backoff.go", "core/host/pulse.go"},
 		tests: [][]string{{"./core/host"}},
 	},

@@ -15,7 +15,7 @@ import (
 
 // confinement is how the configuration wants plugins confined.
 func confinement(c config.Plugins) client.ConfinementOptions {
-	o := client.ConfinementOptions{Off: c.Confine == "off", Trusting: c.Dev, Memory: int64(c.MemoryMB) << 20, CPU: c.CPUPercent}
+	o := client.ConfinementOptions{Off: c.Confine == "off", Trusting: c.Dev, Memory: int64(c.MemoryMB) << 20, CPU: 100 * c.CPUs}
 	first, last := c.UserRange()
 	o.Users = client.UserRange{First: first, Count: last - first + 1} // a count of 1 for "off"
 	return o

@@ -254,6 +254,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 		MaxRows: maxRows, Threads: Threads(c), Metrics: i.Metrics, Log: i.Log, Event: opts.Event, StartTimeout: startTimeout(stored.Manifest), SweepEvery: opts.SweepEvery,
 		Resilience: resilience.Options{BreakerThreshold: c.Limits.CircuitBreakerThreshold}, MaxRetries: c.Limits.MaxRetries, Builtin: opts.Builtin.Expert,
 	}
+	o.ProcessCores, o.Budget, o.Scaling = c.Plugins.CPUs, budget(c), scalingRules(c)
 	if c.Experts.Hedge == "off" {
 		o.Resilience.HedgeShare = -1
 	}
@@ -272,7 +273,8 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 			return nil, err
 		}
 		o.Groups = append(o.Groups, host.GroupSpec{
-			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed, Replicas: plan.Replicas, Standby: plan.Standby,
+			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed,
+			Replicas: plan.Replicas, MaxReplicas: plan.MaxReplicas, Standby: plan.Standby,
 			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend),
 		})
 	}
@@ -301,7 +303,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 		return nil, err
 	}
 	i.Host, err = host.Start(ctx, o)
-	return placement, err
+	return placement, overBudget(err)
 }
 
 // startTimeout bounds one process's start: ten seconds, and the time a slow disk needs to read all weights.

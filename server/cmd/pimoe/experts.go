@@ -46,6 +46,7 @@ compute differ too much. It ends with promote or rollback.`),
 requests. Its answers are compared and thrown away. It ends with promote or rollback.`),
 		a.decide(&admin, "promote", "Put the version that is being tried in the group's place"),
 		a.decide(&admin, "rollback", "End a canary or shadow"),
+		a.scale(&admin), a.rebalance(&admin),
 		&cobra.Command{
 			Use: "release GROUP[/REPLICA]", Short: "Let a group's replicas, or one, out of quarantine", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
@@ -93,7 +94,7 @@ func (a *app) askExperts(c *cobra.Command, admin string) ([]byte, error) {
 // expertsShow tells everything about the processes of one group.
 func (a *app) expertsShow(admin *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "show GROUP", Short: "Show how the processes of an expert group, or the router, are confined", Args: cobra.ExactArgs(1),
+		Use: "show GROUP", Short: "Show how many processes an expert group has and why, and how they, or the router's, are confined", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			body, err := a.askExperts(c, *admin)
 			if err != nil {
@@ -133,6 +134,9 @@ func (a *app) printConfinement(body []byte, name string) error {
 	}
 	if a.output == "json" {
 		return table.JSON(a.out, out)
+	}
+	if err := a.printScaling(body, name); err != nil {
+		return err
 	}
 	var rows [][]string
 	for _, p := range out {
