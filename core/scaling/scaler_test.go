@@ -257,3 +257,119 @@ func TestScalerKeepsItsPromises(t *testing.T) {
 		}
 	}
 }
+
+// TestScalerEdges: what is exactly at a threshold, and what the reasons say.
+func TestScalerEdges(t *testing.T) {
+	group := func(most int) scaling.Bounds { return scaling.Bounds{Group: "e0", Min: 1, Max: most} }
+	why := func(s *site) string { return s.State(s.now, 0).Last.Why }
+	s := newSite(rules, group(3))
+	s.run(12*time.Second, plenty, 0.75)
+	if got := s.took(); got != "e0 12" || why(s) != "its replicas are busy for 75 % of the time" {
+		t.Errorf("%q, %s", got, why(s))
+	}
+	s.run(time.Minute, plenty, 0.375)
+	if got := s.took(); got != "e0 21" || why(s) != "the others would be busy for 38 % of the time" {
+		t.Errorf("%q, %s", got, why(s))
+	}
+	s.run(time.Minute, plenty, 0.5) // short bursts are no load
+	for range 10 {
+		s.run(5*time.Second, plenty, 0.95)
+		s.run(10*time.Second, plenty, 0.5)
+	}
+	if got := s.took(); got != "" {
+		t.Errorf("bursts: %q", got)
+	}
+
+	for cores, want := range map[int]string{1: "", 2: "e0 12", 3: "e0 12, e0 23"} {
+		r := rules
+		r.Cores = cores
+		s := newSite(r, group(4))
+		s.run(time.Hour, plenty, 9)
+		if got := s.took(); got != want {
+			t.Errorf("%d cores: %q", cores, got)
+		}
+	}
+
+	s = newSite(rules, group(3))
+	for room, ok := range map[scaling.Room]bool{{Processes: 1, Memory: 10}: true, {Processes: 0, Memory: 10}: false, {Processes: 1, Memory: 9}: false} {
+		if _, got, err := s.Set(s.now, 0, s.Wanted(0)+1, 10, room); got != ok || (err == nil) != ok {
+			t.Errorf("%+v: %v, %v", room, got, err)
+		}
+		if ok {
+			s.Done(s.now)
+		}
+	}
+
+	s = newSite(rules, group(2), group(2)) // nothing is left, and nothing is exceeded
+	s.run(time.Minute, plenty, 1, 1)
+	s.took()
+	s.run(time.Hour, scaling.Room{}, 2, 2)
+	if got := s.took(); got != "" {
+		t.Errorf("budgets that are used up: %q", got)
+	}
+	if g, _, ok := s.Decide(s.now.Add(time.Second), []scaling.Sample{{Load: 2, Ready: 2}, {Load: 2, Ready: 2}}, scaling.Room{Memory: -1}); !ok || g != 0 {
+		t.Errorf("of two that are equally busy the first one: %d, %v", g, ok)
+	}
+}
+
+// A group that has had a queue within the windows keeps its replicas.
+func TestScalerKeepsForQueue(t *testing.T) {
+	s := newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 2})
+	s.run(time.Minute, plenty, 1)
+	changed := 0
+	for n := range 120 {
+		s.now = s.now.Add(time.Second)
+		m := scaling.Sample{Load: 0.1, Ready: s.Wanted(0)}
+		if n < 60 && n%20 == 0 {
+			m.Queue = time.Millisecond
+		}
+		if _, d, ok := s.Decide(s.now, []scaling.Sample{m}, plenty); ok {
+			if changed++; d.To != 1 || n < 70 {
+				t.Errorf("%+v after %d s", d, n)
+			}
+			s.Done(s.now)
+		}
+	}
+	if changed != 1 {
+		t.Errorf("%d changes", changed)
+	}
+}
+
+// A start that works makes the next failure a first one.
+func TestScalerForgives(t *testing.T) {
+	s := newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 3})
+	var tries []time.Time
+	for range 7200 {
+		s.now = s.now.Add(time.Second)
+		if _, d, ok := s.Decide(s.now, []scaling.Sample{{Load: 9, Ready: s.Wanted(0)}}, plenty); ok {
+			if tries = append(tries, d.At); len(tries) == 4 {
+				s.Done(s.now)
+				continue
+			}
+			s.Failed(s.now, "no")
+		}
+	}
+	first, again := tries[1].Sub(tries[0]), tries[5].Sub(tries[4])
+	if later := tries[3].Sub(tries[2]); again != first || later <= first {
+		t.Errorf("%v after a failure, %v after three, %v after a success and a failure", first, later, again)
+	}
+}
+
+// A sample counts by the time that it is of: they come late while a group is being changed.
+func TestScalerUnevenSamples(t *testing.T) {
+	s := newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 2})
+	began := s.now
+	for _, m := range []struct {
+		at   time.Duration
+		load float64
+	}{{0, 1}, {8 * time.Second, 0.5}, {9 * time.Second, 0.9}, {10 * time.Second, 0.9}} {
+		s.now = began.Add(m.at)
+		s.Decide(s.now, []scaling.Sample{{Load: m.load, Ready: 1}}, plenty)
+	}
+	if got := s.State(s.now, 0).Busy; math.Abs(got-0.58) > 1e-9 {
+		t.Errorf("busy for %g of the time, want 0.58", got)
+	}
+	if got := s.State(s.now.Add(time.Minute), 0).Busy; got != 0 {
+		t.Errorf("busy for %g of a time that nothing is known of", got)
+	}
+}
