@@ -49,12 +49,14 @@ type group struct {
 	// lies.
 	maxInvalid int
 
-	cease   context.CancelFunc // ends its processes
-	running sync.WaitGroup     // their supervisors
+	executed client.Program     // by all its processes
+	cease    context.CancelFunc // ends its processes
+	running  sync.WaitGroup     // their supervisors
 
-	mu     sync.Mutex // guards both
+	mu     sync.Mutex // guards all below
 	set    *resilience.Set
 	living []*incarnation // by replica; nil while there is none
+	digest string         // of what the last process executes
 }
 
 // groupCounts are what the group has done about slow and failed calls.
@@ -93,7 +95,9 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 	g.recheck, g.seen = l.recheck, l.seen
 	for r := range all {
 		name := fmt.Sprintf("%s/%d", spec.Name, r)
-		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, g.cores, answers) }
+		launch := func(ctx context.Context) (*incarnation, error) {
+			return l.expert(ctx, name, spec, g.cores, answers, &g.executed)
+		}
 		g.adopt(r, newSupervisor(name, l.options, g.changed, l.fleet, launch))
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
 		g.stats = append(g.stats, newReplicaStats(m, labels))
@@ -123,6 +127,9 @@ func (g *group) now(r int, inc *incarnation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.living[r] = inc
+	if inc != nil {
+		g.digest = inc.digest
+	}
 	switch {
 	case inc == nil:
 		g.set.Down(r)
@@ -249,6 +256,7 @@ func (g *group) release(r int) bool {
 	g.set.Release(r)
 	g.mu.Unlock()
 	if held {
+		g.executed.Close() // whoever has mended the file means the new one
 		g.replicas[r].free()
 	}
 	return held
@@ -330,6 +338,12 @@ func (g *group) available() error {
 // numerics is the backend's name and numeric class: an unknown plugin of the same class may compute something else.
 func (g *group) numerics() string { return g.spec.Path + " " + g.class() }
 
+func (g *group) program() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.digest
+}
+
 func (g *group) class() string { return g.answers.numericClass() }
 
 func (g *group) usable() bool {
@@ -358,6 +372,7 @@ type Status struct {
 	Units        int    `json:"units"`
 	Backend      string `json:"backend"`
 	NumericClass string `json:"numeric_class"`
+	Digest       string `json:"digest"` // "sha256:..." of what the process executes
 	Calls        uint64 `json:"calls"`
 	Rows         uint64 `json:"rows"`
 	Errors       uint64 `json:"errors"`
@@ -392,7 +407,7 @@ func (s *supervisor) describe(st *Status) {
 	st.State, st.Restarts, st.LastDeath = string(s.state), s.restarts, s.death
 	s.mu.Unlock()
 	if inc != nil {
-		st.PID, st.NumericClass = inc.proc.PID(), inc.info.NumericClass
+		st.PID, st.NumericClass, st.Digest = inc.proc.PID(), inc.info.NumericClass, inc.digest
 		st.PrivateBytes = privateBytes(st.PID)
 		st.Lanes, st.BoundLanes = inc.proc.Lanes()
 		st.Confinement = inc.proc.Confined()

@@ -53,12 +53,15 @@ type Options struct {
 	// Builtin makes the host's own version of a backend, as which it is a witness of what others compute; nil = none.
 	Builtin     func(backend string) (expert.Expert, error)
 	Confinement client.ConfinementOptions // of every process
-	// Pins judges an executable, by its path and the digest of what would run, for the expert group of a name or "" for the
-	// router; nil = takes any.
-	Pins    func(group, path, digest string) error
+	// Pins judges every executable; nil = takes any.
+	Pins    Pins
 	Metrics *metrics.Registry
 	Log     *slog.Logger
 }
+
+// Pins judges an executable, by its path and the digest of what would run, for the expert group of a name or "" for the
+// router.
+type Pins func(group, path, digest string) error
 
 // ExpertShape is what all experts of the model have in common.
 type ExpertShape struct {
@@ -77,6 +80,7 @@ type GroupSpec struct {
 	Params    map[string]string // for the plugin alone
 	Replicas  int               // at least 1
 	Standby   int               // more of them, which get calls only while no other is ready
+	Pins      Pins              // judges the executable; nil = Options.Pins
 }
 
 // RouterSpec is the routing strategy.
@@ -86,6 +90,7 @@ type RouterSpec struct {
 	Spec router.Spec
 	// StandIn answers while the plugin restarts; nil = calls wait for it. It must compute the same rule to the bit.
 	StandIn router.Router
+	Pins    Pins // judges the executable; nil = Options.Pins
 }
 
 // Host is a running set of expert groups and a router. Make it with Start or StartInProcess; Close ends every process
@@ -94,6 +99,7 @@ type Host struct {
 	groups   []*seat
 	editions *editions
 	router   routing
+	routers  *routerSeat   // the same, with processes; nil in process
 	seen     *observations // nil in process, where no router observes
 	close    func() error
 	once     sync.Once
@@ -111,6 +117,7 @@ type member interface {
 	available() error // nil, or why it can't answer now
 	class() string    // the numeric class of its processes
 	numerics() string // what it computes: groups of the same text give the same bits
+	program() string  // digest of what its processes execute; empty if nothing is known
 	status() []Status
 	release(replica int) bool // ends its quarantine, and reports whether there was one
 }
@@ -165,13 +172,15 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		fleet.all = append(fleet.all, g.replicas...)
 	}
 	r := newSupervisedRouter(o.Router, launch)
-	h.router = r
-	fleet.supervise(r.process)
-	fleet.wg.Go(func() { h.seen.run(fleet.life, r) })
+	h.routers = newRouterSeat(r)
+	h.router = h.routers
+	fleet.enlistRouter(r)
+	fleet.all = append(fleet.all, r.process)
+	fleet.wg.Go(func() { h.seen.run(fleet.life, h.routers) })
 	if err := fleet.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	h.editions = newEditions(h.groups)
+	h.editions = newEditions(h.groups, h.routers)
 	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, h.groups, o.Log) })
 	return h, nil
 }
@@ -192,14 +201,6 @@ type fleet struct {
 
 // size is how many processes are supervised.
 func (f *fleet) size() int { return int(f.count.Load()) }
-
-func (f *fleet) supervise(list ...*supervisor) {
-	for _, s := range list {
-		f.all = append(f.all, s)
-		f.count.Add(1)
-		f.wg.Go(func() { s.run(f.life) })
-	}
-}
 
 // awaitReady waits for the first good start of every process; the first start that fails decides.
 func (f *fleet) awaitReady(ctx context.Context) error { return awaitAll(ctx, f.all) }

@@ -127,7 +127,7 @@ func (w *world) group(n int, l *launcher, spec GroupSpec) *group {
 		w.sites = append(w.sites, s)
 		sup.launch, sup.draw = s.launch, w.drawing(3, s.id())
 	}
-	l.fleet.supervise(g.replicas...)
+	l.fleet.enlist(g)
 	return g
 }
 

@@ -74,6 +74,8 @@ type incarnation struct {
 	expert   computing      // of an expert process
 	router   *client.Router // of a router process
 	info     sdk.Info
+	digest   string       // of what it executes
+	observes bool         // a router that observes
 	served   atomic.Bool  // has answered a real call
 	inflight atomic.Int64 // calls under way
 	verdict  atomic.Pointer[string]

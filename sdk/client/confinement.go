@@ -123,36 +123,46 @@ func (c *Confinement) policy() confine.Policy {
 	return p
 }
 
-// executable checks the file at the path and returns a sealed copy of it for one start; nil where nothing is confined.
-func (c *Confinement) executable(path string) (*confine.Executable, error) {
+// executable checks the file at the path and returns a sealed copy of it for one start, nil where nothing is confined, and
+// its digest. Where another file lies there now than keep has begun with, it is what keep has begun with.
+func (c *Confinement) executable(path string, keep *Program) (*confine.Executable, string, error) {
 	f, err := confine.OpenFile(path, c.options.Trusting)
 	if err != nil {
-		return nil, refusedFile(path, err)
+		return nil, "", refusedFile(path, err)
 	}
 	defer f.Close()
 	if !c.on() {
-		return nil, c.checkPlain(path, f)
+		digest, err := c.checkPlain(path, f)
+		return nil, digest, err
 	}
 	id, err := fileIdentityOf(path, f)
 	if err != nil {
-		return nil, refusedFile(path, err)
+		return nil, "", refusedFile(path, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.byID[id]
 	if e == nil {
 		if e, err = confine.Seal(f); err != nil {
-			return nil, refusedFile(path, err)
+			return nil, "", refusedFile(path, err)
 		}
 		c.forget(path)
 		c.byID[id] = e
 	}
+	if old := keep.other(e.Digest); old != nil { // was judged when it began
+		again, err := old.Duplicate()
+		return again, old.Digest, err
+	}
 	if c.options.Check != nil {
 		if err := c.options.Check(path, e.Digest); err != nil {
-			return nil, refusedFile(path, err)
+			return nil, "", refusedFile(path, err)
 		}
 	}
-	return e.Duplicate()
+	if err := keep.begin(e); err != nil {
+		return nil, "", err
+	}
+	again, err := e.Duplicate()
+	return again, e.Digest, err
 }
 
 // forget frees the copy of what lay at the path before.
@@ -165,18 +175,15 @@ func (c *copies) forget(path string) {
 	}
 }
 
-func (c *Confinement) checkPlain(path string, f *os.File) error {
-	if c.options.Check == nil {
-		return nil
-	}
+func (c *Confinement) checkPlain(path string, f *os.File) (string, error) {
 	digest, err := confine.Digest(f)
-	if err == nil {
+	if err == nil && c.options.Check != nil {
 		err = c.options.Check(path, digest)
 	}
 	if err != nil {
-		return refusedFile(path, err)
+		return "", refusedFile(path, err)
 	}
-	return nil
+	return digest, nil
 }
 
 // refusedFile makes a start error of a file's fault.

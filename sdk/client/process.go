@@ -31,6 +31,7 @@ const killAfter = 2 * time.Second
 // concurrent use.
 type Process struct {
 	name   string // of the executable's file
+	digest string // of what is executed, set before Start returns
 	cmd    *exec.Cmd
 	dir    string // private folder
 	life   *os.File
@@ -60,6 +61,9 @@ func (p *Process) PID() int {
 	}
 	return p.cmd.Process.Pid
 }
+
+// Digest is "sha256:..." of what the process executes.
+func (p *Process) Digest() string { return p.digest }
 
 // Info is what the plugin says of itself, after Load with its numeric class.
 func (p *Process) Info() sdk.Info { return p.link.Info() }

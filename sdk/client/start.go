@@ -108,7 +108,7 @@ func (p *Process) start(ctx context.Context, c Command) error {
 		Key: string(key), Cert: string(cert), ClientCA: string(c.Identity.pem),
 	}}
 	defer l.close()
-	if l.exe, err = c.Confinement.executable(c.Path); err != nil {
+	if l.exe, p.digest, err = c.Confinement.executable(c.Path, c.Program); err != nil {
 		return err
 	}
 	if err := p.connect(ctx, c, l, der); err != nil {
