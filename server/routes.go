@@ -35,6 +35,8 @@ const (
 	expertsPath  = "/admin/experts"
 	groupPath    = expertsPath + "/:group/"
 	trialPath    = "/admin/trial"
+	configPath   = "/admin/config"
+	reloadPath   = "/admin/reload"
 	releasePath  = groupPath + "release"
 	generateBody = 8 << 20   // bytes: a prompt that fills the longest context several times over, written as ids
 	tensorBody   = 128 << 20 // bytes: 32 sequences of 2048 positions of 512 floats are 128 MiB in binary
@@ -62,6 +64,8 @@ func (s *Server) adminRoutes() []route {
 		route{method: http.MethodGet, path: expertsPath, open: true, handle: s.experts},
 		route{method: http.MethodPost, path: releasePath, open: true, handle: s.release},
 		route{method: http.MethodGet, path: metricsPath, open: true, handle: s.metrics},
+		route{method: http.MethodGet, path: configPath, open: true, handle: s.config},
+		route{method: http.MethodPost, path: reloadPath, open: true, handle: s.reloadNow},
 		route{method: http.MethodGet, path: trialPath, open: true, handle: s.trial},
 		route{method: http.MethodPost, path: groupPath + "swap", open: true, handle: s.swap},
 		route{method: http.MethodPost, path: groupPath + "canary", open: true, handle: s.try("canary")},

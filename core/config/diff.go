@@ -36,6 +36,9 @@ var live = []string{
 // Live reports whether a running host can take over another value of a key.
 func Live(key string) bool { return slices.Contains(live, key) }
 
+// LiveKeys are the keys that a running host can take over.
+func LiveKeys() []string { return slices.Clone(live) }
+
 // Diff lists the keys whose values differ, in the order of the struct. Lists and maps are one key each.
 func Diff(from, to Config) []Change {
 	var out []Change

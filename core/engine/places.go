@@ -20,7 +20,7 @@ func (l *loop) admit() {
 		}
 		s := l.queue[i]
 		l.edition(s)
-		if len(l.running) >= l.limits.MaxConcurrentRequests && !l.evictParked() {
+		if len(l.running) >= l.live.places() && !l.evictParked() {
 			return
 		}
 		for !l.fits(s) {

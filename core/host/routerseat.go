@@ -90,6 +90,28 @@ func (s *routerSeat) status() RouterStatus { return s.table.Load().current.statu
 // Close does nothing: the host owns the processes.
 func (s *routerSeat) Close() error { return nil }
 
+// Executable is what the processes of a group, or of the router, execute.
+type Executable struct {
+	Group  string // empty for the router
+	Path   string
+	Digest string // empty while it has never run
+}
+
+// Executables lists what runs now, the router's last; nil in process.
+func (h *Host) Executables() []Executable {
+	if h.routers == nil {
+		return nil
+	}
+	var out []Executable
+	for _, s := range h.groups {
+		if g, ok := s.table.Load().current.(*group); ok {
+			out = append(out, Executable{Group: s.name, Path: g.spec.Path, Digest: g.program()})
+		}
+	}
+	r := h.routers.of(0)
+	return append(out, Executable{Path: r.spec.Path, Digest: r.digest()})
+}
+
 // enlistRouter supervises a router's process apart from the rest, so that it can be ended alone.
 func (f *fleet) enlistRouter(r *supervisedRouter) {
 	var life context.Context

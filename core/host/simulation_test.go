@@ -128,6 +128,7 @@ func (w *world) group(n int, l *launcher, spec GroupSpec) *group {
 		sup.launch, sup.draw = s.launch, w.drawing(3, s.id())
 	}
 	l.fleet.enlist(g)
+	l.fleet.all = append(l.fleet.all, g.replicas...)
 	return g
 }
 
