@@ -39,7 +39,7 @@ func (s *Server) generate(ctx context.Context, r *request, want *openai.Request,
 	}
 	q := g.quality()
 	r.quality = q.Status()
-	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q), body: d.whole(d.head, choices, u, s.meta(q))}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q, g.programs()), body: d.whole(d.head, choices, u, s.meta(q))}, nil
 }
 
 // stream writes the pieces as events until all choices have ended.
@@ -85,6 +85,9 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 	}
 	if g.want.IncludeUsage {
 		w.data(d.usage(d.head, u))
+	}
+	if p := g.programs(); p != "" { // its header has left before anybody knew
+		w.remark("plugins " + p)
 	}
 	w.done()
 	return nil

@@ -161,7 +161,7 @@ func (x *exchange) readBody(c *fiber.Ctx) error {
 
 // limit gives the request its deadline, X-Request-Timeout within the configured one, and watches its socket.
 func (x *exchange) limit(header string) error {
-	timeout := x.s.cfg.Limits.RequestTimeout
+	timeout := x.s.now.Load().Limits.RequestTimeout
 	if header != "" {
 		wanted, err := parseTimeout(header)
 		if err != nil {

@@ -18,6 +18,9 @@ func (e *events) named(kind string, text []byte) { e.send("event: "+kind+"\ndata
 // comment keeps the connection alive and finds out whether the client is still there.
 func (e *events) comment() { e.send(": keep-alive", nil) }
 
+// remark sends a line that clients pass over.
+func (e *events) remark(text string) { e.send(": "+text, nil) }
+
 // done is OpenAI's last event.
 func (e *events) done() { e.send("data: [DONE]", nil) }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -235,6 +236,17 @@ func (g *generation) usage() openai.Usage {
 		}
 	}
 	return u
+}
+
+// programs are the plugins that compute the choices, which may have begun before and after a change of them.
+func (g *generation) programs() string {
+	var all []string
+	for _, c := range g.choices {
+		if p := c.stream.Usage().Programs; p != "" && !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	return strings.Join(all, " | ")
 }
 
 // quality joins what computed the choices; a prompt is part of each.

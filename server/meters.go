@@ -51,6 +51,11 @@ func (m *meters) request(route string, status int, took time.Duration) {
 	m.r.Histogram("pimoe_http_request_seconds", nil, "route", route).Update(took.Seconds())
 }
 
+// reloads counts what became of a changed configuration: applied or rejected.
+func (m *meters) reloads(outcome string) {
+	m.r.Counter("pimoe_config_reloads_total", "outcome", outcome).Inc()
+}
+
 // metrics is GET /metrics: Prometheus text.
 func (s *Server) metrics(context.Context, *request) (*reply, error) {
 	var b bytes.Buffer

@@ -57,7 +57,7 @@ func (s *Server) process(ctx context.Context, r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	header := s.disclosure(q)
+	header := s.disclosure(q, "")
 	r.quality = q.Status()
 	if in.states.form == formBytes && strings.Contains(r.accept, mimeBytes) {
 		header["X-Tensor-Shape"] = in.states.shapeText()
@@ -277,7 +277,7 @@ func (s *Server) processText(ctx context.Context, r *request, in *processInput, 
 			"prompt_tokens": u.PromptTokens, "cached_tokens": u.CachedTokens, "completion_tokens": u.CompletionTokens,
 		}
 	}
-	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q), body: mustJSON(out)}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q, g.programs()), body: mustJSON(out)}, nil
 }
 
 // processReply is a fault on this route: a problem that also has the members of this route's own answers.

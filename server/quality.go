@@ -30,13 +30,16 @@ func worse(a, b engine.Quality) engine.Quality {
 	return engine.Quality{Kinds: a.Kinds | b.Kinds, Layers: max(a.Layers, b.Layers), Dropped: max(a.Dropped, b.Dropped)}
 }
 
-// disclosure says in headers what computed the answer.
-func (s *Server) disclosure(q engine.Quality) map[string]string {
+// disclosure says in headers what computed the answer; programs are the digests of the plugins, as far as they are known.
+func (s *Server) disclosure(q engine.Quality, programs string) map[string]string {
 	h := map[string]string{
 		"Pimoe-Status": q.Status(), "Pimoe-Model-Digest": s.service.digest, "Pimoe-Numeric-Class": s.service.classOf(q),
 	}
 	if q.Status() == engine.StatusDegraded { // sums only: which experts a prompt chooses tells of the prompt
 		h["Pimoe-Degraded"] = fmt.Sprintf("policy=%s; layers=%d; max-dropped-mass=%.2f", q.Policy(), q.Layers, q.Dropped)
+	}
+	if programs != "" {
+		h["Pimoe-Plugins"] = programs
 	}
 	if s.service.routing != "" {
 		h["Pimoe-Routing"] = s.service.routing
@@ -46,7 +49,7 @@ func (s *Server) disclosure(q engine.Quality) map[string]string {
 
 // promise is disclosure for a stream, before anything is known.
 func (s *Server) promise(r *request) map[string]string {
-	h := s.disclosure(engine.Quality{})
+	h := s.disclosure(engine.Quality{}, "")
 	if s.streamed(r) {
 		h["Pimoe-Status"] = statusStreamed
 	}

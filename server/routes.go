@@ -36,6 +36,8 @@ const (
 	expertsPath   = "/admin/experts"
 	groupPath     = expertsPath + "/:group/"
 	trialPath     = "/admin/trial"
+	configPath    = "/admin/config"
+	reloadPath    = "/admin/reload"
 	rebalancePath = "/admin/rebalance"
 	releasePath   = groupPath + "release"
 	generateBody  = 8 << 20   // bytes: a prompt that fills the longest context several times over, written as ids
@@ -66,6 +68,8 @@ func (s *Server) adminRoutes() []route {
 		route{method: http.MethodGet, path: expertsPath, open: true, handle: s.experts},
 		route{method: http.MethodPost, path: releasePath, open: true, change: &change{"experts.release", []string{"replica"}}, handle: s.release},
 		route{method: http.MethodGet, path: metricsPath, open: true, handle: s.metrics},
+		route{method: http.MethodGet, path: configPath, open: true, handle: s.config},
+		route{method: http.MethodPost, path: reloadPath, open: true, change: &change{"config.reload", nil}, handle: s.reloadNow},
 		route{method: http.MethodGet, path: trialPath, open: true, handle: s.trial},
 		route{method: http.MethodPost, path: groupPath + "swap", open: true, change: &change{"experts.swap", version}, handle: s.swap},
 		route{method: http.MethodPost, path: groupPath + "attach", open: true, change: &change{"experts.attach", []string{"patience"}}, handle: s.attach},

@@ -24,6 +24,7 @@ type Option func(*options)
 
 type options struct {
 	pprof   bool
+	read    func() (config.Config, error)
 	version string
 	audit   *audit.Log
 }
@@ -34,11 +35,16 @@ func Pprof() Option { return func(o *options) { o.pprof = true } }
 // Version is what /health and /metrics say of the build; without it the module's own version.
 func Version(v string) Option { return func(o *options) { o.version = v } }
 
+// Reloadable gives the Server a way to read the configuration again, for Reload and the admin API.
+func Reloadable(read func() (config.Config, error)) Option { return func(o *options) { o.read = read } }
+
 // Server serves one instance. Life: New binds the addresses, Run serves until its context ends, Close ends everything
 // at once; Close works after a New whose Run was never called. The instance stays open: its owner closes it.
 type Server struct {
 	log     *slog.Logger
-	cfg     config.Config
+	cfg     config.Config // as it was at the start
+	now     atomic.Pointer[config.Config]
+	read    func() (config.Config, error) // the configuration again; nil = it can't be reloaded
 	service service
 	meters  *meters
 	audit   *audit.Log // nil = nothing is recorded
@@ -48,13 +54,14 @@ type Server struct {
 
 	public, admin *listener // admin is nil where it is off
 
-	base    context.Context // of all requests; cancelled when the server stops for good
-	cancel  context.CancelCauseFunc
-	drain   atomic.Bool  // no new work is taken
-	wasUp   atomic.Bool  // the instance has been ready once
-	running *tally       // requests between their first byte read and their last event written
-	once    sync.Once    // Close
-	limits  serverLimits // times and sizes, smaller in tests
+	base      context.Context // of all requests; cancelled when the server stops for good
+	cancel    context.CancelCauseFunc
+	drain     atomic.Bool  // no new work is taken
+	wasUp     atomic.Bool  // the instance has been ready once
+	running   *tally       // requests between their first byte read and their last event written
+	once      sync.Once    // Close
+	reloading sync.Mutex   // held by reload
+	limits    serverLimits // times and sizes, smaller in tests
 }
 
 // listener is one bound address with its app.
@@ -74,6 +81,8 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 		opt(&o)
 	}
 	s := &Server{log: log, cfg: cfg, service: svc, build: buildOf(o.version), audit: o.audit, started: time.Now(), running: newTally(), limits: defaultLimits}
+	s.now.Store(&cfg)
+	s.read = o.read
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	s.meters = newMeters(svc.metrics, s.build, s.running)
 	if s.audit != nil {
@@ -152,8 +161,8 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) stop() {
 	s.drain.Store(true)
 	began := time.Now()
-	s.log.Info("draining", "requests", s.running.count(), "timeout", s.cfg.Server.DrainTimeout.String())
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Server.DrainTimeout)
+	s.log.Info("draining", "requests", s.running.count(), "timeout", s.now.Load().Server.DrainTimeout.String())
+	ctx, cancel := context.WithTimeout(context.Background(), s.now.Load().Server.DrainTimeout)
 	defer cancel()
 	err := s.service.engine.Drain(ctx)
 	if err == nil {

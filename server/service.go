@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/metrics"
@@ -43,6 +44,7 @@ type service struct {
 	groups  func() any   // one entry for each group: how many processes it has and should have
 	release func(group string, replica int) (int, error)
 	router  func() any
+	reload  func(ctx context.Context, next config.Config) (*instance.Reloaded, error)
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
 }
@@ -86,7 +88,7 @@ func serviceOf(i *instance.Instance) service {
 		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
-		changes: i,
+		changes: i, reload: i.Reload,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n

@@ -98,6 +98,7 @@ type setup struct {
 	pages      int
 	pageTokens int
 	limits     config.Limits
+	live       *liveLimits // those of limits that may change
 	reuse      bool
 	editions   moe.Editions // nil = the experts never change
 	lenient    bool         // the trunk's block may do without experts
@@ -210,6 +211,7 @@ func memoryBytes() int64 {
 
 // start runs the two goroutines of an engine.
 func start(s setup) *Engine {
+	s.live = newLiveLimits(s.limits)
 	e := &Engine{setup: s, box: newInbox(), finished: make(chan struct{})}
 	e.box.stats = Stats{Pages: s.pages, FreePages: s.pages}
 	l := newLoop(s, e.box)
@@ -251,7 +253,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
 		s.stream.text = t
 	}
 	s.unwatch = context.AfterFunc(ctx, func() { s.stream.cancel(cancelled(name, context.Cause(ctx))) })
-	if err := e.box.submit(s, e.limits.MaxConcurrentRequests+e.limits.MaxQueuedRequests); err != nil {
+	if err := e.box.submit(s, e.live.most()); err != nil {
 		s.unwatch()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -426,6 +428,13 @@ func (b *inbox) leave() {
 	defer b.mu.Unlock()
 	b.live--
 	b.rest()
+}
+
+// nudge has the loop look again.
+func (b *inbox) nudge() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.signal()
 }
 
 // rest closes idle when a drain is complete.

@@ -592,7 +592,7 @@ func TestPreemption(t *testing.T) {
 
 // A preempted sequence takes its own pages back, if nobody got them.
 func TestPreemptedTakesBack(t *testing.T) {
-	l := newLoop(testSetup(newFake(8, 4)), newInbox())
+	l := newLoop(looped(testSetup(newFake(8, 4))), newInbox())
 	s := newSequence(plain("", prompt("", 14), 5), 5, time.Now())
 	l.running, s.running = []*sequence{s}, true
 	for range 2 {
@@ -658,7 +658,7 @@ func TestForcedCounts(t *testing.T) {
 func TestCancelledBeforeArrival(t *testing.T) {
 	f := newFake(4, 4)
 	box := newInbox()
-	l := newLoop(testSetup(f), box)
+	l := newLoop(looped(testSetup(f)), box)
 	s := newSequence(plain("", []int32{1}, 1), 1, time.Now())
 	s.unwatch = func() bool { return true }
 	s.stream = newStream("request", 4, func() { box.touch(s) })

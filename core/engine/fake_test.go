@@ -328,3 +328,9 @@ func prompt(seed string, n int) []int32 {
 func plain(id string, p []int32, n int) Request {
 	return Request{ID: id, Prompt: p, MaxTokens: n, IgnoreEOS: true, Logprobs: -1, Sampling: sampler.Params{}}
 }
+
+// looped is a setup as start gives it to the loop.
+func looped(s setup) setup {
+	s.live = newLiveLimits(s.limits)
+	return s
+}

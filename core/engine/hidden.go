@@ -49,11 +49,11 @@ func (e *Engine) Hidden(ctx context.Context, layer int, x tensor.Matrix, all boo
 	if err := ctx.Err(); err != nil {
 		return none, nil, Quality{}, cancelled("hidden states", context.Cause(ctx))
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.limits.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.live.patience())
 	defer cancel()
 	j := &job{ctx: ctx, layers: layers, input: clone(x), accept: accept, judged: e.lenient, done: make(chan struct{})}
 	add := func() { e.box.jobs = append(e.box.jobs, j) }
-	if err := e.box.accept(e.limits.MaxConcurrentRequests+e.limits.MaxQueuedRequests, add); err != nil {
+	if err := e.box.accept(e.live.most(), add); err != nil {
 		return none, nil, Quality{}, fmt.Errorf("hidden states: %w", err)
 	}
 	select {

@@ -253,7 +253,7 @@ func (l *loop) launchStep(entries []entry) {
 		rows += e.n
 		early, late := e.s.request.Deadline, e.s.request.Deadline
 		if late.IsZero() {
-			early, late = now.Add(l.limits.RequestTimeout/2), now.Add(l.limits.RequestTimeout)
+			early, late = now.Add(l.live.patience()/2), now.Add(l.live.patience())
 		}
 		from, to = latest(from, early), latest(to, late)
 		e.s.flying = true
@@ -290,7 +290,7 @@ func (l *loop) schedule(s *sequence, now time.Time) {
 func (l *loop) launchJob() bool {
 	for i := 0; i < len(l.jobs); {
 		j := l.jobs[i]
-		ready, err := j.outage.look(l.now(), l.limits.RequestTimeout)
+		ready, err := j.outage.look(l.now(), l.live.patience())
 		if e := j.ctx.Err(); e != nil {
 			err = e
 		}

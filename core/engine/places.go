@@ -1,6 +1,10 @@
 package engine
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/pimoe/pimoe/core/moe"
+)
 
 // This file gives places and pages to sequences. The rule that keeps everybody moving: a sequence that lacks pages
 // takes them from parked ones first, then from younger ones, never from older ones. So the oldest sequence that can
@@ -16,7 +20,7 @@ func (l *loop) admit() {
 		}
 		s := l.queue[i]
 		l.edition(s)
-		if len(l.running) >= l.limits.MaxConcurrentRequests && !l.evictParked() {
+		if len(l.running) >= l.live.places() && !l.evictParked() {
 			return
 		}
 		for !l.fits(s) {
@@ -42,6 +46,9 @@ func (l *loop) edition(s *sequence) {
 		var numerics string
 		if s.edition, numerics = l.editions.Enter(); numerics != "" {
 			s.salt += "\x00" + numerics
+		}
+		if a, ok := l.editions.(moe.Attributed); ok {
+			s.usage.Programs = a.Programs(s.edition)
 		}
 	}
 }

@@ -148,7 +148,7 @@ func (l *loop) resume(now time.Time) {
 	var over []ending
 	for _, list := range [][]*sequence{l.queue, l.running} {
 		for _, s := range list {
-			if _, err := s.outage.look(now, l.limits.RequestTimeout); err != nil {
+			if _, err := s.outage.look(now, l.live.patience()); err != nil {
 				over = append(over, ending{s, err})
 			}
 		}

@@ -78,6 +78,7 @@ type Usage struct {
 	Queued           time.Duration // submit to first scheduling
 	FirstToken       time.Duration // submit to first token
 	Quality          Quality       // of the whole answer
+	Programs         string        // that compute the experts of the request's edition, as their owner names them; empty = nobody says
 }
 
 // Stream is the consumer's end of a request. One goroutine reads it.

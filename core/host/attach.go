@@ -32,6 +32,17 @@ func (s *seat) group() (*group, error) {
 	return nil, fmt.Errorf("expert group %s: a plugin is attached: %w", s.name, sdk.ErrInvalid)
 }
 
+// own is the group of the host's processes, also while a guest has their place.
+func (s *seat) own() *group {
+	switch m := s.table.Load().current.(type) {
+	case *group:
+		return m
+	case *lent:
+		return m.back
+	}
+	return nil
+}
+
 // Lend makes a socket, for this user alone, at which client.Attach gets a group's place for a plugin that its author has started.
 // As long as it stays, the former processes go on: they take the calls that it leaves unanswered, and its place when it ends.
 // It may be stopped at a breakpoint for as long as it likes. Its answers may differ, since that is what it is debugged for.
@@ -92,7 +103,12 @@ func (h *Host) host(s *seat, conn *net.UnixConn, patience time.Duration) error {
 		d = Difference{}
 	}
 	h.changing.Lock()
-	old := h.editions.shift(s, l, d.Same)
+	if t := h.trial.Load(); t != nil && t.seat == s && t.running() {
+		h.changing.Unlock()
+		h.fleet.dismiss(l.group)
+		return fmt.Errorf("group %s: a %s of another version runs: %w", s.name, t.kind, sdk.ErrInvalid)
+	}
+	old := h.editions.shift(one(s, l, d.Same))
 	h.changing.Unlock()
 	h.log.Warn("a plugin is attached", "group", s.name, "to", l.group.title(), "same_bits", d.Same, "relative", d.Relative)
 	tell(conn, fmt.Sprintf("attached to %s: class %s, same bits as before: %v, relative difference %.3g", s.name, l.group.class(), d.Same, d.Relative))
@@ -100,7 +116,7 @@ func (h *Host) host(s *seat, conn *net.UnixConn, patience time.Duration) error {
 	l.ended(h.fleet.life)
 	l.left.Store(true)
 	h.changing.Lock()
-	old = append(old, h.editions.shift(s, l.back, d.Same)...)
+	old = append(old, h.editions.shift(one(s, l.back, d.Same))...)
 	h.changing.Unlock()
 	h.fleet.dismiss(l.group)
 	h.log.Warn("the attached plugin has ended; the former processes have its place again", "group", s.name)

@@ -168,19 +168,19 @@ func (h *Host) attend(t *trialOf) {
 	}
 }
 
+func (t *trialOf) running() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.state == "running"
+}
+
 // verdict is why the trial must be rolled back; empty while there is no reason.
 func (t *trialOf) verdict() string {
-	errors := t.failed.Load()
-	for _, s := range t.fresh.stats {
-		errors += s.errors.Load()
+	if n := t.failed.Load(); n >= trialErrors {
+		return fmt.Sprintf("%d calls failed", n)
 	}
-	if errors >= trialErrors {
-		return fmt.Sprintf("%d calls failed", errors)
-	}
-	for _, s := range t.fresh.serving() {
-		if inc, err, _ := s.ready(); inc == nil {
-			return fmt.Sprintf("a process is gone: %v", err)
-		}
+	if why := t.fresh.fault(); why != "" {
+		return why
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -188,12 +188,6 @@ func (t *trialOf) verdict() string {
 		return fmt.Sprintf("answers differ by %.3g of the largest value, more than %g", t.live.Relative, t.mostLive)
 	}
 	return ""
-}
-
-func (t *trialOf) running() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.state == "running"
 }
 
 func (t *trialOf) describe() *Trial {
@@ -265,7 +259,7 @@ func (h *Host) end(ctx context.Context, t *trialOf, state, why string) error {
 	leaving, old := t.fresh, []uint64{t.edition}
 	if state == "promoted" {
 		leaving = t.seat.table.Load().current.(*group)
-		old = h.editions.shift(t.seat, t.fresh, t.known.Same)
+		old = h.editions.shift(one(t.seat, t.fresh, t.known.Same))
 	}
 	h.log.Info("trial is over", "group", t.seat.name, "kind", t.kind, "to", t.fresh.title(), "state", state, "why", why)
 	return h.retire(ctx, t.seat, leaving, old)

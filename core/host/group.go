@@ -51,13 +51,15 @@ type group struct {
 	// lies.
 	maxInvalid int
 
-	cease   context.CancelFunc // ends its processes
-	running sync.WaitGroup     // their supervisors
+	executed client.Program     // by all its processes
+	cease    context.CancelFunc // ends its processes
+	running  sync.WaitGroup     // their supervisors
 
 	mu     sync.Mutex // guards what follows
 	set    *resilience.Set
 	living []*incarnation // by replica; nil while there is none
 	demand demand
+	digest string // of what the last process executes
 }
 
 // groupCounts are what the group has done about slow and failed calls.
@@ -100,7 +102,9 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		if r >= spec.Replicas && r < spec.most() { // what load has called for shall have cores that the others do not keep busy
 			cores = l.lanes.of(n + r)
 		}
-		launch := func(ctx context.Context) (*incarnation, error) { return l.expert(ctx, name, spec, cores, answers) }
+		launch := func(ctx context.Context) (*incarnation, error) {
+			return l.expert(ctx, name, spec, cores, answers, &g.executed)
+		}
 		s := newSupervisor(name, l.options, g.changed, l.fleet, launch)
 		s.lenient = spec.Guest != nil
 		g.adopt(r, s)
@@ -134,6 +138,9 @@ func (g *group) now(r int, inc *incarnation) {
 	defer g.mu.Unlock()
 	g.living[r] = inc
 	g.demand.takes(r, inc)
+	if inc != nil {
+		g.digest = inc.digest
+	}
 	switch {
 	case inc == nil:
 		g.set.Down(r)
@@ -221,12 +228,12 @@ func (g *group) begin(avoid uint64) (int, *incarnation) {
 		if r < 0 {
 			return -1, nil
 		}
-		if inc := g.living[r]; inc.verdict.Load() == nil {
+		if inc := g.living[r]; inc.verdict.Load() == nil && !inc.gone() {
 			g.set.Begin(r)
 			g.demand.begin(now, r)
 			return r, inc
 		}
-		avoid |= 1 << r // it is being replaced
+		avoid |= 1 << r // it is being replaced, or will be as soon as its supervisor has noticed
 	}
 }
 
@@ -264,6 +271,7 @@ func (g *group) release(r int) bool {
 	g.set.Release(r)
 	g.mu.Unlock()
 	if held {
+		g.executed.Close() // whoever has mended the file means the new one
 		g.replicas[r].free()
 	}
 	return held
@@ -350,6 +358,12 @@ func (g *group) available() error {
 // numerics is the backend's name and numeric class: an unknown plugin of the same class may compute something else.
 func (g *group) numerics() string { return g.spec.Path + " " + g.class() }
 
+func (g *group) program() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.digest
+}
+
 func (g *group) class() string { return g.answers.numericClass() }
 
 func (g *group) usable() bool {
@@ -378,6 +392,7 @@ type Status struct {
 	Units        int    `json:"units"`
 	Backend      string `json:"backend"`
 	NumericClass string `json:"numeric_class"`
+	Digest       string `json:"digest"` // "sha256:..." of what the process executes
 	Calls        uint64 `json:"calls"`
 	Rows         uint64 `json:"rows"`
 	Errors       uint64 `json:"errors"`
@@ -415,7 +430,7 @@ func (s *supervisor) describe(st *Status) {
 	st.State, st.Restarts, st.LastDeath = string(s.state), s.restarts, s.death
 	s.mu.Unlock()
 	if inc != nil {
-		st.PID, st.NumericClass = inc.proc.PID(), inc.info.NumericClass
+		st.PID, st.NumericClass, st.Digest = inc.proc.PID(), inc.info.NumericClass, inc.digest
 		st.PrivateBytes = privateBytes(st.PID)
 		st.Lanes, st.BoundLanes = inc.proc.Lanes()
 		st.Confinement = inc.proc.Confined()

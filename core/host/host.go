@@ -60,9 +60,8 @@ type Options struct {
 	// Builtin makes the host's own version of a backend, as which it is a witness of what others compute; nil = none.
 	Builtin     func(backend string) (expert.Expert, error)
 	Confinement client.ConfinementOptions // of every process
-	// Pins judges an executable, by its path and the digest of what would run, for the expert group of a name or "" for the
-	// router; nil = takes any.
-	Pins func(group, path, digest string) error
+	// Pins judges every executable; nil = takes any.
+	Pins Pins
 	// Event takes what the host does by itself; nil = nobody asks. It is called from supervisors and must return at once.
 	Event func(Event)
 	// Profiles tells how the executable at a path is confined if it is a script; nil, or a nil profile = it is a program.
@@ -70,6 +69,10 @@ type Options struct {
 	Metrics  *metrics.Registry
 	Log      *slog.Logger
 }
+
+// Pins judges an executable, by its path and the digest of what would run, for the expert group of a name or "" for the
+// router.
+type Pins func(group, path, digest string) error
 
 // ExpertShape is what all experts of the model have in common.
 type ExpertShape struct {
@@ -90,7 +93,8 @@ type GroupSpec struct {
 	Guest     *visit            // who has started the plugin instead of the host; nil = nobody
 	// MaxReplicas is how many the group may have when load or an operator calls for more; 0 = no more than Replicas.
 	MaxReplicas int
-	Standby     int // more of them, which get calls only while no other is ready
+	Standby     int  // more of them, which get calls only while no other is ready
+	Pins        Pins // judges the executable; nil = Options.Pins
 }
 
 // most is how many replicas the group may have, without those that stand by.
@@ -103,6 +107,7 @@ type RouterSpec struct {
 	Spec router.Spec
 	// StandIn answers while the plugin restarts; nil = calls wait for it. It must compute the same rule to the bit.
 	StandIn router.Router
+	Pins    Pins // judges the executable; nil = Options.Pins
 }
 
 // Host is a running set of expert groups and a router. Make it with Start or StartInProcess; Close ends every process
@@ -111,6 +116,7 @@ type Host struct {
 	groups   []*seat
 	editions *editions
 	router   routing
+	routers  *routerSeat   // the same, with processes; nil in process
 	seen     *observations // nil in process, where no router observes
 	close    func() error
 	once     sync.Once
@@ -132,6 +138,7 @@ type member interface {
 	available() error // nil, or why it can't answer now
 	class() string    // the numeric class of its processes
 	numerics() string // what it computes: groups of the same text give the same bits
+	program() string  // digest of what its processes execute; empty if nothing is known
 	status() []Status
 	release(replica int) bool // ends its quarantine, and reports whether there was one
 }
@@ -190,13 +197,15 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		fleet.all = append(fleet.all, g.serving()...)
 	}
 	r := newSupervisedRouter(o.Router, launch)
-	h.router = r
-	fleet.supervise(r.process)
-	fleet.wg.Go(func() { h.seen.run(fleet.life, r) })
+	h.routers = newRouterSeat(r)
+	h.router = h.routers
+	fleet.enlistRouter(r)
+	fleet.all = append(fleet.all, r.process)
+	fleet.wg.Go(func() { h.seen.run(fleet.life, h.routers) })
 	if err := fleet.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	h.editions = newEditions(h.groups)
+	h.editions = newEditions(h.groups, h.routers)
 	h.scale = newScale(o, h.groups, need)
 	fleet.wg.Go(func() { h.follow(fleet.life) })
 	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, h.groups, o) })
@@ -219,14 +228,6 @@ type fleet struct {
 
 // size is how many processes are supervised.
 func (f *fleet) size() int { return int(f.count.Load()) }
-
-func (f *fleet) supervise(list ...*supervisor) {
-	for _, s := range list {
-		f.all = append(f.all, s)
-		f.count.Add(1)
-		f.wg.Go(func() { s.run(f.life) })
-	}
-}
 
 // awaitReady waits for the first good start of every process; the first start that fails decides.
 func (f *fleet) awaitReady(ctx context.Context) error { return awaitAll(ctx, f.all) }

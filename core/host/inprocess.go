@@ -51,7 +51,7 @@ func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error)
 	if err := in.Router.Configure(ctx, o.Router.Spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("router %s: %w", o.Router.Name, err), h.Close())
 	}
-	h.editions = newEditions(h.groups)
+	h.editions = newEditions(h.groups, nil)
 	h.router = &localRouter{
 		Router: in.Router, name: o.Router.Name,
 		calls: o.Metrics.Counter("pimoe_router_calls_total", "source", "in-process"),
@@ -218,6 +218,8 @@ func (g *localGroup) available() error { return nil }
 func (g *localGroup) class() string { return g.expert.Info().NumericClass }
 
 func (g *localGroup) numerics() string { return g.class() }
+
+func (g *localGroup) program() string { return "" }
 
 func (g *localGroup) status() []Status {
 	st := g.stats.status(g.spec)

@@ -45,20 +45,20 @@ var errRowMajor = errors.New("the plugin takes row-major weights only")
 // expert starts a process with lanes on its own cores, gives it its weights and asks a question with a known answer. On an
 // error nothing is left. Weights are inherited at the start, before a plugin can say which packings it takes: one that does
 // not take the group's is started again with row-major ones, and known from then on.
-func (l *launcher) expert(ctx context.Context, name string, spec GroupSpec, own []int, answers *knownAnswers) (*incarnation, error) {
+func (l *launcher) expert(ctx context.Context, name string, spec GroupSpec, own []int, answers *knownAnswers, program *client.Program) (*incarnation, error) {
 	if _, plain := l.plain.Load(spec.Path); plain {
 		spec.Packed = nil
 	}
-	inc, err := l.incarnate(ctx, name, spec, own, answers)
+	inc, err := l.incarnate(ctx, name, spec, own, answers, program)
 	if errors.Is(err, errRowMajor) {
 		l.plain.Store(spec.Path, true)
 		spec.Packed = nil
-		return l.incarnate(ctx, name, spec, own, answers)
+		return l.incarnate(ctx, name, spec, own, answers, program)
 	}
 	return inc, err
 }
 
-func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, own []int, answers *knownAnswers) (*incarnation, error) {
+func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, own []int, answers *knownAnswers, program *client.Program) (*incarnation, error) {
 	shards, load, err := l.shards.forUnits(ctx, source(l.options.Model, spec.Packed), spec.Units)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBadShard, err)
@@ -66,7 +66,7 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	shape := l.options.Experts
 	command := client.Command{
 		Path: spec.Path, Kind: sdk.KindExpert, Shards: shards, Plane: client.ExpertPlane(l.options.MaxRows, shape.Hidden, 0),
-		Env: environment(l.options.ProcessCores),
+		Env: environment(l.options.ProcessCores), Program: program,
 	}
 	l.lanes.apply(&command, own)
 	if spec.Guest != nil {
@@ -75,12 +75,12 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 		}
 		command.Guest = spec.Guest.conn
 	}
-	proc, err := l.start(ctx, command, name, spec.Name)
+	proc, err := l.start(ctx, command, name, spec.Name, spec.Pins)
 	if err != nil {
 		return nil, err
 	}
 	e := proc.Expert()
-	inc := &incarnation{proc: child{proc}, expert: e, condemn: make(chan struct{})}
+	inc := &incarnation{proc: child{proc}, expert: e, digest: proc.Digest(), condemn: make(chan struct{})}
 	if spec.Packed != nil && !takes(e.Info(), spec.Packed) {
 		return nil, l.abandon(inc, errRowMajor)
 	}
@@ -99,11 +99,14 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	return inc, nil
 }
 
-// start runs the executable of a group, "" for the router's, up to a finished handshake.
-func (l *launcher) start(ctx context.Context, c client.Command, name, group string) (*client.Process, error) {
+// start runs the executable of a group, "" for the router's, up to a finished handshake. pins judges it; nil = the host's.
+func (l *launcher) start(ctx context.Context, c client.Command, name, group string, pins Pins) (*client.Process, error) {
 	c.RuntimeDir, c.Identity, c.Transport = l.runtimeDir, l.identity, l.options.Transport
 	c.StartTimeout, c.Confinement = l.options.StartTimeout, l.fleet.confinement
-	if pins := l.options.Pins; pins != nil {
+	if pins == nil {
+		pins = l.options.Pins
+	}
+	if pins != nil {
 		c.Confinement = c.Confinement.Checking(func(path, digest string) error { return pins(group, path, digest) })
 	}
 	if l.options.Profiles != nil {

@@ -116,13 +116,13 @@ func (o *observations) take() router.Observation {
 }
 
 // run tells the router, one observation after the other, until life ends.
-func (o *observations) run(life context.Context, r *supervisedRouter) {
+func (o *observations) run(life context.Context, r *routerSeat) {
 	for {
 		select {
 		case <-life.Done():
 			return
 		case next := <-o.ready:
-			r.observe(life, next)
+			r.table.Load().current.observe(life, next)
 		}
 	}
 }

@@ -30,6 +30,10 @@ type supervisedRouter struct {
 	errors    *metrics.Counter
 	seen      *observations
 	knownRows router.Batch
+	program   client.Program
+
+	cease   context.CancelFunc // ends its process
+	running sync.WaitGroup     // its supervisor
 }
 
 func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
@@ -49,21 +53,22 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 // launch starts the plugin, configures it and asks a question with a known answer.
 func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnation, error) {
 	command := client.Command{
-		Path: r.spec.Path, Kind: sdk.KindRouter, Env: environment(l.options.ProcessCores),
+		Path: r.spec.Path, Kind: sdk.KindRouter, Env: environment(l.options.ProcessCores), Program: &r.program,
 		// Room for hidden states is only address space until a router asks for them.
 		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, l.options.Experts.Hidden, 0),
 	}
 	l.lanes.apply(&command, l.lanes.of(0))
-	proc, err := l.start(ctx, command, "router", "")
+	proc, err := l.start(ctx, command, "router", "", r.spec.Pins)
 	if err != nil {
 		return nil, err
 	}
-	inc := &incarnation{proc: child{proc}, router: proc.Router(), condemn: make(chan struct{})}
+	inc := &incarnation{proc: child{proc}, router: proc.Router(), digest: proc.Digest(), condemn: make(chan struct{})}
 	if err := inc.router.Configure(ctx, r.spec.Spec); err != nil {
 		return nil, l.abandon(inc, fmt.Errorf("%w: configure: %w", errLoad, err))
 	}
 	inc.info = inc.router.Info()
-	r.seen.wanted.Store(inc.router.Observes())
+	inc.observes = inc.router.Observes()
+	r.seen.wanted.Store(inc.observes)
 	inc.probe = func(ctx context.Context) error { return r.probe(ctx, inc) }
 	if err := inc.probe(ctx); err != nil {
 		return nil, l.abandon(inc, fmt.Errorf("%w: %w", errWrongAnswer, err))
@@ -285,6 +290,7 @@ type RouterStatus struct {
 	Name         string   `json:"name"`
 	PID          int      `json:"pid"`
 	State        string   `json:"state"`
+	Digest       string   `json:"digest"` // "sha256:..." of what the process executes
 	Restarts     uint64   `json:"restarts"`
 	Capabilities []string `json:"capabilities"`
 	PluginCalls  uint64   `json:"plugin_calls"`
@@ -299,7 +305,7 @@ func (r *supervisedRouter) status() RouterStatus {
 	var st Status
 	r.process.describe(&st)
 	return RouterStatus{
-		Name: r.spec.Name, PID: st.PID, State: st.State, Restarts: st.Restarts, LastDeath: st.LastDeath,
+		Name: r.spec.Name, PID: st.PID, State: st.State, Digest: st.Digest, Restarts: st.Restarts, LastDeath: st.LastDeath,
 		Confinement: st.Confinement, Capabilities: r.Info().Capabilities, PluginCalls: r.plugin.Get(), StandInCalls: r.standIn.Get(),
 		Observations: r.seen.told.Get(),
 	}

@@ -125,7 +125,7 @@ func newScale(o Options, seats []*seat, known footprint) *scale {
 // measure takes samples of all groups. The caller holds mu.
 func (s *scale) measure(now time.Time) {
 	for n, seat := range s.seats {
-		g := seat.table.Load().current.(*group)
+		g := seat.own()
 		m := &s.samples[n]
 		m.Load, m.Queue = g.asked(now)
 		m.Ready, m.Out = g.present()
@@ -142,7 +142,7 @@ func (s *scale) room() scaling.Room {
 		room.Memory = s.budget.Memory - s.known.weights
 	}
 	for n, seat := range s.seats {
-		all := seat.table.Load().current.(*group).serving()
+		all := seat.own().serving()
 		room.Processes -= len(all)
 		if s.budget.Memory == 0 {
 			continue
@@ -224,7 +224,7 @@ func (h *Host) obey(group, replicas int) error {
 // carryOut makes a change; if it can't be made, the group has as many replicas as before.
 func (h *Host) carryOut(n int, d scaling.Decision) error {
 	life, s := h.fleet.life, h.scale
-	g := h.groups[n].table.Load().current.(*group)
+	g := h.groups[n].own()
 	began := time.Now()
 	err := h.fleet.resize(life, g, d.To)
 	if err != nil && life.Err() == nil {
@@ -388,7 +388,7 @@ func (h *Host) Scaling() []GroupStatus {
 	for n, seat := range s.seats {
 		m := s.samples[n]
 		st := GroupStatus{Group: seat.name, Queue: m.Queue, State: s.scaler.State(now, n)}
-		st.Ready, _ = seat.table.Load().current.(*group).present()
+		st.Ready, _ = seat.own().present()
 		if s.every == 0 {
 			st.Busy = m.Load / float64(max(st.Ready, 1))
 		}

@@ -1,10 +1,14 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -86,7 +90,8 @@ func (s *seat) status() []Status {
 // last request has. Edition numbers ascend from 1.
 type editions struct {
 	seats   []*seat
-	mu      sync.Mutex // guards what follows, and who is seated
+	routers *routerSeat // nil in process
+	mu      sync.Mutex  // guards what follows, and who is seated
 	current uint64
 	users   map[uint64]int
 	text    map[uint64]string // what the edition computes
@@ -101,21 +106,43 @@ type trial struct {
 	draw    func() float64
 }
 
-func newEditions(seats []*seat) *editions {
-	e := &editions{seats: seats, current: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
-	e.text[1] = e.describe(nil, nil)
+func newEditions(seats []*seat, routers *routerSeat) *editions {
+	e := &editions{seats: seats, routers: routers, current: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
+	e.text[1] = e.describe(shift{})
 	return e
 }
 
-// describe digests what all seats compute, with m at one of them instead of who sits there.
-func (e *editions) describe(at *seat, m member) string {
+// shift is who takes the place of whom, in one step.
+type shift struct {
+	groups map[*seat]member
+	router *supervisedRouter // nil = stays
+	// text is what the new edition computes: empty = what its members say, sameText = what the one before did.
+	text string
+}
+
+const sameText = "="
+
+// one is the shift of one group. same says that m gives the same bits as who sat there.
+func one(s *seat, m member, same bool) shift {
+	sh := shift{groups: map[*seat]member{s: m}}
+	if same {
+		sh.text = sameText
+	}
+	return sh
+}
+
+// describe digests what all compute, after a shift.
+func (e *editions) describe(sh shift) string {
 	h := sha256.New()
 	for _, s := range e.seats {
 		who := s.numerics()
-		if s == at {
+		if m := sh.groups[s]; m != nil {
 			who = m.numerics()
 		}
 		fmt.Fprintf(h, "%d=%q;", s.number, who)
+	}
+	if r := cmp.Or(sh.router, e.routers.of(0)); r != nil {
+		fmt.Fprintf(h, "router=%q %q;", r.spec.Path, r.spec.Spec.Params)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
@@ -142,23 +169,63 @@ func (e *editions) Leave(n uint64) {
 	}
 }
 
-// shift seats m for all new requests. Those under way keep who sat there; the result is their editions. same says that m gives
-// the same bits as who sat there.
-func (e *editions) shift(s *seat, m member, same bool) (old []uint64) {
+// shift seats others for all new requests. Those under way keep who sat there; the result is their editions.
+func (e *editions) shift(sh shift) (old []uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	others := map[uint64]member{}
-	for n := range e.users {
-		old = append(old, n)
-		others[n] = s.of(n)
-	}
+	old = slices.Collect(maps.Keys(e.users))
 	before := e.text[e.current]
 	e.current = e.next()
-	if e.text[e.current] = before; !same {
-		e.text[e.current] = e.describe(s, m)
+	switch sh.text {
+	case "":
+		e.text[e.current] = e.describe(sh)
+	case sameText:
+		e.text[e.current] = before
+	default:
+		e.text[e.current] = sh.text
 	}
-	s.table.Store(&seating{current: m, others: others})
+	for s, m := range sh.groups {
+		others := map[uint64]member{}
+		for _, n := range old {
+			others[n] = s.of(n)
+		}
+		s.table.Store(&seating{current: m, others: others})
+	}
+	if sh.router != nil {
+		e.routers.shift(sh.router, old)
+	}
 	return old
+}
+
+// now is what new requests get: their edition's text.
+func (e *editions) now() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.text[e.current]
+}
+
+// Programs implements moe.Attributed.
+func (e *editions) Programs(edition uint64) string {
+	digests := map[string]bool{}
+	for _, s := range e.seats {
+		if d := s.of(edition).program(); d != "" {
+			digests[brief(d)] = true
+		}
+	}
+	text := "experts=" + strings.Join(slices.Sorted(maps.Keys(digests)), ",")
+	if r := e.routers.of(edition); r != nil && r.digest() != "" {
+		text += "; router=" + brief(r.digest())
+	}
+	if len(digests) == 0 {
+		return ""
+	}
+	return text
+}
+
+// brief is enough of a digest to tell programs apart.
+func brief(digest string) string {
+	digest = strings.TrimPrefix(digest, "sha256:")
+	return digest[:min(len(digest), 12)]
 }
 
 // next is a number that no edition has had. The caller holds mu.
@@ -175,7 +242,7 @@ func (e *editions) try(s *seat, m member, share float64, draw func() float64) ui
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := e.next()
-	e.text[n] = e.describe(s, m)
+	e.text[n] = e.describe(one(s, m, false))
 	t := s.table.Load()
 	others := map[uint64]member{n: m}
 	for k, v := range t.others {
@@ -193,8 +260,14 @@ func (e *editions) untry() {
 	e.trial = nil
 }
 
+// place is where members of editions sit: a group's or the router's.
+type place interface {
+	title() string
+	forget(editions []uint64)
+}
+
 // drained waits until no request of the editions is under way, and forgets them.
-func (e *editions) drained(ctx context.Context, s *seat, old []uint64) error {
+func (e *editions) drained(ctx context.Context, s place, old []uint64) error {
 	for {
 		changed := e.changed.wait()
 		e.mu.Lock()
@@ -212,32 +285,44 @@ func (e *editions) drained(ctx context.Context, s *seat, old []uint64) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("expert group %s: %d requests still use what was replaced: %w", s.name, busy, ctx.Err())
+			return fmt.Errorf("%s: %d requests still use what was replaced: %w", s.title(), busy, ctx.Err())
 		}
 	}
 }
 
-// forget takes editions out of the seat's table. The caller holds mu.
-func (e *editions) forget(s *seat, old []uint64) {
-	t := s.table.Load()
-	others := map[uint64]member{}
-	for n, m := range t.others {
-		others[n] = m
-	}
+// forget takes editions out of a place's table. The caller holds mu.
+func (e *editions) forget(s place, old []uint64) {
 	for _, n := range old {
-		delete(others, n)
 		if n != e.current {
 			delete(e.text, n)
 		}
 	}
-	if len(others) == 0 {
-		others = nil
+	s.forget(old)
+}
+
+func (s *seat) title() string { return "expert group " + s.name }
+
+// forget implements place.
+func (s *seat) forget(old []uint64) {
+	t := s.table.Load()
+	s.table.Store(&seating{current: t.current, others: without(t.others, old)})
+}
+
+// without is a copy of a table that lacks some editions; nil if nothing is left.
+func without[M any](others map[uint64]M, old []uint64) map[uint64]M {
+	left := maps.Clone(others)
+	for _, n := range old {
+		delete(left, n)
 	}
-	s.table.Store(&seating{current: t.current, others: others})
+	if len(left) == 0 {
+		return nil
+	}
+	return left
 }
 
 var (
-	_ moe.Editions  = (*editions)(nil)
-	_ moe.Bound     = (*seat)(nil)
-	_ moe.Neighbour = (*seat)(nil)
+	_ moe.Editions   = (*editions)(nil)
+	_ moe.Attributed = (*editions)(nil)
+	_ moe.Bound      = (*seat)(nil)
+	_ moe.Neighbour  = (*seat)(nil)
 )

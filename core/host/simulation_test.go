@@ -529,6 +529,23 @@ func TestQuarantineMeetsASuccessor(t *testing.T) {
 	}
 }
 
+// Nobody is sent to a process that has ended, although its supervisor has not noticed: a call that did so again and again would
+// think that it kills whoever computes it.
+func TestTheDeadGetNoCalls(t *testing.T) {
+	peace(t, 2, func(t *testing.T, w *world, g *group) {
+		for r := range 2 {
+			g.living[r].proc.(*fake).exit(client.Death{Signal: "SIGKILL"})
+			if _, inc := g.begin(0); r == 0 && inc != g.living[1] || r == 1 && inc != nil {
+				t.Errorf("%d ended: a call went to the process %v", r+1, inc)
+			}
+		}
+		began := time.Now()
+		if _, inc, err := g.await(t.Context(), nil); err != nil || inc.gone() || time.Since(began) > time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
 func (w *world) alive(s *site) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

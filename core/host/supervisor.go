@@ -75,11 +75,23 @@ type incarnation struct {
 	expert   computing      // of an expert process
 	router   *client.Router // of a router process
 	info     sdk.Info
+	digest   string       // of what it executes
+	observes bool         // a router that observes
 	served   atomic.Bool  // has answered a real call
 	inflight atomic.Int64 // calls under way
 	verdict  atomic.Pointer[string]
 	condemn  chan struct{} // closed when verdict is set: the process must be replaced
 	probe    func(ctx context.Context) error
+}
+
+// gone reports that the process has ended, whether or not its supervisor has noticed.
+func (i *incarnation) gone() bool {
+	select {
+	case <-i.proc.Exited():
+		return true
+	default:
+		return false
+	}
 }
 
 // condemned marks the process for replacement, once; the first cause stays.

@@ -68,7 +68,7 @@ func (h *Host) Swap(ctx context.Context, name string, change func(*GroupSpec) er
 		return nil, fmt.Errorf("swap %s: %w", name, err)
 	}
 	shifted := time.Now()
-	err = h.retire(ctx, s, old, h.editions.shift(s, fresh, done.Difference.Same))
+	err = h.retire(ctx, s, old, h.editions.shift(one(s, fresh, done.Difference.Same)))
 	done.Drained = time.Since(shifted)
 	h.log.Info("expert group swapped", "group", name, "from", done.From, "to", done.To, "same_bits", done.Difference.Same,
 		"relative", done.Difference.Relative, "ready", done.Ready, "drained", done.Drained)
@@ -91,6 +91,11 @@ func (h *Host) prepare(ctx context.Context, s *seat, old *group, change func(*Gr
 	if err := change(&spec); err != nil {
 		return nil, err
 	}
+	return h.begin(ctx, s, spec)
+}
+
+// begin starts the processes that a group's description wants, and returns when they have passed their tests.
+func (h *Host) begin(ctx context.Context, s *seat, spec GroupSpec) (*group, error) {
 	fresh, err := newGroup(s.number, spec, h.launch)
 	if err != nil {
 		return nil, err
@@ -169,7 +174,10 @@ func (f *fleet) enlist(g *group) {
 	for _, s := range g.replicas {
 		g.running.Go(func() { s.run(life) })
 	}
-	f.wg.Go(g.running.Wait)
+	f.wg.Go(func() {
+		g.running.Wait()
+		g.executed.Close()
+	})
 }
 
 // dismiss ends a group's processes and waits for their end.

@@ -109,7 +109,7 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 		w.of = append(w.of, int32(r))
 	}
 	w.routes = resizeRoutes(w.routes, in.X.Rows, l.k)
-	batch := router.Batch{Layer: in.Layer, Logits: in.Logits, Tokens: in.Tokens, Positions: in.Positions}
+	batch := router.Batch{Layer: in.Layer, Edition: in.Edition, Logits: in.Logits, Tokens: in.Tokens, Positions: in.Positions}
 	if l.hidden {
 		batch.Hidden = in.X
 	}

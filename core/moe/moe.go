@@ -77,6 +77,11 @@ type Editions interface {
 	Leave(edition uint64)
 }
 
+// Attributed is an Editions that knows which programs compute an edition while it is in use.
+type Attributed interface {
+	Programs(edition uint64) string
+}
+
 // Group is a set of units that is called as one: an expert group's process, with whatever retries its owner makes.
 type Group interface {
 	// Start sends a call; the Pending's Wait fills call.Y.

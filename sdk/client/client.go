@@ -75,6 +75,7 @@ type Command struct {
 	Confinement  *Confinement  // nil = one with the default options, for this start alone
 	Profile      *Profile      // of a script; nil = Path is a program
 	Guest        *net.UnixConn // who has called Attach, instead of a process that is started; the Process's own from Start on
+	Program      *Program      // remembers what the first start has executed, for the next ones; nil = each executes what lies at Path
 	StartTimeout time.Duration // until the plugin has shaken hands and told its Info; 0 = 10 s
 }
 

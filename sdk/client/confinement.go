@@ -132,20 +132,21 @@ func (c *Confinement) policy() confine.Policy {
 	return p
 }
 
-// executable checks the file at the path and returns a sealed copy of it for one start; nil where nothing is confined.
-func (c *Confinement) executable(path string) (*confine.Executable, error) {
-	return c.sealed(path, confine.Seal, c.options.Check)
+// executable checks the file at the path and returns a sealed copy of it for one start, nil where nothing is confined, and
+// its digest. Where another file lies there now than keep has begun with, it is what keep has begun with.
+func (c *Confinement) executable(path string, keep *Program) (*confine.Executable, string, error) {
+	return c.sealed(path, keep, confine.Seal, c.options.Check)
 }
 
-// interpreted checks a script and what it is run with, and returns sealed copies of both.
-func (c *Confinement) interpreted(path string, p *Profile) (interpreter, script *confine.Executable, err error) {
-	if script, err = c.sealed(path, confine.SealText, c.options.Check); err != nil {
-		return nil, nil, err
+// interpreted checks a script and what it is run with, and returns sealed copies of both, and the script's digest.
+func (c *Confinement) interpreted(path string, p *Profile, keep *Program) (interpreter, script *confine.Executable, digest string, err error) {
+	if script, digest, err = c.sealed(path, keep, confine.SealText, c.options.Check); err != nil {
+		return nil, nil, "", err
 	}
 	pinned := func(_, digest string) error { return p.Interpreter.check(digest) }
-	if interpreter, err = c.sealed(p.Interpreter.Path, confine.Seal, pinned); err == nil {
+	if interpreter, _, err = c.sealed(p.Interpreter.Path, nil, confine.Seal, pinned); err == nil {
 		if err = p.checkReads(c.options.Trusting); err == nil {
-			return interpreter, script, nil
+			return interpreter, script, digest, nil
 		}
 		err = refusedFile(path, err)
 	}
@@ -154,39 +155,48 @@ func (c *Confinement) interpreted(path string, p *Profile) (interpreter, script 
 			e.Close()
 		}
 	}
-	return nil, nil, err
+	return nil, nil, "", err
 }
 
-// sealed checks a file and returns a sealed copy of it for one start; nil where nothing is confined.
-func (c *Confinement) sealed(path string, seal func(*os.File) (*confine.Executable, error), check func(path, digest string) error) (*confine.Executable, error) {
+// sealed checks a file and returns a sealed copy of it for one start, nil where nothing is confined, and its digest.
+func (c *Confinement) sealed(path string, keep *Program, seal func(*os.File) (*confine.Executable, error), check func(path, digest string) error) (*confine.Executable, string, error) {
 	f, err := confine.OpenFile(path, c.options.Trusting)
 	if err != nil {
-		return nil, refusedFile(path, err)
+		return nil, "", refusedFile(path, err)
 	}
 	defer f.Close()
 	if !c.on() {
-		return nil, checkPlain(path, f, check)
+		digest, err := checkPlain(path, f, check)
+		return nil, digest, err
 	}
 	id, err := fileIdentityOf(path, f)
 	if err != nil {
-		return nil, refusedFile(path, err)
+		return nil, "", refusedFile(path, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.byID[id]
 	if e == nil {
 		if e, err = seal(f); err != nil {
-			return nil, refusedFile(path, err)
+			return nil, "", refusedFile(path, err)
 		}
 		c.forget(path)
 		c.byID[id] = e
 	}
+	if old := keep.other(e.Digest); old != nil { // was judged when it began
+		again, err := old.Duplicate()
+		return again, old.Digest, err
+	}
 	if check != nil {
 		if err := check(path, e.Digest); err != nil {
-			return nil, refusedFile(path, err)
+			return nil, "", refusedFile(path, err)
 		}
 	}
-	return e.Duplicate()
+	if err := keep.begin(e); err != nil {
+		return nil, "", err
+	}
+	again, err := e.Duplicate()
+	return again, e.Digest, err
 }
 
 // forget frees the copy of what lay at the path before.
@@ -199,18 +209,15 @@ func (c *copies) forget(path string) {
 	}
 }
 
-func checkPlain(path string, f *os.File, check func(path, digest string) error) error {
-	if check == nil {
-		return nil
-	}
+func checkPlain(path string, f *os.File, check func(path, digest string) error) (string, error) {
 	digest, err := confine.Digest(f)
-	if err == nil {
+	if err == nil && check != nil {
 		err = check(path, digest)
 	}
 	if err != nil {
-		return refusedFile(path, err)
+		return "", refusedFile(path, err)
 	}
-	return nil
+	return digest, nil
 }
 
 // refusedFile makes a start error of a file's fault.

@@ -32,6 +32,7 @@ const killAfter = 2 * time.Second
 // concurrent use.
 type Process struct {
 	name   string // of the executable's file
+	digest string // of what is executed, set before Start returns
 	cmd    *exec.Cmd
 	guest  *guest // instead of cmd, if its author has started it
 	dir    string // private folder
@@ -67,6 +68,9 @@ func (p *Process) PID() int {
 	}
 	return p.cmd.Process.Pid
 }
+
+// Digest is "sha256:..." of what the process executes.
+func (p *Process) Digest() string { return p.digest }
 
 // Info is what the plugin says of itself, after Load with its numeric class.
 func (p *Process) Info() sdk.Info { return p.link.Info() }

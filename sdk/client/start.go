@@ -403,13 +403,13 @@ func (l *launch) take(c Command) (err error) {
 		return nil
 	}
 	if c.Profile == nil {
-		l.exe, err = c.Confinement.executable(c.Path)
+		l.exe, l.p.digest, err = c.Confinement.executable(c.Path, c.Program)
 		return err
 	}
 	if l.c.Profile, err = c.Profile.Resolve(c.Path); err != nil {
 		return notExecutable(c.Path, err.Error(), err)
 	}
-	l.exe, l.script, err = c.Confinement.interpreted(c.Path, l.c.Profile)
+	l.exe, l.script, l.p.digest, err = c.Confinement.interpreted(c.Path, l.c.Profile, c.Program)
 	return err
 }
 

@@ -101,6 +101,7 @@ type Batch struct {
 	Tokens    []int32       // token id of each row; -1 where a row is no token (raw hidden states)
 	Positions []int32       // position of each row in its sequence
 	Hidden    tensor.Matrix // [rows, hidden] for a HiddenRouter, else empty
+	Edition   uint64        // the host's own: which state of its processes is meant; 0 = the current one. It never crosses a process boundary
 }
 
 // Routes is filled by a router: for row r, the K distinct experts IDs[r*K:(r+1)*K] and their weights. The caller owns

@@ -93,7 +93,7 @@ func TestReplicasFollowLoad(t *testing.T) {
 	asked := underLoad(t, i, requests, right, func() {
 		wait(t, "as many processes as the budget has", func() bool {
 			most = max(most, len(i.Host.Status()))
-			return most == budget && sum(i.Host.Scaling()) == budget
+			return most == budget && readyIn(i.Host.Scaling()) == budget
 		})
 		wait(t, "the first calls of a new replica", func() bool {
 			return slices.ContainsFunc(i.Host.Status(), func(s host.Status) bool { return s.Replica == 1 && s.Calls > 0 })
@@ -117,7 +117,7 @@ func TestReplicasFollowLoad(t *testing.T) {
 	}
 }
 
-func sum(list []host.GroupStatus) (n int) {
+func readyIn(list []host.GroupStatus) (n int) {
 	for _, st := range list {
 		n += st.Ready
 	}

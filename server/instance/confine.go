@@ -9,6 +9,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/catalogue"
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 )
@@ -45,7 +46,7 @@ func ReadCatalogue(c config.Plugins) (*catalogue.Catalogue, error) {
 
 // pins judges executables by the catalogue, which is read again for each start: so a plugin may be replaced and pinned
 // while the host runs. With plugins.dev, what it does not list is started with a warning.
-func pins(c config.Plugins, log *slog.Logger) (func(group, path, digest string) error, error) {
+func pins(c config.Plugins, log *slog.Logger) (host.Pins, error) {
 	dir, err := filepath.Abs(c.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("plugins.dir: %w", err)

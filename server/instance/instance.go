@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pimoe/pimoe/backends/team"
@@ -72,6 +74,12 @@ type Instance struct {
 	Log       *slog.Logger
 	Notes     []string // what an operator should know of the placement
 
+	builtin   Builtin
+	applied   atomic.Pointer[config.Config] // see Applied
+	pins      atomic.Pointer[host.Pins]     // of all processes; nil in process
+	reloading sync.Mutex                    // held by Reload; guards plans
+	plans     []config.GroupPlan            // of the applied configuration, with the groups that stand by
+
 	packer   *packer // makes packed weights also for groups that are changed later
 	remedies remedies
 
@@ -95,6 +103,8 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 		Model: cfg, Metrics: metrics.New(), Log: o.Log,
 		pool: team.NewPool(Threads(o.Config), team.Options{}),
 	}
+	i.builtin = o.Builtin
+	i.applied.Store(&o.Config)
 	if o.Config.Server.Alias != "" {
 		i.ID = o.Config.Server.Alias
 	}
@@ -279,23 +289,21 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 		})
 	}
 	i.Notes = append(i.Notes, p.notes...)
-	o.Router = host.RouterSpec{
-		Name: c.Router.Plugin, Path: pluginPath(c, "", "pimoe-router-", c.Router.Plugin),
-		Spec: router.Spec{
-			Layers: i.Model.SparseLayers(), Experts: i.Model.Experts, TopK: i.Model.TopK,
-			Rule: i.Model.Rule, Params: c.Router.Params,
-		},
-	}
+	i.plans = plans
+	o.Router = i.routerSpec(c)
 	if c.Experts.Isolation == "inproc" {
 		i.Host, err = inProcess(ctx, o, opts.Builtin, i.pool.Team())
 		return placement, err
 	}
 	o.Transport = transport(c.Experts.Transport)
 	o.Confinement = confinement(c.Plugins)
-	if o.Pins, err = pins(c.Plugins, i.Log); err != nil {
+	list, err := pins(c.Plugins, i.Log)
+	if err != nil {
 		return nil, err
 	}
 	o.Profiles = profiles(c.Plugins)
+	i.pins.Store(&list)
+	o.Pins = func(group, path, digest string) error { return (*i.pins.Load())(group, path, digest) }
 	if o.RuntimeDir, err = runtimeDir(c.Home); err != nil {
 		return nil, err
 	}
@@ -304,6 +312,17 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 	}
 	i.Host, err = host.Start(ctx, o)
 	return placement, overBudget(err)
+}
+
+// routerSpec is the configured router, without a stand-in.
+func (i *Instance) routerSpec(c config.Config) host.RouterSpec {
+	return host.RouterSpec{
+		Name: c.Router.Plugin, Path: pluginPath(c, "", "pimoe-router-", c.Router.Plugin),
+		Spec: router.Spec{
+			Layers: i.Model.SparseLayers(), Experts: i.Model.Experts, TopK: i.Model.TopK,
+			Rule: i.Model.Rule, Params: c.Router.Params,
+		},
+	}
 }
 
 // startTimeout bounds one process's start: ten seconds, and the time a slow disk needs to read all weights.

@@ -48,7 +48,7 @@ func (i *Instance) change(ctx context.Context, c Change) func(*host.GroupSpec) e
 			return nil // the same program again: a new file at its path, or fresh processes
 		}
 		if c.Backend != "" {
-			s.Backend, s.Path = c.Backend, pluginPath(i.Config, "", "pimoe-expert-", c.Backend)
+			s.Backend, s.Path = c.Backend, pluginPath(i.Applied(), "", "pimoe-expert-", c.Backend)
 			s.Precision = "auto"
 		}
 		if c.Plugin != "" {

@@ -42,6 +42,13 @@ func New(w io.Writer, c config.Log, terminal, color bool) *slog.Logger {
 	return slog.New(&handler{sink: hclog.New(o)})
 }
 
+// SetLevel changes the least level that a logger of New writes, and those made of it.
+func SetLevel(l *slog.Logger, name string) {
+	if h, ok := l.Handler().(*handler); ok {
+		h.sink.SetLevel(hclog.LevelFromString(name))
+	}
+}
+
 // handler passes records on to an hclog logger.
 type handler struct {
 	sink   hclog.Logger

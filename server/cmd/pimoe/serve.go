@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/server"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
@@ -28,7 +32,8 @@ func (a *app) serve() *cobra.Command {
 layout, a name in the store, or nothing for the embedded model.
 
 SIGTERM or Ctrl-C stops gracefully: new requests are refused, running ones end, exit code 0. A
-second signal ends everything at once. Logs go to standard error.`,
+second signal ends everything at once. SIGHUP reads the configuration again, as pimoe reload does.
+Logs go to standard error.`,
 		Example: `  pimoe serve
   pimoe serve ./Qwen3-30B-A3B --addr 127.0.0.1:9000
   PIMOE_API_KEY_FILE=/run/secrets/key pimoe serve --addr 0.0.0.0:8080`,
@@ -37,6 +42,9 @@ second signal ends everything at once. Logs go to standard error.`,
 			if len(args) == 1 {
 				a.sets = append(a.sets, "model="+args[0])
 			}
+			hangups := make(chan os.Signal, 1) // before anything takes time: one that comes early is kept
+			signal.Notify(hangups, syscall.SIGHUP)
+			defer signal.Stop(hangups)
 			cfg, err := a.load(c)
 			if err != nil {
 				return err
@@ -52,7 +60,7 @@ second signal ends everything at once. Logs go to standard error.`,
 			}
 			defer closeInto(&err, inst.Close)
 			trail.started(cfg, inst)
-			opts := append(trail.options(), server.Version(version))
+			opts := append(trail.options(), server.Version(version), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
 			if pprof {
 				opts = append(opts, server.Pprof())
 			}
@@ -64,6 +72,8 @@ second signal ends everything at once. Logs go to standard error.`,
 			if err := a.announce(c.Context(), inst, srv.Addr(), srv.AdminAddr()); err != nil {
 				return err
 			}
+			stop := onEach(hangups, srv.Reload)
+			defer stop()
 			return srv.Run(c.Context())
 		},
 	}
