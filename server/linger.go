@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,10 +16,14 @@ const lingerFor = time.Second
 
 // lingering is a listener that resets nobody: its connections close in two steps, our half at once, theirs when they
 // have ended it or lingerFor has passed (RFC 9112, section 9.6), and it ends when its queue is empty.
-type lingering struct{ net.Listener }
+type lingering struct {
+	net.Listener
+	kept   atomic.Bool // another process serves the socket
+	closed sync.Once
+}
 
 // Accept waits for the next connection.
-func (l lingering) Accept() (net.Conn, error) {
+func (l *lingering) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if tcp, ok := c.(*net.TCPConn); ok && err == nil {
 		return lingerConn{tcp}, nil
@@ -28,10 +34,16 @@ func (l lingering) Accept() (net.Conn, error) {
 // ebbFor is how long a closing listener lets its queue be accepted: it takes microseconds where somebody serves.
 const ebbFor = 50 * time.Millisecond
 
-// Close refuses new connections and leaves those in the queue to be accepted before it ends the listener.
-func (l lingering) Close() error {
-	ebb(l.Listener, ebbFor)
-	return l.Listener.Close()
+// Close refuses new connections and leaves those in the queue to be accepted before it ends the listener. A socket that another
+// process serves stays as it is, with its queue.
+func (l *lingering) Close() (err error) {
+	l.closed.Do(func() {
+		if !l.kept.Load() {
+			ebb(l.Listener, ebbFor)
+		}
+		err = l.Listener.Close()
+	})
+	return err
 }
 
 // lingerConn is a TCP connection with everything that it can do, and a gentler end.

@@ -67,5 +67,5 @@ func listen(setting, addr string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: listen on %s: %w", setting, addr, err)
 	}
-	return lingering{ln}, nil
+	return &lingering{Listener: ln}, nil
 }

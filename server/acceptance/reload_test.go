@@ -35,7 +35,7 @@ type reloadable struct {
 	clients            sync.WaitGroup
 }
 
-const reloadKey = "a key for the reload tests, long enough"
+const reloadKey = "a-key-of-the-reload-tests"
 
 // reloadableServer starts a server with two clients. Its configuration is base; {dir} in it is the folder of plugins.
 func reloadableServer(t *testing.T) *reloadable {
@@ -298,6 +298,7 @@ func TestBadReloads(t *testing.T) {
 	rng := rand.New(rand.NewPCG(22, 1))
 	times := rounds("PIMOE_BAD_CONFIGS", 3*len(badConfigs))
 	for n := range times {
+		wait(t, "load", func() bool { return r.asked.Load() >= int64(n)/4 || t.Failed() })
 		bad := badConfigs[n%len(badConfigs)]
 		if bad.make == nil { // the secret is no part of the file
 			r.configure(t, r.base())
