@@ -122,6 +122,11 @@ scale-soak: build ## groups grow and shrink 1,000 times under load, every bit co
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SCALINGS=1000 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'TestScale$$|ReplicasFollowLoad' ./server/acceptance
 
+.PHONY: reload
+reload: build ## 500 bad configurations, 100 upgrades of plugins and 50 hand-overs of the host, under load
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BAD_CONFIGS=500 PIMOE_UPGRADES=100 PIMOE_ROUTER_RELOADS=50 PIMOE_HANDOVERS=50 \
+	  $(GO) test -count=1 -v -timeout 2h -run 'BadReloads|RollingUpgrade|ReloadRouter|HandOver|Succession' ./server/acceptance
+
 .PHONY: soak
 soak: build ## many requests and restarts, watching memory, goroutines, descriptors and maps
 	./$(BIN)/pimoe chaos soak --requests 100000 --restarts 1000 --seed $(SEED)

@@ -113,7 +113,7 @@ func TestLinks(t *testing.T) {
 func TestConfigureListsEveryKey(t *testing.T) {
 	const page = "docs/configure.md"
 	text := read(t, page)
-	want := between(t, between(t, text, "keys", keyTable()), "modes", modeTable())
+	want := between(t, between(t, between(t, text, "keys", keyTable()), "modes", modeTable()), "live", "`"+strings.Join(config.LiveKeys(), "`, `")+"`\n")
 	if want == text {
 		return
 	}

@@ -41,7 +41,7 @@ func loopback(t *testing.T) net.Listener {
 func TestAcceptGoesOn(t *testing.T) {
 	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
 		ln := loopback(t)
-		l := lingering{&starved{ln, 5, e}, newCrowd(0)}
+		l := &lingering{Listener: &starved{ln, 5, e}, crowd: newCrowd(0)}
 		client, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -54,10 +54,10 @@ func TestAcceptGoesOn(t *testing.T) {
 		client.Close()
 		c.Close()
 	}
-	if _, err := (lingering{&starved{loopback(t), 1, syscall.EINVAL}, newCrowd(0)}).Accept(); err == nil {
+	if _, err := (&lingering{Listener: &starved{loopback(t), 1, syscall.EINVAL}, crowd: newCrowd(0)}).Accept(); err == nil {
 		t.Error("EINVAL is passed over")
 	}
-	l := lingering{&starved{loopback(t), 1 << 30, syscall.EMFILE}, newCrowd(0)}
+	l := &lingering{Listener: &starved{loopback(t), 1 << 30, syscall.EMFILE}, crowd: newCrowd(0)}
 	ended := make(chan error, 1)
 	go func() { _, err := l.Accept(); ended <- err }()
 	time.Sleep(10 * time.Millisecond)
@@ -75,7 +75,7 @@ func TestAcceptGoesOn(t *testing.T) {
 // As many as there is room for; who comes after them is told, and has room when one of them is gone.
 func TestCrowd(t *testing.T) {
 	ln := loopback(t)
-	l := lingering{ln, newCrowd(2)}
+	l := &lingering{Listener: ln, crowd: newCrowd(2)}
 	accepted := make(chan net.Conn, 8)
 	go func() {
 		for {

@@ -229,7 +229,7 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	for k, v := range rep.header {
 		h.Set(k, v)
 	}
-	if x.s.drain.Load() {
+	if x.s.drain.Load() || x.s.leaving.Load() {
 		h.SetConnectionClose()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,11 +19,13 @@ const lingerFor = time.Second
 // crowd allows, and goes on where the system has no descriptor left.
 type lingering struct {
 	net.Listener
-	crowd *crowd
+	crowd  *crowd
+	kept   atomic.Bool // another process serves the socket
+	closed sync.Once
 }
 
 // Accept waits for the next connection.
-func (l lingering) Accept() (net.Conn, error) {
+func (l *lingering) Accept() (net.Conn, error) {
 	for failures := 0; ; {
 		c, err := l.Listener.Accept()
 		tcp, ok := c.(*net.TCPConn)
@@ -44,11 +47,17 @@ func (l lingering) Accept() (net.Conn, error) {
 // ebbFor is how long a closing listener lets its queue be accepted: it takes microseconds where somebody serves.
 const ebbFor = 50 * time.Millisecond
 
-// Close refuses new connections and leaves those in the queue to be accepted before it ends the listener.
-func (l lingering) Close() error {
-	ebb(l.Listener, ebbFor)
-	l.crowd.shut.Do(func() { close(l.crowd.doors) })
-	return l.Listener.Close()
+// Close refuses new connections and leaves those in the queue to be accepted before it ends the listener. A socket that another
+// process serves stays as it is, with its queue.
+func (l *lingering) Close() (err error) {
+	l.closed.Do(func() {
+		if !l.kept.Load() {
+			ebb(l.Listener, ebbFor)
+		}
+		l.crowd.shut.Do(func() { close(l.crowd.doors) })
+		err = l.Listener.Close()
+	})
+	return err
 }
 
 // lingerConn is a TCP connection with everything that it can do, and a gentler end.

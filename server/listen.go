@@ -67,5 +67,5 @@ func listen(setting, addr string, most int64) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: listen on %s: %w", setting, addr, err)
 	}
-	return lingering{ln, newCrowd(most)}, nil
+	return &lingering{Listener: ln, crowd: newCrowd(most)}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/audit"
+	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
 )
 
@@ -24,6 +25,7 @@ type Option func(*options)
 
 type options struct {
 	pprof   bool
+	taken   []handover.Listener
 	read    func() (config.Config, error)
 	version string
 	audit   *audit.Log
@@ -37,6 +39,10 @@ func Version(v string) Option { return func(o *options) { o.version = v } }
 
 // Reloadable gives the Server a way to read the configuration again, for Reload and the admin API.
 func Reloadable(read func() (config.Config, error)) Option { return func(o *options) { o.read = read } }
+
+// Inherited are listeners that were taken over from a host before. One whose address is another than the configured one is
+// closed.
+func Inherited(list []handover.Listener) Option { return func(o *options) { o.taken = list } }
 
 // Server serves one instance. Life: New binds the addresses, Run serves until its context ends, Close ends everything
 // at once; Close works after a New whose Run was never called. The instance stays open: its owner closes it.
@@ -56,7 +62,10 @@ type Server struct {
 
 	base      context.Context // of all requests; cancelled when the server stops for good
 	cancel    context.CancelCauseFunc
-	drain     atomic.Bool  // no new work is taken
+	drain     atomic.Bool   // no new work is taken
+	leaving   atomic.Bool   // another process has the listeners: connections end with their next answer
+	left      chan struct{} // closed by Leave
+	leave     sync.Once
 	wasUp     atomic.Bool  // the instance has been ready once
 	running   *tally       // requests between their first byte read and their last event written
 	once      sync.Once    // Close
@@ -83,6 +92,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	s := &Server{log: log, cfg: cfg, service: svc, build: buildOf(o.version), audit: o.audit, started: time.Now(), running: newTally(), limits: defaultLimits}
 	s.now.Store(&cfg)
 	s.read = o.read
+	s.left = make(chan struct{})
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	s.meters = newMeters(svc.metrics, s.build, s.running)
 	if s.audit != nil {
@@ -91,17 +101,18 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if cfg.APIKey != "" {
 		s.key = newSecret(cfg.APIKey)
 	}
-	if err := s.bind(o); err != nil {
+	if err := s.bind(&o); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-func (s *Server) bind(o options) error {
+func (s *Server) bind(o *options) error {
 	if err := checkPublic(s.cfg.Server.Addr, s.cfg.APIKey != ""); err != nil {
 		return err
 	}
-	ln, err := listen("server.addr", s.cfg.Server.Addr, connectionsLeft())
+	defer o.closeTaken()
+	ln, err := o.listen("public", "server.addr", s.cfg.Server.Addr, connectionsLeft())
 	if err != nil {
 		return err
 	}
@@ -112,7 +123,7 @@ func (s *Server) bind(o options) error {
 	if err := checkAdmin(s.cfg.Server.AdminAddr); err != nil {
 		return err
 	}
-	if ln, err = listen("server.admin_addr", s.cfg.Server.AdminAddr, adminConnections); err != nil {
+	if ln, err = o.listen("admin", "server.admin_addr", s.cfg.Server.AdminAddr, adminConnections); err != nil {
 		return err
 	}
 	s.admin = &listener{Listener: ln, app: s.adminApp(o.pprof)}
@@ -149,6 +160,9 @@ func (s *Server) Run(ctx context.Context) error {
 	var err error
 	select {
 	case <-ctx.Done():
+		s.stop()
+	case <-s.left:
+		s.depart(ctx)
 		s.stop()
 	case err = <-failed:
 	}

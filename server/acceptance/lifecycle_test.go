@@ -245,6 +245,11 @@ func (p *program) complete(stream bool) (string, error) {
 		return "", err
 	}
 	defer r.Body.Close()
+	return completed(r, stream)
+}
+
+// completed is the text of an answer.
+func completed(r *http.Response, stream bool) (string, error) {
 	if r.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(r.Body)
 		return "", fmt.Errorf("%s: %s", r.Status, b)

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/coretest"
 )
 
@@ -35,7 +36,7 @@ type reloadable struct {
 	clients            sync.WaitGroup
 }
 
-const reloadKey = "a key for the reload tests, long enough"
+const reloadKey = "a-key-of-the-reload-tests"
 
 // reloadableServer starts a server with two clients. Its configuration is base; {dir} in it is the folder of plugins.
 func reloadableServer(t *testing.T) *reloadable {
@@ -298,6 +299,7 @@ func TestBadReloads(t *testing.T) {
 	rng := rand.New(rand.NewPCG(22, 1))
 	times := rounds("PIMOE_BAD_CONFIGS", 3*len(badConfigs))
 	for n := range times {
+		wait(t, "load", func() bool { return r.asked.Load() >= int64(n)/4 || t.Failed() })
 		bad := badConfigs[n%len(badConfigs)]
 		if bad.make == nil { // the secret is no part of the file
 			r.configure(t, r.base())
@@ -516,4 +518,73 @@ func sum(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// TestReloadRollsBack: a version that passes every test and breaks under load, while it is watched, is rolled back; no request
+// loses its answer, and the configuration is the one before.
+func TestReloadRollsBack(t *testing.T) {
+	dir := t.TempDir()
+	nasty := build(t, dir, "nasty", "nasty")
+	for _, mode := range []string{"zeros", "nan-later"} {
+		if err := os.Link(nasty, filepath.Join(dir, "nasty-"+mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use := func(mode string) []config.Override {
+		return []config.Override{{Layers: "all", Experts: []any{1}, Plugin: filepath.Join(dir, "nasty-"+mode)}}
+	}
+	i := open(t, func(c *config.Config) {
+		c.Plugins.Dev = true
+		c.Experts.Overrides = use("zeros")
+	})
+	request := greedy(story(i, "a fox and a lamp"), 40)
+	want := run(t.Context(), i, request)
+	if want.err != nil {
+		t.Fatal(want.err)
+	}
+	hash := i.Applied().Hash()
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	for range 2 {
+		clients.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if a := run(t.Context(), i, request); a.err != nil || a.text != want.text {
+					t.Errorf("error %v, text %q, want %q", a.err, a.text, want.text)
+					return
+				}
+			}
+		})
+	}
+	next := i.Applied()
+	next.Experts.Overrides = use("nan-later")
+	next.Limits.MaxQueuedRequests = 7
+	began := time.Now()
+	done, err := i.Reload(t.Context(), next)
+	if err == nil || !strings.Contains(err.Error(), "rolled back") {
+		t.Errorf("reloaded %+v, error %v", done, err)
+	}
+	took, why := time.Since(began), err
+	if i.Applied().Hash() != hash {
+		t.Error("the configuration has changed")
+	}
+	if took > 5*time.Second {
+		t.Errorf("the roll-back took %v", took)
+	}
+	// What is good is still taken: the same zeros from another path, and a limit.
+	if err := os.Link(nasty, filepath.Join(dir, "nasty-zeros2")); err != nil {
+		t.Fatal(err)
+	}
+	next.Experts.Overrides = use("zeros2")
+	if done, err = i.Reload(t.Context(), next); err != nil || done.Processes == nil || len(done.Processes.Groups) != 1 {
+		t.Errorf("reloaded %+v, error %v", done, err)
+	}
+	close(stop)
+	clients.Wait()
+	wait(t, "the end of what was replaced", func() bool { return len(i.Host.Status()) == 8 })
+	t.Logf("measured: rolled back after %v: %v", took, why)
 }

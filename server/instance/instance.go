@@ -304,7 +304,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 	o.Profiles = profiles(c.Plugins)
 	i.pins.Store(&list)
 	o.Pins = func(group, path, digest string) error { return (*i.pins.Load())(group, path, digest) }
-	if o.RuntimeDir, err = runtimeDir(c.Home); err != nil {
+	if o.RuntimeDir, err = RuntimeDir(c.Home); err != nil {
 		return nil, err
 	}
 	if o.Router.StandIn, err = standIn(ctx, o.Router, opts.Builtin); err != nil {
@@ -380,9 +380,9 @@ func pluginPath(c config.Config, path, prefix, name string) string {
 	return filepath.Join(dir, prefix+name)
 }
 
-// runtimeDir is where sockets live: in the store's folder, or in the user's own runtime folder where that path is too
+// RuntimeDir is where sockets live: in the store's folder, or in the user's own runtime folder where that path is too
 // long for a Unix socket. Never the system's temporary folder, which cleaners sweep.
-func runtimeDir(home string) (string, error) {
+func RuntimeDir(home string) (string, error) {
 	dir := filepath.Join(home, "run")
 	if len(dir) <= host.MaxRuntimeDir {
 		return dir, nil

@@ -23,7 +23,7 @@ import (
 )
 
 func (a *app) serve() *cobra.Command {
-	var pprof bool
+	var pprof, takeOver bool
 	var shape string
 	c := &cobra.Command{
 		Use:   "serve [flags] [MODEL]",
@@ -33,7 +33,8 @@ layout, a name in the store, or nothing for the embedded model.
 
 SIGTERM or Ctrl-C stops gracefully: new requests are refused, running ones end, exit code 0. A
 second signal ends everything at once. SIGHUP reads the configuration again, as pimoe reload does.
-Logs go to standard error.`,
+SIGUSR2 starts a successor with the same command line and --take-over, to which this host hands its
+listeners as soon as it is ready. Logs go to standard error.`,
 		Example: `  pimoe serve
   pimoe serve ./Qwen3-30B-A3B --addr 127.0.0.1:9000
   PIMOE_API_KEY_FILE=/run/secrets/key pimoe serve --addr 0.0.0.0:8080`,
@@ -42,9 +43,12 @@ Logs go to standard error.`,
 			if len(args) == 1 {
 				a.sets = append(a.sets, "model="+args[0])
 			}
-			hangups := make(chan os.Signal, 1) // before anything takes time: one that comes early is kept
+			// Before anything takes time: one that comes early is kept.
+			hangups, successions := make(chan os.Signal, 1), make(chan os.Signal, 1)
 			signal.Notify(hangups, syscall.SIGHUP)
+			signal.Notify(successions, syscall.SIGUSR2)
 			defer signal.Stop(hangups)
+			defer signal.Stop(successions)
 			cfg, err := a.load(c)
 			if err != nil {
 				return err
@@ -52,6 +56,11 @@ Logs go to standard error.`,
 			if err := a.useShape(c.Context(), &cfg, shape); err != nil {
 				return err
 			}
+			before, err := predecessor(cfg, takeOver)
+			if err != nil {
+				return err
+			}
+			defer before.Close()
 			trail := a.openTrail(cfg)
 			defer func() { trail.close(err) }() // after all that it records
 			inst, err := a.openTelling(c.Context(), cfg, false, trail.event)
@@ -64,16 +73,29 @@ Logs go to standard error.`,
 			if pprof {
 				opts = append(opts, server.Pprof())
 			}
-			srv, err := server.New(inst, cfg, inst.Log, opts...)
+			taken, err := before.take()
+			if err != nil {
+				return err
+			}
+			srv, err := server.New(inst, cfg, inst.Log, append(opts, server.Inherited(taken))...)
 			if err != nil {
 				return err
 			}
 			defer closeInto(&err, srv.Close)
+			offer, err := a.offer(cfg, srv, inst.Log)
+			if err != nil {
+				return err
+			}
+			defer closeInto(&err, offer.Close)
 			if err := a.announce(c.Context(), inst, srv.Addr(), srv.AdminAddr()); err != nil {
 				return err
 			}
 			stop := onEach(hangups, srv.Reload)
 			defer stop()
+			defer onEach(successions, func(context.Context) { succeed(inst.Log) })()
+			defer leaveWhen(offer.Taken(), srv)()
+			tellSystem(inst.Log) // before the former one may end
+			before.serving(inst.Log)
 			return srv.Run(c.Context())
 		},
 	}
@@ -82,6 +104,7 @@ Logs go to standard error.`,
 	setting(f, "admin-addr", "", "server.admin_addr", "`address` of the admin API, loopback only; off for none")
 	setting(f, "alias", "", "server.alias", "the model's `name` in the API")
 	shapeFlag(c, &shape)
+	f.BoolVar(&takeOver, "take-over", false, "take the listeners of the running host with this address, if there is one, which then ends")
 	f.BoolVar(&pprof, "pprof", false, "serve Go's profiles on the admin API")
 	modelFlags(c)
 	return c
