@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/grammar"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/openai"
@@ -25,6 +26,7 @@ type generation struct {
 	id      string
 	take    moe.Accept
 	want    *openai.Request
+	form    *grammar.Grammar // nil = any text
 	choices []*choice
 }
 
@@ -59,7 +61,16 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 	if most := s.cfg.Limits.MaxConcurrentRequests + s.cfg.Limits.MaxQueuedRequests; len(prompts)*want.N > most {
 		return nil, &strictjson.Error{Path: "n", Expected: fmt.Sprintf("at most %d choices in all", most), Got: fmt.Sprint(len(prompts) * want.N)}
 	}
-	g := &generation{s: s, id: r.id, take: r.take, want: want}
+	form, err := s.compile(want)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range prompts {
+		if err := s.checkRoom(form, want, len(p.ids)); err != nil {
+			return nil, err
+		}
+	}
+	g := &generation{s: s, id: r.id, take: r.take, want: want, form: form}
 	for i, p := range prompts {
 		for n := range want.N {
 			c := &choice{index: i*want.N + n, prompt: p.ids, first: n == 0}
@@ -76,9 +87,12 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 // submit hands one choice to the engine.
 func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) error {
 	r := engine.Request{
-		ID: g.id, Prompt: p.ids, MaxTokens: g.maxTokens(), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
+		ID: g.id, Prompt: p.ids, MaxTokens: g.s.maxTokens(g.want), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
 		Stop: g.want.Stop, IgnoreEOS: g.want.IgnoreEOS, Logprobs: g.want.Logprobs,
 		Accept: g.take,
+	}
+	if g.form != nil && g.want.MaxTokens != 0 {
+		r.Form = g.form.Matcher()
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline
@@ -96,16 +110,16 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 
 // maxTokens is the engine's limit: 0 asks for the prompt's logprobs alone, and the one token that the engine then
 // makes is dropped.
-func (g *generation) maxTokens() int {
+func (s *Server) maxTokens(want *openai.Request) int {
 	switch {
-	case g.want.MaxTokens == 0:
+	case want.MaxTokens == 0:
 		return 1
-	case g.want.MaxTokens > 0:
-		return g.want.MaxTokens
-	case g.want.Messages == nil:
+	case want.MaxTokens > 0:
+		return want.MaxTokens
+	case want.Messages == nil:
 		return defaultMaxTokens
 	}
-	return g.s.service.maxNew
+	return s.service.maxNew
 }
 
 // defaultMaxTokens is OpenAI's default of /v1/completions.

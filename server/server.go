@@ -38,6 +38,7 @@ type Server struct {
 	log     *slog.Logger
 	cfg     config.Config
 	service service
+	forms   forms
 	meters  *meters
 	build   build
 	key     *secret // nil = no key is asked for
@@ -71,6 +72,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 		opt(&o)
 	}
 	s := &Server{log: log, cfg: cfg, service: svc, build: buildOf(o.version), started: time.Now(), running: newTally(), limits: defaultLimits}
+	s.forms.vocabulary = sync.OnceValues(svc.vocabulary)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	s.meters = newMeters(svc.metrics, s.build, s.running)
 	if cfg.APIKey != "" {

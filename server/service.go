@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/grammar"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/model"
@@ -30,6 +31,7 @@ type service struct {
 	routing  string        // "load-dependent", or empty for row-independent routing
 	hidden   int
 	vocab    int
+	eos      []int32 // tokens that end a text
 	context  int // most tokens of prompt and continuation
 	layers   []int
 	defaults sampler.Params
@@ -68,6 +70,7 @@ type textAPI interface {
 	Encode(text string, special bool) []int32
 	Decode(ids []int32, skipSpecial bool) string
 	Token(id int32) (string, bool)
+	Writes(id int32) (behind, first []byte)
 	Size() int
 	Chat() (*tokenizer.Template, error)
 }
@@ -75,7 +78,7 @@ type textAPI interface {
 func serviceOf(i *instance.Instance) service {
 	s := service{
 		id: i.ID, created: i.Created, digest: i.Digest,
-		hidden: i.Model.Hidden, vocab: i.Model.Vocab, context: i.Engine.Context(), layers: i.Model.SparseLayers(),
+		hidden: i.Model.Hidden, vocab: i.Model.Vocab, eos: i.Model.EOS, context: i.Engine.Context(), layers: i.Model.SparseLayers(),
 		defaults: defaultsOf(i.Model.Defaults),
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, lacking: i.Lacking, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
@@ -93,6 +96,18 @@ func serviceOf(i *instance.Instance) service {
 		s.routing = sdk.CapLoadDependent
 	}
 	return s
+}
+
+// vocabulary is what the tokens write, for the forms of answers.
+func (s *service) vocabulary() (*grammar.Vocabulary, error) {
+	size := min(s.vocab, s.text.Size())
+	var lead []int32
+	for id := range int32(size) {
+		if behind, first := s.text.Writes(id); string(behind) != string(first) {
+			lead = append(lead, id)
+		}
+	}
+	return grammar.NewVocabulary(size, func(id int32) []byte { b, _ := s.text.Writes(id); return b }, s.eos, lead)
 }
 
 // defaultsOf are OpenAI's defaults, temperature 1 and everything else off, where generation_config.json says nothing.

@@ -267,7 +267,7 @@ func (b *builder) flat(g goal) (*dfa, error) {
 }
 
 func (b *builder) flatten(g goal, depth int) (*dfa, error) {
-	in := &builder{vocab: b.vocab, goals: map[string]*node{}, small: true, depth: depth}
+	in := &builder{vocab: b.vocab, goals: map[string]*node{}, small: true, depth: depth, until: b.until}
 	root, err := in.goal(g)
 	if err != nil {
 		return nil, err
@@ -281,7 +281,7 @@ func (b *builder) flatten(g goal, depth int) (*dfa, error) {
 	}
 	m.classify(in.nodes)
 	m.flush()
-	start := m.intern(m.enter(nil, root, nil, nil))
+	start := m.intern(m.enter(nil, root, nil, map[*frame]bool{}))
 	visited := map[*state]bool{}
 	over := false
 	d, err := explore(start, func(s *state, c byte) (*state, bool) {

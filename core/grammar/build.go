@@ -4,33 +4,13 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"time"
 
 	"github.com/pimoe/pimoe/sdk"
 )
 
-// Schema compiles a JSON Schema (draft 2020-12, and the older drafts' forms of items, dependencies and definitions). The
-// answer is one JSON value that is valid under it: members in the schema's order, at most one space behind a colon or
-// comma and no other white space. Members that properties does not name appear only where the schema asks for them or
-// speaks of them.
-func Schema(source []byte, v *Vocabulary) (*Grammar, error) {
-	s, err := parseSchema(source)
-	if err != nil {
-		return nil, fmt.Errorf("schema: %w", err)
-	}
-	b := &builder{vocab: v, goals: map[string]*node{}}
-	root, err := b.goal(goal{{s, false}})
-	if err != nil {
-		return nil, fmt.Errorf("schema: %w", err)
-	}
-	g, err := finish(v, root, b.nodes)
-	if err != nil {
-		return nil, fmt.Errorf("schema: %w", err)
-	}
-	return g, nil
-}
-
-// Object compiles the form of any JSON object.
-func Object(v *Vocabulary) (*Grammar, error) { return Schema([]byte(`{"type":"object"}`), v) }
+// Schema compiles a JSON Schema: JSON as a whole text.
+func Schema(source []byte, v *Vocabulary) (*Grammar, error) { return Compile(JSON(source), v) }
 
 // builder turns goals into nodes.
 type builder struct {
@@ -39,6 +19,8 @@ type builder struct {
 	goals map[string]*node
 	small bool // narrow ways only, one text for each value: for items that must be distinct
 	depth int
+	ids   int       // of schemas, over all documents
+	until time.Time // when compiling has taken too long
 
 	space, comma, nothing, char *node
 }
@@ -46,6 +28,9 @@ type builder struct {
 func (b *builder) add(n *node) (*node, error) {
 	if b.nodes = append(b.nodes, n); len(b.nodes) > maxNodes {
 		return nil, fmt.Errorf("the grammar has more than %d nodes: %w", maxNodes, sdk.ErrInvalid)
+	}
+	if time.Now().After(b.until) {
+		return nil, fmt.Errorf("compiling takes longer than %v: %w", maxCompile, sdk.ErrInvalid)
 	}
 	return n, nil
 }

@@ -48,6 +48,20 @@ func (k *frameKey) price() int32 {
 	return k.n.sum(k.pos, k.count)
 }
 
+// tails are how the words that a unique terminal may not write go on behind what it has.
+func (f *frame) tails() []string {
+	var out []string
+	if f.seen == "" {
+		return nil
+	}
+	for w := range strings.SplitSeq(strings.TrimSuffix(f.seen, "\x00"), "\x00") {
+		if tail, ok := strings.CutPrefix(w, f.text); ok {
+			out = append(out, tail)
+		}
+	}
+	return out
+}
+
 // unused is the cost of the cheapest word that begins with text, whose state is q, and is none of those in seen.
 func (n *node) unused(q int32, text, seen string) int32 {
 	var rest []string // what the words that begin so go on with

@@ -69,7 +69,7 @@ func finish(v *Vocabulary, root *node, all []*node) (*Grammar, error) {
 	g := &Grammar{vocab: v, root: root}
 	g.classify(all)
 	g.flush()
-	g.start = g.intern(g.enter(nil, root, nil, nil))
+	g.start = g.intern(g.enter(nil, root, nil, map[*frame]bool{}))
 	return g, nil
 }
 

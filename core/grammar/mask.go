@@ -30,8 +30,19 @@ func (g *Grammar) twinOf(f *frame, levels int) *frame {
 		return t
 	}
 	k := f.frameKey
+	switch {
+	case k.n.kind == terminal && k.n.unique: // what its words may not be is looked at for each token that matters
+		below, _ := g.push(frameKey{n: ground})
+		t, _ := g.push(frameKey{n: k.n.plain, pos: k.pos, below: below})
+		f.twin = t
+		return t
+	case k.n.kind == list && k.n.kids[1].unique, k.n.kind == members && len(k.n.object.forced)+len(k.n.object.others) > 0,
+		k.n.kind == sequence && anyUnique(k.n.kids[k.pos:]):
+		t, _ := g.push(frameKey{n: ground})
+		return t
+	}
 	k.below = g.twinOf(f.below, levels-1)
-	if (k.n.kind == repeat || k.n.kind == list) && !k.n.kids[len(k.n.kids)-1].unique {
+	if k.n.kind == repeat || k.n.kind == list {
 		far := int32(g.vocab.longest)
 		switch {
 		case k.n.min-k.count > far && k.n.min > far:
@@ -48,6 +59,16 @@ func (g *Grammar) twinOf(f *frame, levels int) *frame {
 		f.twin = t
 	}
 	return t
+}
+
+// anyUnique reports whether a unique terminal is among the parts of a sequence.
+func anyUnique(kids []*node) bool {
+	for _, k := range kids {
+		if k.unique || k.kind == sequence && anyUnique(k.kids) {
+			return true
+		}
+	}
+	return false
 }
 
 // maskOf is the mask of a state, as made for its twin.

@@ -26,7 +26,7 @@ func (m *Matcher) Mask(left int) []uint64 {
 	k := g.maskOf(m.s)
 	tight := int(m.s.cost)+max(int(k.rise+m.s.spread), 0) >= left
 	first := !m.begun && len(g.vocab.lead) > 0
-	if len(k.open) == 0 && !tight && !first {
+	if len(k.open) == 0 && !tight && !first && !m.s.unique {
 		return k.bits
 	}
 	m.clear()
@@ -45,8 +45,13 @@ func (m *Matcher) Mask(left int) []uint64 {
 	} else {
 		copy(m.own.bits, k.bits)
 		for _, id := range k.open {
-			if t := g.after(m.s, g.vocab.bytes[id]); t != nil && int(t.cost) < left {
-				m.own.set(id)
+			m.judge(id, left)
+		}
+		for _, f := range m.s.stacks {
+			if f.n.unique {
+				for _, tail := range f.tails() {
+					g.vocab.along(tail, func(id int32) { m.judge(id, left) })
+				}
 			}
 		}
 	}
@@ -56,6 +61,14 @@ func (m *Matcher) Mask(left int) []uint64 {
 		}
 	}
 	return m.own.bits
+}
+
+// judge looks at one token by itself.
+func (m *Matcher) judge(id int32, left int) {
+	m.own.bits[id>>6] &^= 1 << (id & 63)
+	if t := m.g.after(m.s, m.g.vocab.bytes[id]); t != nil && int(t.cost) < left {
+		m.own.set(id)
+	}
 }
 
 func (m *Matcher) clear() []uint64 {

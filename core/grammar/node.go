@@ -21,6 +21,7 @@ type node struct {
 	min, max int32 // max < 0 = no limit
 	begun    bool  // list: items came before, so that the first one needs a comma
 	unique   bool
+	plain    *node    // of a unique terminal: the same, not unique
 	count    []int32  // of a unique terminal: dfa.counts
 	price    int32    // of a unique terminal: tokens within which there is always a word that is not taken yet
 	object   *membership // of members
@@ -63,6 +64,7 @@ func settle(v *Vocabulary, all []*node) error {
 		n.dfa.price(v)
 		if n.cost = n.dfa.cost[0]; n.unique {
 			n.count = n.dfa.counts()
+			n.plain = &node{kind: terminal, dfa: n.dfa, cost: n.dfa.cost[0]}
 			if n.cost < inf {
 				n.cost = n.price
 			}

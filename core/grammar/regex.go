@@ -10,20 +10,6 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 )
 
-// Regex compiles a regular expression, in Go's syntax (RE2: no look-around, no back references), that the whole answer
-// matches.
-func Regex(expr string, v *Vocabulary) (*Grammar, error) {
-	if len(expr) > maxSource {
-		return nil, fmt.Errorf("a regular expression of more than %d bytes: %w", maxSource, sdk.ErrInvalid)
-	}
-	d, err := compileRegex("(?:" + expr + ")")
-	if err != nil {
-		return nil, fmt.Errorf("regular expression: %w", err)
-	}
-	n := &node{kind: terminal, dfa: d}
-	return finish(v, n, []*node{n})
-}
-
 // search is the automaton of the texts in which an expression is found, as JSON Schema has it.
 func search(expr string) (*dfa, error) { return compileRegex("(?s:.*)(?:" + expr + ")(?s:.*)") }
 

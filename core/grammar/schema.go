@@ -109,27 +109,27 @@ type reader struct {
 // maxSchemas bounds the schemas of one document.
 const maxSchemas = 5000
 
-// parseSchema reads a document and resolves its references.
-func parseSchema(b []byte) (*schema, error) {
+// parseSchema reads a document and resolves its references. ids is the last id that is taken, and is returned.
+func parseSchema(b []byte, ids int) (*schema, int, error) {
 	v, err := parseValue(b)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	r := &reader{root: v, byPath: map[string]*schema{}, exprs: map[string]*dfa{}}
+	r := &reader{root: v, byPath: map[string]*schema{}, exprs: map[string]*dfa{}, n: ids}
 	if o, ok := v.(*object); ok {
 		s, _ := o.vals["$schema"].(string)
 		r.old = strings.Contains(s, "draft-0")
 	}
 	root, err := r.schema(v, "#")
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for i := 0; i < len(r.refs); i++ { // resolving may read more
 		if err := r.resolve(r.refs[i]); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	return root, nil
+	return root, r.n, nil
 }
 
 // bad is an error about a place of the schema.

@@ -14,7 +14,7 @@ type state struct {
 	bottom   bool     // the part of the stack that a mask is made for may end here
 	unique   bool     // a stack notes the bytes that it reads
 	cost     int32    // tokens that surely complete the text
-	next     []*state // by class of byte, or by byte for unique; nil = not asked yet, stuck = none
+	next     []*state // by class of byte; nil = not asked yet, stuck = none
 	twin     *state
 	spread   int32 // by how much the twin may be wrong about what a token adds to the cost
 	mask     *mask
@@ -67,16 +67,12 @@ func (g *Grammar) intern(set []*frame) *state {
 
 // step is the state behind one more byte, or nil.
 func (g *Grammar) step(s *state, b byte) *state {
-	at := int(g.class[b])
 	if s.unique {
-		at = int(b)
+		return g.read(s, b)
 	}
+	at := g.class[b]
 	if s.next == nil {
-		if s.unique {
-			s.next = make([]*state, 256)
-		} else {
-			s.next = make([]*state, g.width)
-		}
+		s.next = make([]*state, g.width)
 	}
 	if t := s.next[at]; t != nil {
 		if t == stuck {

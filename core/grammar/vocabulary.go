@@ -102,13 +102,22 @@ func (v *Vocabulary) segments(w string) []int32 {
 	out := make([]int32, len(w)+1)
 	for i := len(w) - 1; i >= 0; i-- {
 		out[i] = inf
-		v.prefixes(w[i:], func(n int) { out[i] = min(out[i], add(out[i+n], 1)) })
+		v.prefixes(w[i:], func(n int, _ []int32) { out[i] = min(out[i], add(out[i+n], 1)) })
 	}
 	return out
 }
 
-// prefixes calls f for the length of each token that w begins with.
-func (v *Vocabulary) prefixes(w string, f func(n int)) {
+// along calls f for each token that w begins with.
+func (v *Vocabulary) along(w string, f func(id int32)) {
+	v.prefixes(w, func(_ int, tokens []int32) {
+		for _, id := range tokens {
+			f(id)
+		}
+	})
+}
+
+// prefixes calls f for the length of each start of w that is a token, and these tokens.
+func (v *Vocabulary) prefixes(w string, f func(n int, tokens []int32)) {
 	for at, depth := int32(0), 0; int(at) < len(v.trie) && depth < len(w); {
 		br := &v.trie[at]
 		if int(br.depth) < depth {
@@ -120,7 +129,7 @@ func (v *Vocabulary) prefixes(w string, f func(n int)) {
 		}
 		depth++
 		if br.end > br.tokens {
-			f(depth)
+			f(depth, v.tokens[br.tokens:br.end])
 		}
 		at++
 	}

@@ -54,7 +54,8 @@ var common = fields{
 		r.Sampling.Seed = &n
 		return err
 	},
-	"logit_bias": logitBias,
+	"logit_bias":      logitBias,
+	"response_format": responseFormat,
 	"ignore_eos": flag(func(r *Request) *bool { return &r.IgnoreEOS }),
 
 	// These identify somebody or something and promise nothing about the answer, so every text is honoured.
@@ -112,7 +113,6 @@ var chatFields = merged(common, fields{
 	"prompt_cache_options":   neutral(`{}`, `{"mode":"implicit"}`),
 	"prompt_cache_retention": neutral(`"in_memory"`, `"in-memory"`),
 	"reasoning_effort":       neutral(),
-	"response_format":        neutral(`{"type":"text"}`),
 	"service_tier":           neutral(`"auto"`, `"default"`),
 	"store":                  neutral(`false`),
 	"tool_choice":            neutral(`"none"`, `"auto"`),

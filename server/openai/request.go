@@ -14,6 +14,7 @@ type Request struct {
 	Messages json.RawMessage // /v1/chat/completions: [{role, content, ...}] with every content a string
 	Kwargs   json.RawMessage // chat_template_kwargs, an object, or nil
 	Sampling Sampling
+	Format   *Format // nil = any text
 
 	MaxTokens     int // most new tokens; -1 = not given
 	N             int // choices for each prompt
@@ -161,6 +162,9 @@ func decodeBody(body []byte, table fields, required ...string) (*Request, error)
 		if !given[name] {
 			return nil, strictjson.Missing(name, "a value")
 		}
+	}
+	if r.Format != nil && r.IgnoreEOS {
+		return nil, &strictjson.Error{Path: "ignore_eos", Expected: "false with response_format, whose answers have an end", Got: "true"}
 	}
 	if r.streamOptions && !r.Stream {
 		return nil, &strictjson.Error{Path: "stream_options", Expected: "stream to be true with it", Got: "stream false"}
