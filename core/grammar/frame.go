@@ -273,6 +273,20 @@ func (g *Grammar) resumeList(set []*frame, f *frame, seen map[*frame]bool) []*fr
 	return set
 }
 
+// left reports whether a name is left beside those that an object has.
+func (e *extra) left(seen string) bool {
+	if e.names >= plenty {
+		return true
+	}
+	used := int32(0)
+	for w := range strings.SplitSeq(seen, "\x00") {
+		if w != "" && e.name.matches(w) {
+			used++
+		}
+	}
+	return used < e.names
+}
+
 // resumeMembers goes on with an object behind a member.
 func (g *Grammar) resumeMembers(set []*frame, f *frame, seen map[*frame]bool) []*frame {
 	o, k := f.n.object, f.frameKey
@@ -306,7 +320,9 @@ func (g *Grammar) resumeMembers(set []*frame, f *frame, seen map[*frame]bool) []
 		return set
 	}
 	for i := range o.others {
-		member(pos, o.others[i].first, o.others[i].next)
+		if o.others[i].left(f.seen) {
+			member(pos, o.others[i].first, o.others[i].next)
+		}
 	}
 	if f.count >= o.min {
 		set = g.resume(set, f.below, seen)

@@ -48,6 +48,7 @@ type key struct {
 // extra is a member whose name an automaton makes.
 type extra struct {
 	first, next *node
+	name        *dfa
 	names       int32 // how many there are
 }
 

@@ -227,7 +227,7 @@ func (b *builder) extra(v *variant, r region, also goal, need int32) (*extra, er
 	if err != nil {
 		return nil, err
 	}
-	e := &extra{names: names}
+	e := &extra{name: d, names: names}
 	if name, err = b.seq(name, colon); err != nil {
 		return nil, err
 	}
