@@ -60,7 +60,7 @@ var documented = []struct {
 	{"chat", "prompt_cache_options", `{} {"mode":"implicit"}`, `{"mode":"explicit"}`},
 	{"chat", "prompt_cache_retention", `"in_memory"`, `"24h"`},
 	{"chat", "reasoning_effort", ``, `"high"`},
-	{"chat", "response_format", `{"type":"text"}`, `{"type":"json_object"}`},
+	{"both", "response_format", `{"type":"text"} {"type":"json_object"} {"type":"regex","regex":"a+"} {"type":"json_schema","json_schema":{"name":"x","schema":{},"strict":true}}`, `{"type":"xml"} {} {"type":"regex"} {"type":"json_object","regex":"a"} {"type":"json_schema","json_schema":{"schema":{}}}`},
 	{"chat", "service_tier", `"auto" "default"`, `"flex"`},
 	{"chat", "store", `false`, `true`},
 	{"chat", "tool_choice", `"none" "auto"`, `"required"`},
