@@ -112,6 +112,15 @@ chaos-host: build ## 1,000 kills of the server, half of them during its start; a
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid' ./server/acceptance
 
+# SCHEMAS is how many answers have to be valid; SEED chooses the schemas.
+SCHEMAS ?= 1000
+
+.PHONY: schemas
+schemas: build ## answers held to 1,000 JSON Schemas of hypothesis-jsonschema, judged by Python's jsonschema
+	server/clienttest/setup.sh
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SCHEMAS=$(SCHEMAS) PIMOE_SEED=$(SEED) \
+	  $(GO) test -count=1 -v -timeout 1h -run 'TestOfficialClients/schemas' ./server/clienttest
+
 .PHONY: byzantine
 byzantine: build ## an expert that lies in every way it knows, 1,000 requests each
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BYZANTINE_REQUESTS=1000 \

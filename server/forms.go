@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/pimoe/pimoe/core/grammar"
@@ -82,14 +83,40 @@ func formOf(f *openai.Format) (string, grammar.Form) {
 	return string(openai.JSONObject), grammar.JSON([]byte(`{"type":"object"}`))
 }
 
-// compile finds the grammar of a request; nil if its answer has no form.
-func (s *Server) compile(want *openai.Request) (*grammar.Grammar, error) {
-	if want.Format == nil {
-		return nil, nil
+// compile finds the grammar of a request, and how the model writes calls of tools if it may call some; nil if its answer
+// has no form, or if there are no tools.
+func (s *Server) compile(want *openai.Request) (*grammar.Grammar, *family, error) {
+	var key string
+	var form grammar.Form
+	param := ""
+	if want.Format != nil {
+		key, form = formOf(want.Format)
+		param = want.Format.Path
 	}
-	key, f := formOf(want.Format)
-	g, err := s.forms.get(key, f)
-	return g, formError(want.Format.Path, err)
+	choice := want.ToolChoice
+	if len(want.Tools) == 0 || choice.Mode == openai.ToolsNone {
+		if key == "" {
+			return nil, nil, nil
+		}
+		g, err := s.forms.get(key, form)
+		return g, nil, formError(param, err)
+	}
+	f, err := s.service.family()
+	if err != nil {
+		return nil, nil, err
+	}
+	if choice.Mode == openai.ToolsAuto && key == "" {
+		return nil, &f, nil
+	}
+	calls := f.form(want.Tools, choice.Name, want.OneCall)
+	if choice.Mode == openai.ToolsAuto { // a call, or the answer in its format
+		form, param = grammar.Choice(form, calls), "response_format or tools"
+	} else {
+		form, param = calls, "tools"
+	}
+	key = strings.Join([]string{"tools", f.name, string(choice.Mode), choice.Name, fmt.Sprint(want.OneCall), string(want.ToolsJSON), key}, "\x00")
+	g, err := s.forms.get(key, form)
+	return g, &f, formError(param, err)
 }
 
 // formError tells the client's mistakes in a form from ours.

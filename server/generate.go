@@ -35,6 +35,7 @@ type choice struct {
 	index  int
 	prompt []int32
 	echo   *echo // nil = the prompt is not part of the answer
+	calls  *callParser // nil = there are no tools
 	stream engine.Stream
 	first  bool // its prompt is counted in the usage: once for all n choices
 	offset int  // characters of the answer's text so far, for logprobs
@@ -61,7 +62,7 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 	if most := s.cfg.Limits.MaxConcurrentRequests + s.cfg.Limits.MaxQueuedRequests; len(prompts)*want.N > most {
 		return nil, &strictjson.Error{Path: "n", Expected: fmt.Sprintf("at most %d choices in all", most), Got: fmt.Sprint(len(prompts) * want.N)}
 	}
-	form, err := s.compile(want)
+	form, calls, err := s.compile(want)
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +75,9 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 	for i, p := range prompts {
 		for n := range want.N {
 			c := &choice{index: i*want.N + n, prompt: p.ids, first: n == 0}
+			if calls != nil {
+				c.calls = newCallParser(*calls, want.Tools)
+			}
 			if err := g.submit(ctx, c, p, n); err != nil {
 				g.close()
 				return nil, err
@@ -202,7 +206,12 @@ func (g *generation) piece(c *choice, t engine.Token) openai.Choice {
 		p.Finish = string(engine.FinishLength)
 		return p
 	}
-	p.Text += t.Text
+	if p.Text += t.Text; c.calls != nil {
+		p.Text, p.Calls = c.calls.push(t.Text, t.Finish != "")
+		if c.calls.calls > 0 && t.Finish == engine.FinishStop && g.want.ToolChoice.Mode != openai.ToolNamed {
+			p.Finish = "tool_calls" // a named tool is no choice of the model's: OpenAI says stop
+		}
+	}
 	if g.want.Logprobs >= 0 && t.HasToken {
 		p.Logprobs = append(p.Logprobs, g.s.tokenOf(t, c.offset))
 		c.offset += utf8.RuneCount(p.Logprobs[len(p.Logprobs)-1].Bytes)
@@ -224,6 +233,7 @@ func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
 		c := &out[p.Index]
 		texts[p.Index].WriteString(p.Text)
 		c.Logprobs = append(c.Logprobs, p.Logprobs...)
+		c.Calls = joinCalls(c.Calls, p.Calls)
 		if p.Finish != "" {
 			c.Finish = p.Finish
 		}
@@ -233,6 +243,18 @@ func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
 		out[i].Text = texts[i].String()
 	}
 	return out, err
+}
+
+// joinCalls adds pieces of calls to whole ones.
+func joinCalls(calls, pieces []openai.Call) []openai.Call {
+	for _, c := range pieces {
+		if c.Index == len(calls) {
+			calls = append(calls, c)
+		} else {
+			calls[c.Index].Arguments += c.Arguments
+		}
+	}
+	return calls
 }
 
 // usage sums what the choices cost; a prompt counts once.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -133,11 +134,28 @@ func (s *service) fingerprint() string {
 	return "pimoe-" + digest[:min(len(digest), 12)]
 }
 
-// template renders a conversation with the model's own chat template.
-func (s *service) template(ctx context.Context, messages, kwargs json.RawMessage) (string, error) {
+// template renders a conversation with the model's own chat template. tools are described to the model, nil = none.
+func (s *service) template(ctx context.Context, messages, tools, kwargs json.RawMessage) (string, error) {
 	t, err := s.text.Chat()
 	if err != nil {
 		return "", err
 	}
-	return t.Render(ctx, tokenizer.ChatInput{Messages: messages, AddGenerationPrompt: true, Kwargs: kwargs})
+	in := tokenizer.ChatInput{Messages: messages, Tools: tools, AddGenerationPrompt: true, Kwargs: kwargs}
+	if _, knows := familyOf(t); !knows && (tools != nil || bytes.Contains(messages, []byte(`"tool_call`))) {
+		if in.Messages, err = withoutTools(messages, tools); err != nil {
+			return "", err
+		}
+		in.Tools = nil
+	}
+	return t.Render(ctx, in)
+}
+
+// family is how the model writes calls of tools.
+func (s *service) family() (family, error) {
+	t, err := s.text.Chat()
+	if err != nil {
+		return family{}, err
+	}
+	f, _ := familyOf(t)
+	return f, nil
 }

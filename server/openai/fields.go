@@ -108,15 +108,19 @@ var chatFields = merged(common, fields{
 	"metadata":               neutral(`{}`),
 	"modalities":             neutral(`["text"]`),
 	"moderation":             neutral(),
-	"parallel_tool_calls":    neutral(`true`, `false`),
+	"parallel_tool_calls": func(r *Request, v strictjson.Value) error {
+		b, err := v.Bool()
+		r.OneCall = !b
+		return err
+	},
 	"prediction":             neutral(),
 	"prompt_cache_options":   neutral(`{}`, `{"mode":"implicit"}`),
 	"prompt_cache_retention": neutral(`"in_memory"`, `"in-memory"`),
 	"reasoning_effort":       neutral(),
 	"service_tier":           neutral(`"auto"`, `"default"`),
 	"store":                  neutral(`false`),
-	"tool_choice":            neutral(`"none"`, `"auto"`),
-	"tools":                  neutral(`[]`),
+	"tool_choice":            toolChoice,
+	"tools":                  tools,
 	"verbosity":              neutral(`"medium"`),
 	"web_search_options":     neutral(),
 })

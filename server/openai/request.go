@@ -16,6 +16,11 @@ type Request struct {
 	Sampling Sampling
 	Format   *Format // nil = any text
 
+	Tools      []Tool
+	ToolsJSON  json.RawMessage // as the client wrote them, for templates; nil = none
+	ToolChoice ToolChoice
+	OneCall    bool // parallel_tool_calls is false
+
 	MaxTokens     int // most new tokens; -1 = not given
 	N             int // choices for each prompt
 	Stop          []string
@@ -104,6 +109,12 @@ func DecodeChat(body []byte) (*Request, error) {
 	r, err := decodeBody(body, chatFields, "model", "messages")
 	if err != nil {
 		return nil, err
+	}
+	if err := r.checkTools(); err != nil {
+		return nil, err
+	}
+	if m := r.ToolChoice.Mode; r.IgnoreEOS && (m == ToolsRequired || m == ToolNamed) {
+		return nil, &strictjson.Error{Path: "ignore_eos", Expected: "false where calls are enforced, whose answers have an end", Got: "true"}
 	}
 	switch {
 	case r.wantLogprobs:

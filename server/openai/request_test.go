@@ -63,8 +63,8 @@ var documented = []struct {
 	{"both", "response_format", `{"type":"text"} {"type":"json_object"} {"type":"regex","regex":"a+"} {"type":"json_schema","json_schema":{"name":"x","schema":{},"strict":true}}`, `{"type":"xml"} {} {"type":"regex"} {"type":"json_object","regex":"a"} {"type":"json_schema","json_schema":{"schema":{}}}`},
 	{"chat", "service_tier", `"auto" "default"`, `"flex"`},
 	{"chat", "store", `false`, `true`},
-	{"chat", "tool_choice", `"none" "auto"`, `"required"`},
-	{"chat", "tools", `[]`, `[{"type":"function","function":{"name":"f"}}]`},
+	{"chat", "tool_choice", `"none" "auto"`, `"required" "some" {"type":"function"} {"type":"function","function":{"name":"f"}}`},
+	{"chat", "tools", `[] [{"type":"function","function":{"name":"f","parameters":{"type":"object"},"strict":true}}]`, `[{"type":"custom"}] [{"type":"function","function":{}}] [{"type":"function","function":{"name":"a.b"}}] {}`},
 	{"chat", "verbosity", `"medium"`, `"low"`},
 	{"chat", "web_search_options", ``, `{}`},
 }
