@@ -34,7 +34,7 @@ type generation struct {
 type choice struct {
 	index  int
 	prompt []int32
-	echo   *echo // nil = the prompt is not part of the answer
+	echo   *echo       // nil = the prompt is not part of the answer
 	calls  *callParser // nil = there are no tools
 	stream engine.Stream
 	first  bool // its prompt is counted in the usage: once for all n choices

@@ -33,7 +33,7 @@ type service struct {
 	hidden   int
 	vocab    int
 	eos      []int32 // tokens that end a text
-	context  int // most tokens of prompt and continuation
+	context  int     // most tokens of prompt and continuation
 	layers   []int
 	defaults sampler.Params
 	maxNew   int // most new tokens of a chat answer if the client says nothing; 0 = up to the context limit

@@ -500,7 +500,9 @@ func (s *schema) refuteMembers() []branch {
 		way(func(v *variant) { v.must = append(slices.Clip(v.must), member{p.name, goal{{p.s, true}}}) })
 	}
 	for _, p := range s.patterns {
-		way(func(v *variant) { v.exists = append(slices.Clip(v.exists), existing{name: p.d, claim: &claim{p.s, true}}) })
+		way(func(v *variant) {
+			v.exists = append(slices.Clip(v.exists), existing{name: p.d, claim: &claim{p.s, true}})
+		})
 	}
 	if s.additional != nil {
 		if d, err := s.unnamed(); err == nil {

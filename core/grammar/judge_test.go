@@ -6,7 +6,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/core/grammar"
 	"github.com/pimoe/pimoe/core/tokenizer"
 )
@@ -78,5 +77,3 @@ func draw(bits []uint64, rng *rand.Rand) int32 {
 	}
 	return ids[rng.IntN(len(ids))]
 }
-
-var _ = coretest.Repo

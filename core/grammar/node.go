@@ -21,11 +21,11 @@ type node struct {
 	min, max int32 // max < 0 = no limit
 	begun    bool  // list: items came before, so that the first one needs a comma
 	unique   bool
-	plain    *node    // of a unique terminal: the same, not unique
-	count    []int32  // of a unique terminal: dfa.counts
-	price    int32    // of a unique terminal: tokens within which there is always a word that is not taken yet
+	plain    *node       // of a unique terminal: the same, not unique
+	count    []int32     // of a unique terminal: dfa.counts
+	price    int32       // of a unique terminal: tokens within which there is always a word that is not taken yet
 	object   *membership // of members
-	cost     int32    // tokens that surely suffice
+	cost     int32       // tokens that surely suffice
 }
 
 // membership are an object's members: declared ones in their order, then the ones that it must have besides, then others.

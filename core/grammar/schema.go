@@ -3,6 +3,8 @@ package grammar
 import (
 	"fmt"
 	"math/big"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -129,7 +131,39 @@ func parseSchema(b []byte, ids int) (*schema, int, error) {
 			return nil, 0, err
 		}
 	}
+	open := map[*schema]bool{}
+	for _, s := range r.refs {
+		if err := s.endless(open); err != nil {
+			return nil, 0, err
+		}
+	}
 	return root, r.n, nil
+}
+
+// endless refuses a schema that says of a value only that it is valid under itself. done has what is known: true while
+// it is looked at, false when it is fine.
+func (s *schema) endless(done map[*schema]bool) error {
+	if open, known := done[s]; known {
+		if open {
+			return bad(s.path, "the schema refers to itself for the same value")
+		}
+		return nil
+	}
+	done[s] = true
+	same := slices.Concat(s.allOf, s.anyOf, s.oneOf, []*schema{s.ref, s.not, s.condition, s.consequence, s.alt})
+	for _, d := range s.dependents {
+		same = append(same, d.s)
+	}
+	for _, next := range same {
+		if next == nil {
+			continue
+		}
+		if err := next.endless(done); err != nil {
+			return err
+		}
+	}
+	done[s] = false
+	return nil
 }
 
 // bad is an error about a place of the schema.
@@ -434,7 +468,7 @@ func (r *reader) resolve(s *schema) error {
 	}
 	at, path := r.root, "#"
 	for _, step := range strings.Split(pointer, "/")[1:] {
-		if plain, err := unescapeURL(step); err == nil {
+		if plain, err := url.PathUnescape(step); err == nil {
 			step = plain
 		}
 		step = strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")

@@ -1,49 +1,38 @@
 package grammar
 
 import (
-	"net/url"
-	"strings"
 	"unicode/utf8"
 )
 
-func unescapeURL(s string) (string, error) { return url.PathUnescape(s) }
-
-// holds reports whether a value is valid under a schema. References that come back to the same value without end are
-// false.
-func (s *schema) holds(v any) bool { return s.valid(v, 0) }
-
-// maxReferences bounds how many references are followed for one value.
-const maxReferences = 200
-
-func (s *schema) valid(v any, depth int) bool {
-	if s.never || depth > maxReferences {
+// holds reports whether a value is valid under a schema.
+func (s *schema) holds(v any) bool {
+	if s.never {
 		return false
 	}
-	depth++
 	t := typeOf(v)
 	if s.types != 0 && s.types&t == 0 || s.enum != nil && !among(s.enum, v) || s.fixed != nil && !among(s.fixed, v) {
 		return false
 	}
-	if s.ref != nil && !s.ref.valid(v, depth) {
+	if s.ref != nil && !s.ref.holds(v) {
 		return false
 	}
 	for _, a := range s.allOf {
-		if !a.valid(v, depth) {
+		if !a.holds(v) {
 			return false
 		}
 	}
-	if s.anyOf != nil && s.matching(s.anyOf, v, depth) == 0 || s.oneOf != nil && s.matching(s.oneOf, v, depth) != 1 {
+	if s.anyOf != nil && matching(s.anyOf, v) == 0 || s.oneOf != nil && matching(s.oneOf, v) != 1 {
 		return false
 	}
-	if s.not != nil && s.not.valid(v, depth) {
+	if s.not != nil && s.not.holds(v) {
 		return false
 	}
 	if s.condition != nil {
 		branch := s.alt
-		if s.condition.valid(v, depth) {
+		if s.condition.holds(v) {
 			branch = s.consequence
 		}
-		if branch != nil && !branch.valid(v, depth) {
+		if branch != nil && !branch.holds(v) {
 			return false
 		}
 	}
@@ -55,7 +44,7 @@ func (s *schema) valid(v any, depth int) bool {
 	case []any:
 		return s.validArray(v)
 	case *object:
-		return s.validObject(v, depth)
+		return s.validObject(v)
 	}
 	return true
 }
@@ -69,10 +58,10 @@ func among(list []any, v any) bool {
 	return false
 }
 
-func (s *schema) matching(list []*schema, v any, depth int) int {
+func matching(list []*schema, v any) int {
 	n := 0
 	for _, a := range list {
-		if a.valid(v, depth) {
+		if a.holds(v) {
 			n++
 		}
 	}
@@ -132,7 +121,7 @@ func (s *schema) validArray(v []any) bool {
 	return true
 }
 
-func (s *schema) validObject(v *object, depth int) bool {
+func (s *schema) validObject(v *object) bool {
 	if !within(len(v.keys), s.minProperties, s.maxProperties) {
 		return false
 	}
@@ -151,7 +140,7 @@ func (s *schema) validObject(v *object, depth int) bool {
 		}
 	}
 	for _, d := range s.dependents {
-		if _, ok := v.vals[d.name]; ok && !d.s.valid(v, depth) {
+		if _, ok := v.vals[d.name]; ok && !d.s.holds(v) {
 			return false
 		}
 	}
@@ -185,9 +174,4 @@ func (s *schema) forKey(k string) []*schema {
 		out = append(out, s.additional)
 	}
 	return out
-}
-
-// plainASCII reports whether an expression names no character beyond ASCII.
-func plainASCII(expr string) bool {
-	return strings.IndexFunc(expr, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 }

@@ -68,8 +68,7 @@ func readValue(d *json.Decoder, depth int) (any, error) {
 				}
 				out = append(out, v)
 			}
-			_, err := d.Token()
-			return out, err
+			return out, closing(d)
 		}
 		o := &object{vals: map[string]any{}}
 		for d.More() {
@@ -87,10 +86,17 @@ func readValue(d *json.Decoder, depth int) (any, error) {
 			}
 			o.vals[name] = v
 		}
-		_, err := d.Token()
-		return o, err
+		return o, closing(d)
 	}
 	return t, nil
+}
+
+// closing reads the end of an array or object.
+func closing(d *json.Decoder) error {
+	if _, err := d.Token(); err != nil {
+		return fmt.Errorf("not a JSON document: %v: %w", err, sdk.ErrInvalid)
+	}
+	return nil
 }
 
 func parseNumber(text string) (number, error) {

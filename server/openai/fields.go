@@ -56,7 +56,7 @@ var common = fields{
 	},
 	"logit_bias":      logitBias,
 	"response_format": responseFormat,
-	"ignore_eos": flag(func(r *Request) *bool { return &r.IgnoreEOS }),
+	"ignore_eos":      flag(func(r *Request) *bool { return &r.IgnoreEOS }),
 
 	// These identify somebody or something and promise nothing about the answer, so every text is honoured.
 	"user": text,
@@ -102,12 +102,12 @@ var chatFields = merged(common, fields{
 	"prompt_cache_key":  text,
 	"safety_identifier": text,
 
-	"audio":                  neutral(),
-	"function_call":          neutral(`"none"`, `"auto"`),
-	"functions":              neutral(`[]`),
-	"metadata":               neutral(`{}`),
-	"modalities":             neutral(`["text"]`),
-	"moderation":             neutral(),
+	"audio":         neutral(),
+	"function_call": neutral(`"none"`, `"auto"`),
+	"functions":     neutral(`[]`),
+	"metadata":      neutral(`{}`),
+	"modalities":    neutral(`["text"]`),
+	"moderation":    neutral(),
 	"parallel_tool_calls": func(r *Request, v strictjson.Value) error {
 		b, err := v.Bool()
 		r.OneCall = !b
