@@ -84,6 +84,10 @@ bench-degraded: build ## what lost experts cost in perplexity, by number and kin
 bench-hops: ## what a call into another process costs: one row there and back, and a layer of two experts behind the router
 	$(GO) test -run '^$$' -bench 'RoundTrip|Layer' -benchtime 2s ./core/host
 
+.PHONY: bench-forms
+bench-forms: ## what holding answers to a form costs at batch 8
+	$(GO) test -run '^$$' -bench '^BenchmarkForm$$' -benchtime 40x ./core/engine
+
 .PHONY: bench-start
 bench-start: ## what confining a plugin adds to its start
 	$(GO) test -run '^$$' -bench '^BenchmarkStart$$' -benchtime 100x -count 3 ./sdk/client

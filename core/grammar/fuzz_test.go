@@ -51,8 +51,9 @@ func FuzzSchema(f *testing.F) {
 		var out []byte
 		for left := g.Least() + int(seed%50); left > 0 && !m.Done(); left-- {
 			var ids []int32
+			bits := m.Mask(left)
 			for id := range int32(v.size) {
-				if m.Mask(left)[id>>6]>>(id&63)&1 != 0 {
+				if bits[id>>6]>>(id&63)&1 != 0 {
 					ids = append(ids, id)
 				}
 			}
