@@ -47,6 +47,7 @@ var schemas = []struct{ schema, takes, refuses string }{
 	{`{"type":"object","patternProperties":{"^n":{"type":"integer"}},"additionalProperties":false}`, `{} {"n":1} {"no":1,"na":2}`, `{"a":1} {"n":"x"}`},
 	{`{"type":"object","propertyNames":{"maxLength":1}}`, `{} {"x":[]}`, `{"xy":1}`},
 	{`{"type":"object","properties":{"a":{"const":1},"b":{"const":2}},"dependentRequired":{"a":["b"]}}`, `{} {"b":2} {"a":1,"b":2}`, `{"a":1}`},
+	{`{"type":"object","properties":{"a":{"type":"null"},"b":{"type":"integer"}},"required":["z","b"],"maxProperties":2}`, `{"b":1,"z":[]}`, `{"a":null,"b":1,"z":1} {"a":null,"b":1}`},
 	{`{"anyOf":[{"const":1},{"type":"boolean"}]}`, `1 true`, `2 null`},
 	{`{"oneOf":[{"type":"integer","multipleOf":2},{"type":"integer","multipleOf":3}]}`, `2 3 4 9`, `0 6 5`},
 	{`{"allOf":[{"type":"integer"},{"minimum":3},{"maximum":3}]}`, `3`, `2 4`},

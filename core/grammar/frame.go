@@ -42,8 +42,7 @@ func (k *frameKey) price() int32 {
 	case k.n.kind == terminal && k.n.unique:
 		return k.n.unused(k.pos, k.text, k.seen)
 	case k.n.kind == members:
-		o := k.n.object
-		return o.sum(k.pos, max(o.min-k.count, 0), int32(strings.Count(k.seen, "\x00")))
+		return k.n.object.left(k.pos, k.count, int32(strings.Count(k.seen, "\x00")))
 	}
 	return k.n.sum(k.pos, k.count)
 }

@@ -35,6 +35,7 @@ type membership struct {
 	others   []extra
 	min, max int32 // of members; max < 0 = no limit
 
+	must  []int32 // how many from a position on the object must have
 	table []int32 // cost by position and members still needed, at most min
 }
 
@@ -111,7 +112,7 @@ func (n *node) sum(pos, count int32) int32 {
 	case list:
 		return n.items(pos, count)
 	case members:
-		return n.object.sum(pos, max(n.object.min-count, 0), int32(len(n.object.forced)))
+		return n.object.left(pos, count, int32(len(n.object.forced)))
 	}
 	return 0
 }
@@ -129,6 +130,15 @@ func (n *node) items(pos, count int32) int32 {
 	return total
 }
 
+// left is the cost from the pos-th of keys and forced on of an object with count members: there must be room for all that
+// it must have. The cheapest way takes no more members than it needs, so that it never lacks room otherwise.
+func (o *membership) left(pos, count, used int32) int32 {
+	if o.max >= 0 && o.must[pos] > o.max-count {
+		return inf
+	}
+	return o.sum(pos, max(o.min-count, 0), used)
+}
+
 // sum is the cost from the pos-th of keys and forced on with need members more, of used names of others. A first member
 // needs no comma, but is counted with one.
 func (o *membership) sum(pos, need, used int32) int32 {
@@ -142,10 +152,13 @@ func (o *membership) sum(pos, need, used int32) int32 {
 func (o *membership) tabulate() {
 	total, width := int32(len(o.keys)+len(o.forced)), o.min+1
 	if o.table == nil {
-		o.table = make([]int32, total*width)
+		o.table, o.must = make([]int32, total*width), make([]int32, total+1)
 	}
 	for pos := total - 1; pos >= 0; pos-- {
 		take, required := o.at(pos)
+		if o.must[pos] = o.must[pos+1]; required {
+			o.must[pos]++
+		}
 		for need := range width {
 			best := add(take, o.sum(pos+1, max(need-1, 0), int32(len(o.forced))))
 			if !required {

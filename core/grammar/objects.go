@@ -312,7 +312,7 @@ func (b *builder) forced(v *variant, o *membership, free *dfa, i int) ([]*node, 
 // object joins the members.
 func (b *builder) object(o *membership) (*node, error) {
 	own := *o
-	own.table = nil
+	own.table, own.must = nil, nil
 	own.min = min(own.min, maxMembers+1)
 	if own.min > maxMembers {
 		return nil, fmt.Errorf("minProperties above %d: %w", maxMembers, sdk.ErrUnsupported)
