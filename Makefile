@@ -84,6 +84,10 @@ bench-degraded: build ## what lost experts cost in perplexity, by number and kin
 bench-hops: ## what a call into another process costs: one row there and back, and a layer of two experts behind the router
 	$(GO) test -run '^$$' -bench 'RoundTrip|Layer' -benchtime 2s ./core/host
 
+.PHONY: bench-forms
+bench-forms: ## what holding answers to a form costs at batch 8
+	$(GO) test -run '^$$' -bench '^BenchmarkForm$$' -benchtime 40x ./core/engine
+
 .PHONY: bench-start
 bench-start: ## what confining a plugin adds to its start
 	$(GO) test -run '^$$' -bench '^BenchmarkStart$$' -benchtime 100x -count 3 ./sdk/client
@@ -111,6 +115,15 @@ chaos-host: build ## 1,000 kills of the server, half of them during its start; a
 	./$(BIN)/pimoe chaos host --times 1000 --seed $(SEED)
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid' ./server/acceptance
+
+# SCHEMAS is how many answers have to be valid; SEED chooses the schemas.
+SCHEMAS ?= 1000
+
+.PHONY: schemas
+schemas: build ## answers held to 1,000 JSON Schemas of hypothesis-jsonschema, judged by Python's jsonschema
+	server/clienttest/setup.sh
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SCHEMAS=$(SCHEMAS) PIMOE_SEED=$(SEED) \
+	  $(GO) test -count=1 -v -timeout 1h -run 'TestOfficialClients/schemas' ./server/clienttest
 
 .PHONY: byzantine
 byzantine: build ## an expert that lies in every way it knows, 1,000 requests each

@@ -63,7 +63,7 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 			m.Index = &p.Index
 			w.named("degraded", d.meta(d.head, *m, g.want.IncludeUsage))
 		}
-		if p.Text != "" && p.Finish == "" && p.Logprobs == nil {
+		if p.Text != "" && p.Finish == "" && p.Logprobs == nil && p.Calls == nil {
 			event = plain[p.Index].Append(event[:0], p.Text)
 			w.data(event)
 			return w.err
@@ -97,7 +97,7 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 // reason, as OpenAI's streams have it.
 func split(p openai.Choice) []openai.Choice {
 	var out []openai.Choice
-	if p.Text != "" || len(p.Logprobs) > 0 {
+	if p.Text != "" || len(p.Logprobs) > 0 || len(p.Calls) > 0 {
 		text := p
 		text.Finish = ""
 		out = append(out, text)

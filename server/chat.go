@@ -30,7 +30,11 @@ func (s *Server) chat(ctx context.Context, r *request) (*reply, error) {
 
 // renderChat turns a conversation into the ids that the model was trained on. The template writes the special tokens.
 func (s *Server) renderChat(ctx context.Context, want *openai.Request) (prompt, error) {
-	text, err := s.service.template(ctx, want.Messages, want.Kwargs)
+	tools := want.ToolsJSON
+	if want.ToolChoice.Mode == openai.ToolsNone {
+		tools = nil
+	}
+	text, err := s.service.template(ctx, want.Messages, tools, want.Kwargs)
 	if err != nil {
 		return prompt{}, templateError(err)
 	}

@@ -34,7 +34,7 @@ func TestBadRequests(t *testing.T) {
 		"unknown field":          {"POST", completions, `{"model":"pimoe-tiny","prompt":"x","promt":1}`, nil, 400, "unknown_parameter", "promt"},
 		"duplicate field":        {"POST", completions, `{"model":"pimoe-tiny","prompt":"x","n":1,"n":2}`, nil, 400, "duplicate_parameter", "n"},
 		"wrong type":             {"POST", completions, `{"model":"pimoe-tiny","prompt":{"a":1}}`, nil, 400, "invalid_value", "prompt"},
-		"no effect":              {"POST", chat, `{"model":"pimoe-tiny","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]}`, nil, 400, "unsupported_value", "tools"},
+		"no effect":              {"POST", chat, `{"model":"pimoe-tiny","messages":[{"role":"user","content":"x"}],"store":true}`, nil, 400, "unsupported_value", "store"},
 		"missing prompt":         {"POST", completions, `{"model":"pimoe-tiny"}`, nil, 400, "missing_required_parameter", "prompt"},
 		"unknown model":          {"POST", completions, `{"model":"gpt-4","prompt":"x"}`, nil, 404, "model_not_found", "model"},
 		"empty prompt":           {"POST", completions, `{"model":"pimoe-tiny","prompt":""}`, nil, 400, "invalid_value", "prompt"},

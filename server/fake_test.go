@@ -149,6 +149,8 @@ func (letters) Decode(ids []int32, _ bool) string {
 
 func (letters) Token(id int32) (string, bool) { return string(rune('a' + id)), id >= 0 && id < 26 }
 
+func (letters) Writes(id int32) (behind, first []byte) { b := []byte{'a' + byte(id)}; return b, b }
+
 func (letters) Size() int { return 26 }
 
 func (letters) Chat() (*tokenizer.Template, error) {

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/grammar"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/openai"
@@ -26,6 +27,7 @@ type generation struct {
 	id      string
 	take    moe.Accept
 	want    *openai.Request
+	form    *grammar.Grammar // nil = any text
 	choices []*choice
 }
 
@@ -33,7 +35,8 @@ type generation struct {
 type choice struct {
 	index  int
 	prompt []int32
-	echo   *echo // nil = the prompt is not part of the answer
+	echo   *echo       // nil = the prompt is not part of the answer
+	calls  *callParser // nil = there are no tools
 	stream engine.Stream
 	first  bool // its prompt is counted in the usage: once for all n choices
 	offset int  // characters of the answer's text so far, for logprobs
@@ -60,10 +63,22 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 	if most := s.cfg.Limits.MaxConcurrentRequests + s.cfg.Limits.MaxQueuedRequests; len(prompts)*want.N > most {
 		return nil, &strictjson.Error{Path: "n", Expected: fmt.Sprintf("at most %d choices in all", most), Got: fmt.Sprint(len(prompts) * want.N)}
 	}
-	g := &generation{s: s, id: r.id, take: r.take, want: want}
+	form, calls, err := s.compile(want)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range prompts {
+		if err := s.checkRoom(form, want, len(p.ids)); err != nil {
+			return nil, err
+		}
+	}
+	g := &generation{s: s, id: r.id, take: r.take, want: want, form: form}
 	for i, p := range prompts {
 		for n := range want.N {
 			c := &choice{index: i*want.N + n, prompt: p.ids, first: n == 0}
+			if calls != nil {
+				c.calls = newCallParser(*calls, want.Tools)
+			}
 			if err := g.submit(ctx, c, p, n); err != nil {
 				g.close()
 				return nil, err
@@ -77,9 +92,12 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 // submit hands one choice to the engine.
 func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) error {
 	r := engine.Request{
-		ID: g.id, Prompt: p.ids, MaxTokens: g.maxTokens(), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
+		ID: g.id, Prompt: p.ids, MaxTokens: g.s.maxTokens(g.want), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
 		Stop: g.want.Stop, IgnoreEOS: g.want.IgnoreEOS, Logprobs: g.want.Logprobs,
 		Accept: g.take,
+	}
+	if g.form != nil && g.want.MaxTokens != 0 {
+		r.Form = g.form.Matcher()
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline
@@ -97,16 +115,16 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 
 // maxTokens is the engine's limit: 0 asks for the prompt's logprobs alone, and the one token that the engine then
 // makes is dropped.
-func (g *generation) maxTokens() int {
+func (s *Server) maxTokens(want *openai.Request) int {
 	switch {
-	case g.want.MaxTokens == 0:
+	case want.MaxTokens == 0:
 		return 1
-	case g.want.MaxTokens > 0:
-		return g.want.MaxTokens
-	case g.want.Messages == nil:
+	case want.MaxTokens > 0:
+		return want.MaxTokens
+	case want.Messages == nil:
 		return defaultMaxTokens
 	}
-	return g.s.service.maxNew
+	return s.service.maxNew
 }
 
 // defaultMaxTokens is OpenAI's default of /v1/completions.
@@ -189,7 +207,12 @@ func (g *generation) piece(c *choice, t engine.Token) openai.Choice {
 		p.Finish = string(engine.FinishLength)
 		return p
 	}
-	p.Text += t.Text
+	if p.Text += t.Text; c.calls != nil {
+		p.Text, p.Calls = c.calls.push(t.Text, t.Finish != "")
+		if c.calls.calls > 0 && t.Finish == engine.FinishStop && g.want.ToolChoice.Mode != openai.ToolNamed {
+			p.Finish = "tool_calls" // a named tool is no choice of the model's: OpenAI says stop
+		}
+	}
 	if g.want.Logprobs >= 0 && t.HasToken {
 		p.Logprobs = append(p.Logprobs, g.s.tokenOf(t, c.offset))
 		c.offset += utf8.RuneCount(p.Logprobs[len(p.Logprobs)-1].Bytes)
@@ -211,6 +234,7 @@ func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
 		c := &out[p.Index]
 		texts[p.Index].WriteString(p.Text)
 		c.Logprobs = append(c.Logprobs, p.Logprobs...)
+		c.Calls = joinCalls(c.Calls, p.Calls)
 		if p.Finish != "" {
 			c.Finish = p.Finish
 		}
@@ -220,6 +244,18 @@ func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
 		out[i].Text = texts[i].String()
 	}
 	return out, err
+}
+
+// joinCalls adds pieces of calls to whole ones.
+func joinCalls(calls, pieces []openai.Call) []openai.Call {
+	for _, c := range pieces {
+		if c.Index == len(calls) {
+			calls = append(calls, c)
+		} else {
+			calls[c.Index].Arguments += c.Arguments
+		}
+	}
+	return calls
 }
 
 // usage sums what the choices cost; a prompt counts once.

@@ -52,6 +52,7 @@ type Server struct {
 	now     atomic.Pointer[config.Config]
 	read    func() (config.Config, error) // the configuration again; nil = it can't be reloaded
 	service service
+	forms   forms
 	meters  *meters
 	audit   *audit.Log // nil = nothing is recorded
 	build   build
@@ -93,6 +94,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	s.now.Store(&cfg)
 	s.read = o.read
 	s.left = make(chan struct{})
+	s.forms.vocabulary = sync.OnceValues(svc.vocabulary)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	s.meters = newMeters(svc.metrics, s.build, s.running)
 	if s.audit != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/grammar"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/model"
@@ -31,7 +33,8 @@ type service struct {
 	routing  string        // "load-dependent", or empty for row-independent routing
 	hidden   int
 	vocab    int
-	context  int // most tokens of prompt and continuation
+	eos      []int32 // tokens that end a text
+	context  int     // most tokens of prompt and continuation
 	layers   []int
 	defaults sampler.Params
 	maxNew   int // most new tokens of a chat answer if the client says nothing; 0 = up to the context limit
@@ -74,6 +77,7 @@ type textAPI interface {
 	Encode(text string, special bool) []int32
 	Decode(ids []int32, skipSpecial bool) string
 	Token(id int32) (string, bool)
+	Writes(id int32) (behind, first []byte)
 	Size() int
 	Chat() (*tokenizer.Template, error)
 }
@@ -81,7 +85,7 @@ type textAPI interface {
 func serviceOf(i *instance.Instance) service {
 	s := service{
 		id: i.ID, created: i.Created, digest: i.Digest,
-		hidden: i.Model.Hidden, vocab: i.Model.Vocab, context: i.Engine.Context(), layers: i.Model.SparseLayers(),
+		hidden: i.Model.Hidden, vocab: i.Model.Vocab, eos: i.Model.EOS, context: i.Engine.Context(), layers: i.Model.SparseLayers(),
 		defaults: defaultsOf(i.Model.Defaults),
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, lacking: i.Lacking, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
@@ -100,6 +104,18 @@ func serviceOf(i *instance.Instance) service {
 		s.routing = sdk.CapLoadDependent
 	}
 	return s
+}
+
+// vocabulary is what the tokens write, for the forms of answers.
+func (s *service) vocabulary() (*grammar.Vocabulary, error) {
+	size := min(s.vocab, s.text.Size())
+	var lead []int32
+	for id := range int32(size) {
+		if behind, first := s.text.Writes(id); string(behind) != string(first) {
+			lead = append(lead, id)
+		}
+	}
+	return grammar.NewVocabulary(size, func(id int32) []byte { b, _ := s.text.Writes(id); return b }, s.eos, lead)
 }
 
 // defaultsOf are OpenAI's defaults, temperature 1 and everything else off, where generation_config.json says nothing.
@@ -125,11 +141,28 @@ func (s *service) fingerprint() string {
 	return "pimoe-" + digest[:min(len(digest), 12)]
 }
 
-// template renders a conversation with the model's own chat template.
-func (s *service) template(ctx context.Context, messages, kwargs json.RawMessage) (string, error) {
+// template renders a conversation with the model's own chat template. tools are described to the model, nil = none.
+func (s *service) template(ctx context.Context, messages, tools, kwargs json.RawMessage) (string, error) {
 	t, err := s.text.Chat()
 	if err != nil {
 		return "", err
 	}
-	return t.Render(ctx, tokenizer.ChatInput{Messages: messages, AddGenerationPrompt: true, Kwargs: kwargs})
+	in := tokenizer.ChatInput{Messages: messages, Tools: tools, AddGenerationPrompt: true, Kwargs: kwargs}
+	if _, knows := familyOf(t); !knows && (tools != nil || bytes.Contains(messages, []byte(`"tool_call`))) {
+		if in.Messages, err = withoutTools(messages, tools); err != nil {
+			return "", err
+		}
+		in.Tools = nil
+	}
+	return t.Render(ctx, in)
+}
+
+// family is how the model writes calls of tools.
+func (s *service) family() (family, error) {
+	t, err := s.text.Chat()
+	if err != nil {
+		return family{}, err
+	}
+	f, _ := familyOf(t)
+	return f, nil
 }

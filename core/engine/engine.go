@@ -275,6 +275,8 @@ func (e *Engine) check(r Request) error {
 		return fmt.Errorf("max tokens %d: %w", r.MaxTokens, sdk.ErrInvalid)
 	case r.Logprobs < -1 || r.Logprobs > e.vocab:
 		return fmt.Errorf("logprobs %d is outside -1..%d: %w", r.Logprobs, e.vocab, sdk.ErrInvalid)
+	case r.Form != nil && (r.IgnoreEOS || r.Forced != nil):
+		return fmt.Errorf("a form does not go with given tokens or without the end of the text: %w", sdk.ErrInvalid)
 	case slices.Contains(r.Stop, ""):
 		return fmt.Errorf("a stop string is empty: %w", sdk.ErrInvalid)
 	}

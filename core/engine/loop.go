@@ -464,7 +464,10 @@ func (l *loop) token(s *sequence, d drawn, now time.Time) {
 		s.usage.CompletionTokens++
 		l.stats.CompletionTokens++
 		l.meters.completion.Inc()
-		if s.said >= s.most {
+		switch {
+		case d.done || d.whole && s.said >= s.most:
+			t.Finish = FinishStop
+		case s.said >= s.most:
 			t.Finish = FinishLength
 		}
 	}

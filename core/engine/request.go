@@ -28,8 +28,25 @@ type Request struct {
 	// Observe, if not nil, sees every row the model computes for this request, in order. It is called from the decode
 	// loop and must not block or keep its arguments. It implies NoReuse, so that every prompt position is seen.
 	Observe *Observer
+	// Form, if not nil, holds the continuation to a form: it is complete within MaxTokens. A request with a Form has
+	// neither IgnoreEOS nor Forced tokens. Its log-probabilities are those of the model, without the form.
+	Form Form
 	// Forced, if not nil, replaces sampling by given tokens (drafts, tools): token i of the continuation is Forced[i].
 	Forced []int32
+}
+
+// Form says which tokens may come next in one continuation; grammar.Matcher is one. Only the request that it was made for
+// uses it, and only one goroutine at a time.
+type Form interface {
+	// Mask has one bit for each token that may come next when left tokens may come in all, this one included; tokens
+	// that end the text are not counted and are among those of the mask where the text may end. It is valid until the
+	// next call and not changed.
+	Mask(left int) []uint64
+	// Accept adds a token that the mask has allowed.
+	Accept(id int32) bool
+	// Complete reports whether the text may end here, and Done whether it must.
+	Complete() bool
+	Done() bool
 }
 
 // PromptOnly as MaxTokens computes the prompt, for Observe, and ends with FinishLength without a token.

@@ -77,6 +77,8 @@ type drawn struct {
 	logprob float32
 	top     []TopLogprob
 	scored  bool // logprob is known, whether or not the request asks for it
+	whole   bool // the request's form is complete
+	done    bool // and nothing may follow
 	err     error
 }
 
@@ -187,6 +189,12 @@ func (s *sequence) draw(position int, logits []float32) drawn {
 	if position < len(s.tokens) {
 		d.id = s.tokens[position]
 		s.sampler.Push(d.id)
+	} else if form := s.request.Form; form != nil {
+		d.id = s.sampler.NextOf(logits, form.Mask(len(s.request.Prompt)+s.most-position))
+		if d.id == sampler.None || !form.Accept(d.id) {
+			return drawn{err: fmt.Errorf("no token of position %d fits the form: %w", position, sdk.ErrInvalidOutput)}
+		}
+		d.whole, d.done = form.Complete(), form.Done()
 	} else if d.id = s.sampler.Next(logits); d.id == sampler.None {
 		return drawn{err: fmt.Errorf("the logits of position %d are not finite: %w", position-1, sdk.ErrInvalidOutput)}
 	}

@@ -60,6 +60,44 @@ func (s *Sampler) Next(logits []float32) int32 {
 	return id
 }
 
+// NextOf is Next among the tokens that a mask allows, one bit for each: the others have the logit -Inf before everything
+// else. A mask of fewer tokens than logits allows none beyond its end.
+func (s *Sampler) NextOf(logits []float32, mask []uint64) int32 {
+	changed := s.penalise(logits)
+	if len(changed) > 0 && &changed[0] == &logits[0] {
+		s.logits = append(s.logits[:0], logits...)
+	}
+	hide(s.logits, mask)
+	id := s.choose(s.logits)
+	s.Push(id)
+	return id
+}
+
+// hide makes the logits of what a mask leaves out -Inf.
+func hide(logits []float32, mask []uint64) {
+	none := float32(math.Inf(-1))
+	for at := 0; at < len(logits); at += 64 {
+		word := uint64(0)
+		if at>>6 < len(mask) {
+			word = mask[at>>6]
+		}
+		part := logits[at:min(at+64, len(logits))]
+		switch word {
+		case 0:
+			for i := range part {
+				part[i] = none
+			}
+		case math.MaxUint64:
+		default:
+			for i := range part {
+				if word>>i&1 == 0 {
+					part[i] = none
+				}
+			}
+		}
+	}
+}
+
 // Push counts a token that somebody else has chosen as the next of the continuation.
 func (s *Sampler) Push(id int32) {
 	s.step++

@@ -357,3 +357,31 @@ func BenchmarkNext(b *testing.B) {
 		})
 	}
 }
+
+// TestMask: only what the mask allows is drawn, with the probabilities that it has among those, after bias and before
+// every cut; a mask of nothing leaves nothing.
+func TestMask(t *testing.T) {
+	logits := make([]float32, 200)
+	logits[3], logits[130], logits[199] = 9, 1, 1+float32(math.Log(3))
+	mask := []uint64{0, 1 << 5, 1 << 2, 1 << 7} // 69, 130, 199
+	counts := map[int32]int{}
+	p := sampler.Params{Temperature: 1, TopK: 2, Seeded: true}
+	for p.Seed = range uint64(4000) {
+		counts[sampler.New(p, nil).NextOf(logits, mask)]++
+	}
+	if len(counts) != 2 || counts[130] < 900 || counts[130] > 1100 {
+		t.Errorf("drawn %v, want 130 and 199 as 1 to 3", counts)
+	}
+	if got := sampler.New(sampler.Params{LogitBias: map[int32]float32{69: 50}}, nil).NextOf(logits, mask); got != 69 {
+		t.Errorf("%d, want 69: the bias comes before the choice", got)
+	}
+	if got := sampler.New(sampler.Params{}, nil).NextOf(logits, mask[:3]); got != 130 {
+		t.Errorf("%d, want 130: a short mask allows nothing behind its end", got)
+	}
+	if got := sampler.New(p, nil).NextOf(logits, make([]uint64, 4)); got != sampler.None {
+		t.Errorf("%d out of nothing", got)
+	}
+	if logits[3] != 9 {
+		t.Error("the logits were changed")
+	}
+}

@@ -16,6 +16,7 @@ const maxTemplate = jinja.MaxSource
 
 // Template is a chat template. It is safe for concurrent use.
 type Template struct {
+	source string
 	parsed *jinja.Template
 	vars   map[string]string
 	now    func() time.Time
@@ -44,8 +45,11 @@ func ParseTemplate(source string, vars map[string]string) (*Template, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse chat template: %w", err)
 	}
-	return &Template{parsed: p, vars: vars, now: time.Now}, nil
+	return &Template{source: source, parsed: p, vars: vars, now: time.Now}, nil
 }
+
+// Mentions reports whether the source of the template has a text in it: the markers of tool calls tell its family.
+func (p *Template) Mentions(text string) bool { return strings.Contains(p.source, text) }
 
 // Render writes the conversation as the text of a prompt. It takes at most jinja.MaxTime and jinja.MaxOutput whatever
 // the template does. What the template raises, and everything it gets wrong, is sdk.ErrInvalid with the reason.

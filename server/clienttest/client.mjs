@@ -56,9 +56,21 @@ const aborting = await client.chat.completions.create({ model, messages, max_tok
 for await (const _ of aborting) break; // leaves the loop: the client aborts the request
 check("abort", aborting.controller.signal.aborted);
 
+const schema = { type: "object", properties: { name: { type: "string", maxLength: 12 }, legs: { type: "integer", minimum: 0, maximum: 8 } }, required: ["name", "legs"], additionalProperties: false };
+const formed = await client.chat.completions.create({ model, messages, max_tokens: 80, temperature: 1, response_format: { type: "json_schema", json_schema: { name: "animal", strict: true, schema } } });
+const animal = JSON.parse(formed.choices[0].message.content);
+check("json_schema", formed.choices[0].finish_reason === "stop" && Number.isInteger(animal.legs) && animal.name.length <= 12, formed);
+const tools = [{ type: "function", function: { name: "feed", parameters: schema } }];
+let called = "", callName = "", callFinish = null;
+for await (const c of await client.chat.completions.create({ model, messages, max_tokens: 120, tools, tool_choice: "required", parallel_tool_calls: false, stream: true })) {
+  for (const t of c.choices[0].delta.tool_calls ?? []) { callName += t.function.name ?? ""; called += t.function.arguments; }
+  callFinish = c.choices[0].finish_reason ?? callFinish;
+}
+check("tool call stream", callName === "feed" && callFinish === "tool_calls" && Number.isInteger(JSON.parse(called).legs), [callName, called, callFinish]);
+
 const bad = (extra) => client.chat.completions.create({ model, messages, ...extra });
 await fails("bad value", OpenAI.BadRequestError, bad({ temperature: 3 }), { status: 400, param: "temperature", code: "invalid_value", type: "invalid_request_error" });
-await fails("no effect", OpenAI.BadRequestError, bad({ response_format: { type: "json_object" } }), { param: "response_format", code: "unsupported_value" });
+await fails("no effect", OpenAI.BadRequestError, bad({ store: true }), { param: "store", code: "unsupported_value" });
 await fails("unknown field", OpenAI.BadRequestError, bad({ colour: 1 }), { param: "colour" });
 const e = await fails("unknown model", OpenAI.NotFoundError, bad({ model: "nope" }), { code: "model_not_found" });
 check("error has the request id", e.requestID && e.error.request_id === e.requestID, e.error);

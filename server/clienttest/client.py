@@ -1,7 +1,9 @@
 """Holds a PiMoE server against OpenAI's own client for Python. Prints one line a check; any failure ends it."""
 
 import asyncio
+import json
 import os
+import re
 import typing
 
 import openai
@@ -84,6 +86,46 @@ def chat():
     check("chat request id", raw.headers["x-request-id"] == "py-1" and raw.headers["pimoe-status"] == "exact", dict(raw.headers))
 
 
+ANIMAL = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "legs": {"type": "integer", "minimum": 0, "maximum": 8}}, "required": ["name", "legs"], "additionalProperties": False}
+TOOLS = [{"type": "function", "function": {"name": "feed", "description": "Feeds an animal.", "parameters": ANIMAL}}, {"type": "function", "function": {"name": "sleep"}}]
+
+
+def form(schema):
+    return {"type": "json_schema", "json_schema": {"name": "form", "strict": True, "schema": schema}}
+
+
+def forms():
+    def ask(**more):
+        c = client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=120, temperature=1, **more).choices
+        check("form ends by itself", all(x.finish_reason in ("stop", "tool_calls") for x in c), c)
+        return c
+
+    for c in ask(response_format=form(ANIMAL), n=3, seed=5, logprobs=True, logit_bias={"5": 3}):
+        v = json.loads(c.message.content)
+        check("json_schema", set(v) == {"name", "legs"} and 0 <= v["legs"] <= 8 and len(v["name"]) <= 12, c)
+        check("json_schema logprobs", "".join(t.token for t in c.logprobs.content) == c.message.content, c)
+    check("json_object", isinstance(json.loads(ask(response_format={"type": "json_object"})[0].message.content), dict))
+    expr = "(fox|hen){2} [0-9]{3}"
+    check("regex", re.fullmatch(expr, ask(response_format={"type": "regex", "regex": expr})[0].message.content))
+    text = client.completions.create(model=MODEL, prompt="Once", max_tokens=9, extra_body={"response_format": {"type": "grammar", "grammar": 'root ::= "a" root "b" | "c"'}}).choices[0].text
+    check("grammar", re.fullmatch("a*cb*", text) and text.count("a") == text.count("b"), text)
+
+    calls = ask(tools=TOOLS, tool_choice="required")[0]
+    check("required call", calls.finish_reason == "tool_calls" and calls.message.content is None and all(t.function.name in ("feed", "sleep") and isinstance(json.loads(t.function.arguments), dict) for t in calls.message.tool_calls), calls)
+    named = ask(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "feed"}})[0]
+    check("named call", named.finish_reason == "stop" and [t.function.name for t in named.message.tool_calls] == ["feed"] and set(json.loads(named.message.tool_calls[0].function.arguments)) == {"name", "legs"}, named)
+    turn = FOX + [named.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": named.message.tool_calls[0].id, "content": "fed"}]
+    check("answer to a call", client.chat.completions.create(model=MODEL, messages=turn, tools=TOOLS, max_tokens=4).usage.prompt_tokens > 40)
+    with client.chat.completions.stream(model=MODEL, messages=FOX, max_tokens=200, tools=TOOLS[:1], tool_choice="required") as s:
+        final = s.get_final_completion().choices[0]
+    check("streamed calls", final.message.tool_calls and all(json.loads(t.function.arguments)["legs"] <= 8 for t in final.message.tool_calls), final)
+    check("auto", ask_auto().choices[0].message.role == "assistant")
+
+
+def ask_auto():
+    return client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=20, tools=TOOLS)
+
+
 def documented_fields():
     """Every field that this version of the client knows is taken at null."""
     for name, params, call, given in [
@@ -99,7 +141,11 @@ def documented_fields():
 def errors():
     create = client.chat.completions.create
     fails("bad value", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, temperature=3), param="temperature", code="invalid_value", status_code=400)
-    fails("no effect", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, tools=[{"type": "function", "function": {"name": "f"}}]), param="tools")
+    fails("no effect", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, store=True), param="store")
+    fails("impossible schema", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, response_format=form({"type": "integer", "minimum": 2, "maximum": 1})), param="response_format.json_schema.schema")
+    fails("unsupported keyword", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, response_format=form({"unevaluatedItems": False})), code="unsupported_value")
+    fails("no room", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, max_tokens=3, response_format=form(ANIMAL)), code="form_too_long", param="max_tokens")
+    fails("no such tool", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}}), param="tool_choice.function.name")
     fails("unknown field", openai.BadRequestError, lambda: create(model=MODEL, messages=FOX, extra_body={"colour": 1}), param="colour", code="unknown_parameter")
     fails("too long", openai.BadRequestError, lambda: create(model=MODEL, messages=[{"role": "user", "content": "fox " * 4000}]), code="context_length_exceeded", param="messages")
     e = fails("unknown model", openai.NotFoundError, lambda: create(model="nope", messages=FOX), code="model_not_found", type="invalid_request_error")
@@ -124,7 +170,7 @@ async def asynchronous():
 
 
 print("openai", openai.__version__)
-for part in (models, completions, chat, documented_fields, errors):
+for part in (models, completions, chat, forms, documented_fields, errors):
     part()
 asyncio.run(asynchronous())
 print("done")

@@ -30,6 +30,7 @@ func TestOfficialClients(t *testing.T) {
 	url := ""
 	for name, c := range map[string]struct{ installed, program, script string }{
 		"python":     {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "client.py"},
+		"schemas":    {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "schemas.py"},
 		"javascript": {filepath.Join(cache, "node.stamp"), "node", "client.mjs"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -39,7 +40,7 @@ func TestOfficialClients(t *testing.T) {
 			if url == "" {
 				url = serve(t)
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, c.program, c.script)
 			cmd.Env = append(os.Environ(), "PIMOE_URL="+url+"/v1", "PIMOE_KEY="+key, "PIMOE_CLIENTS="+cache, "NO_PROXY=127.0.0.1", "no_proxy=127.0.0.1")

@@ -54,8 +54,9 @@ var common = fields{
 		r.Sampling.Seed = &n
 		return err
 	},
-	"logit_bias": logitBias,
-	"ignore_eos": flag(func(r *Request) *bool { return &r.IgnoreEOS }),
+	"logit_bias":      logitBias,
+	"response_format": responseFormat,
+	"ignore_eos":      flag(func(r *Request) *bool { return &r.IgnoreEOS }),
 
 	// These identify somebody or something and promise nothing about the answer, so every text is honoured.
 	"user": text,
@@ -101,22 +102,25 @@ var chatFields = merged(common, fields{
 	"prompt_cache_key":  text,
 	"safety_identifier": text,
 
-	"audio":                  neutral(),
-	"function_call":          neutral(`"none"`, `"auto"`),
-	"functions":              neutral(`[]`),
-	"metadata":               neutral(`{}`),
-	"modalities":             neutral(`["text"]`),
-	"moderation":             neutral(),
-	"parallel_tool_calls":    neutral(`true`, `false`),
+	"audio":         neutral(),
+	"function_call": neutral(`"none"`, `"auto"`),
+	"functions":     neutral(`[]`),
+	"metadata":      neutral(`{}`),
+	"modalities":    neutral(`["text"]`),
+	"moderation":    neutral(),
+	"parallel_tool_calls": func(r *Request, v strictjson.Value) error {
+		b, err := v.Bool()
+		r.OneCall = !b
+		return err
+	},
 	"prediction":             neutral(),
 	"prompt_cache_options":   neutral(`{}`, `{"mode":"implicit"}`),
 	"prompt_cache_retention": neutral(`"in_memory"`, `"in-memory"`),
 	"reasoning_effort":       neutral(),
-	"response_format":        neutral(`{"type":"text"}`),
 	"service_tier":           neutral(`"auto"`, `"default"`),
 	"store":                  neutral(`false`),
-	"tool_choice":            neutral(`"none"`, `"auto"`),
-	"tools":                  neutral(`[]`),
+	"tool_choice":            toolChoice,
+	"tools":                  tools,
 	"verbosity":              neutral(`"medium"`),
 	"web_search_options":     neutral(),
 })

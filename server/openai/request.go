@@ -14,6 +14,12 @@ type Request struct {
 	Messages json.RawMessage // /v1/chat/completions: [{role, content, ...}] with every content a string
 	Kwargs   json.RawMessage // chat_template_kwargs, an object, or nil
 	Sampling Sampling
+	Format   *Format // nil = any text
+
+	Tools      []Tool
+	ToolsJSON  json.RawMessage // as the client wrote them, for templates; nil = none
+	ToolChoice ToolChoice
+	OneCall    bool // parallel_tool_calls is false
 
 	MaxTokens     int // most new tokens; -1 = not given
 	N             int // choices for each prompt
@@ -104,6 +110,12 @@ func DecodeChat(body []byte) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.checkTools(); err != nil {
+		return nil, err
+	}
+	if m := r.ToolChoice.Mode; r.IgnoreEOS && (m == ToolsRequired || m == ToolNamed) {
+		return nil, &strictjson.Error{Path: "ignore_eos", Expected: "false where calls are enforced, whose answers have an end", Got: "true"}
+	}
 	switch {
 	case r.wantLogprobs:
 		r.Logprobs = max(r.topLogprobs, 0)
@@ -161,6 +173,9 @@ func decodeBody(body []byte, table fields, required ...string) (*Request, error)
 		if !given[name] {
 			return nil, strictjson.Missing(name, "a value")
 		}
+	}
+	if r.Format != nil && r.IgnoreEOS {
+		return nil, &strictjson.Error{Path: "ignore_eos", Expected: "false with response_format, whose answers have an end", Got: "true"}
 	}
 	if r.streamOptions && !r.Stream {
 		return nil, &strictjson.Error{Path: "stream_options", Expected: "stream to be true with it", Got: "stream false"}

@@ -22,6 +22,7 @@ type Choice struct {
 	Text     string
 	Logprobs []Token // nil = not asked for; the tokens of Text
 	Finish   string  // empty = still running
+	Calls    []Call  // of tools; pieces of them in a stream
 	Role     bool    // the piece opens a chat message
 }
 
@@ -137,9 +138,46 @@ type chatChoice struct {
 
 type chatMessage struct {
 	Role        string          `json:"role"`
-	Content     string          `json:"content"`
+	Content     *string         `json:"content"`
 	Refusal     json.RawMessage `json:"refusal"`
 	Annotations []string        `json:"annotations"`
+	ToolCalls   []toolCallShape `json:"tool_calls,omitempty"`
+}
+
+// toolCallShape is a call in a message, or with its index a piece of one in a stream.
+type toolCallShape struct {
+	Index    *int          `json:"index,omitempty"`
+	ID       string        `json:"id,omitempty"`
+	Type     string        `json:"type,omitempty"`
+	Function functionShape `json:"function"`
+}
+
+type functionShape struct {
+	Name      string `json:"name,omitempty"`
+	Arguments string `json:"arguments"`
+}
+
+func callShapes(calls []Call, pieces bool) []toolCallShape {
+	var out []toolCallShape
+	for _, c := range calls {
+		s := toolCallShape{ID: c.ID, Function: functionShape{c.Name, c.Arguments}}
+		if pieces {
+			s.Index = &c.Index
+		}
+		if c.ID != "" {
+			s.Type = "function"
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// content is the text of a message, which is null where there are only calls.
+func (c *Choice) content() *string {
+	if c.Text == "" && len(c.Calls) > 0 {
+		return nil
+	}
+	return &c.Text
 }
 
 // Chat is the body of /v1/chat/completions.
@@ -147,7 +185,7 @@ func (h Head) Chat(choices []Choice, u Usage, m *Meta) []byte {
 	out := make([]any, len(choices))
 	for i, c := range choices {
 		out[i] = chatChoice{Index: c.Index, Logprobs: chatShape(c.Logprobs), Finish: finish(c.Finish),
-			Message: chatMessage{Role: "assistant", Content: c.Text, Refusal: null, Annotations: []string{}}}
+			Message: chatMessage{Role: "assistant", Content: c.content(), Refusal: null, Annotations: []string{}, ToolCalls: callShapes(c.Calls, false)}}
 	}
 	return h.object(objectChat, out, u.wire(), m)
 }
@@ -156,6 +194,8 @@ type chatDelta struct {
 	Role    string          `json:"role,omitempty"`
 	Content *string         `json:"content,omitempty"`
 	Refusal json.RawMessage `json:"refusal,omitempty"`
+
+	ToolCalls []toolCallShape `json:"tool_calls,omitempty"`
 }
 
 type chatPiece struct {
@@ -171,9 +211,10 @@ func (h Head) ChatEvent(c Choice, includeUsage bool) []byte {
 	if c.Role {
 		p.Delta.Role, p.Delta.Refusal = "assistant", null
 	}
-	if c.Role || c.Text != "" || len(c.Logprobs) > 0 {
+	if c.Role || c.Text != "" || len(c.Logprobs) > 0 && len(c.Calls) == 0 {
 		p.Delta.Content = &c.Text
 	}
+	p.Delta.ToolCalls = callShapes(c.Calls, true)
 	return h.object(objectChunk, []any{p}, pending(includeUsage), nil)
 }
 
