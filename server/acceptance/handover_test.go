@@ -128,7 +128,7 @@ func (p *program) completeWith(client *http.Client, stream bool) (string, error)
 	return completed(resp, stream)
 }
 
-// TestHandOverFails: a successor that can't start, that is killed on its way, that is no host at all or another user's changes
+// TestHandOverFails: a successor that can't start, that is killed on its way or that is no host at all changes
 // nothing, and the next one takes over.
 func TestHandOverFails(t *testing.T) {
 	p := launch(t, home(t))
