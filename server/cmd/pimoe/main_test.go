@@ -171,7 +171,7 @@ func TestUsage(t *testing.T) {
 		"temperature":            {[]string{"generate", "--temperature", "NaN", "x"}, exitUsage, "--temperature NaN"},
 		"negative n":             {[]string{"generate", "-n", "0", "x"}, exitUsage, "-n 0"},
 		"output":                 {[]string{"models", "-o", "xml"}, exitUsage, `--output "xml"`},
-		"no subcommand":          {[]string{"plugins"}, exitUsage, "want one of list, pin, test, verify"},
+		"no subcommand":          {[]string{"plugins"}, exitUsage, "want one of list, pin, run, test, verify"},
 		"too many arguments":     {[]string{"models", "x"}, exitUsage, "x"},
 		"set without a value":    {[]string{"models", "--set", "x"}, exitUsage, "want key=value"},
 		"setting":                {[]string{"models", "--set", "limits.thread=1"}, exitUsage, "did you mean limits.threads?"},
