@@ -24,19 +24,22 @@ const DefaultGuestPatience = 10 * time.Second
 
 var errGuestLeft = fmt.Errorf("the attached plugin has ended: %w", sdk.ErrUnsupported)
 
-// group is who sits there alone.
+// group is own, for those who would replace it: while a guest has its place nobody does.
 func (s *seat) group() (*group, error) {
-	if g, ok := s.table.Load().current.(*group); ok {
-		return g, nil
+	if _, ok := s.table.Load().current.(*lent); ok {
+		return nil, fmt.Errorf("expert group %s: a plugin is attached; let it end first: %w", s.name, sdk.ErrInvalid)
 	}
-	return nil, fmt.Errorf("expert group %s: a plugin is attached: %w", s.name, sdk.ErrInvalid)
+	return s.own(), nil
 }
 
-// own is the group of the host's processes, also while a guest has their place.
+// own is the group of the host's processes, also while a guest has their place or the former ones stand behind them; nil for
+// experts in the host's own process.
 func (s *seat) own() *group {
 	switch m := s.table.Load().current.(type) {
 	case *group:
 		return m
+	case *backed:
+		return m.group
 	case *lent:
 		return m.back
 	}
@@ -94,22 +97,10 @@ func tell(conn *net.UnixConn, note string) {
 
 // host gives a guest the seat and takes it back when the guest has ended.
 func (h *Host) host(s *seat, conn *net.UnixConn, patience time.Duration) error {
-	l, err := h.welcome(s, conn, patience)
+	l, d, old, err := h.welcome(s, conn, patience)
 	if err != nil {
 		return err
 	}
-	d, err := compare(l.back.answers, l.group.answers)
-	if err != nil {
-		d = Difference{}
-	}
-	h.changing.Lock()
-	if t := h.trial.Load(); t != nil && t.seat == s && t.running() {
-		h.changing.Unlock()
-		h.fleet.dismiss(l.group)
-		return fmt.Errorf("group %s: a %s of another version runs: %w", s.name, t.kind, sdk.ErrInvalid)
-	}
-	old := h.editions.shift(one(s, l, d.Same))
-	h.changing.Unlock()
 	h.log.Warn("a plugin is attached", "group", s.name, "to", l.group.title(), "same_bits", d.Same, "relative", d.Relative)
 	tell(conn, fmt.Sprintf("attached to %s: class %s, same bits as before: %v, relative difference %.3g", s.name, l.group.class(), d.Same, d.Relative))
 
@@ -126,25 +117,30 @@ func (h *Host) host(s *seat, conn *net.UnixConn, patience time.Duration) error {
 	return nil
 }
 
-// welcome starts a guest up to its known-answer test.
-func (h *Host) welcome(s *seat, conn *net.UnixConn, patience time.Duration) (*lent, error) {
+// welcome starts a guest, tests it and gives it the seat. It tells how its answers differ, and the editions that end.
+func (h *Host) welcome(s *seat, conn *net.UnixConn, patience time.Duration) (*lent, Difference, []uint64, error) {
 	h.changing.Lock()
 	defer h.changing.Unlock()
 	if t := h.trial.Load(); t != nil && t.running() && t.seat == s {
-		return nil, fmt.Errorf("group %s is being tried: %w", s.name, sdk.ErrInvalid)
+		return nil, Difference{}, nil, fmt.Errorf("group %s is being tried: promote it or roll it back first: %w", s.name, sdk.ErrInvalid)
 	}
 	back, err := s.group()
 	if err != nil {
-		return nil, err
+		return nil, Difference{}, nil, err
 	}
 	fresh, err := h.prepare(h.fleet.life, s, back, func(g *GroupSpec) error {
 		g.Guest, g.Backend, g.Path, g.Packed, g.Replicas, g.Standby = &visit{conn: conn}, "attached", "attached", nil, 1, 0
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, Difference{}, nil, err
 	}
-	return &lent{group: fresh, back: back, patience: patience}, nil
+	d, err := compare(back.answers, fresh.answers)
+	if err != nil { // it may say what it likes
+		d = Difference{}
+	}
+	l := &lent{group: fresh, back: back, patience: patience}
+	return l, d, h.editions.shift(one(s, l, d.Same)), nil
 }
 
 // visit is a guest's one try: whoever is started again later is another guest.

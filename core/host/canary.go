@@ -258,7 +258,7 @@ func (h *Host) end(ctx context.Context, t *trialOf, state, why string) error {
 	h.editions.untry()
 	leaving, old := t.fresh, []uint64{t.edition}
 	if state == "promoted" {
-		leaving = t.seat.table.Load().current.(*group)
+		leaving = t.seat.own()
 		old = h.editions.shift(one(t.seat, t.fresh, t.known.Same))
 	}
 	h.log.Info("trial is over", "group", t.seat.name, "kind", t.kind, "to", t.fresh.title(), "state", state, "why", why)

@@ -290,16 +290,16 @@ func (h *Host) Release(name string, replica int) (int, error) {
 	if s == nil {
 		return 0, fmt.Errorf("expert group %q: %w", name, sdk.ErrNotFound)
 	}
-	g, ok := s.table.Load().current.(*group)
+	g := s.own()
 	all := 1 // what runs in the host is one, and never quarantined
-	if ok {
+	if g != nil {
 		all = len(g.replicas)
 	}
 	if replica >= all {
 		return 0, fmt.Errorf("expert group %s has no replica %d, only %d: %w", name, replica, all, sdk.ErrNotFound)
 	}
 	released := 0
-	if !ok {
+	if g == nil {
 		return released, nil
 	}
 	for r := range g.replicas {

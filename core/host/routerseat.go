@@ -104,7 +104,7 @@ func (h *Host) Executables() []Executable {
 	}
 	var out []Executable
 	for _, s := range h.groups {
-		if g, ok := s.table.Load().current.(*group); ok {
+		if g := s.own(); g != nil {
 			out = append(out, Executable{Group: s.name, Path: g.spec.Path, Digest: g.program()})
 		}
 	}

@@ -295,3 +295,23 @@ func TestDemand(t *testing.T) {
 		t.Errorf("load %g, queue %v", load, queue)
 	}
 }
+
+// Whoever shares a seat for a while, the former processes behind new ones or a guest, the group's load and processes are seen.
+func TestMeasuresSharedSeats(t *testing.T) {
+	growing(t, Budget{}, []GroupSpec{spec("e0", 1, 2)}, func(_ *world, h *Host) {
+		s := h.groups[0]
+		g := s.own()
+		for name, m := range map[string]member{"new processes": &backed{group: g, behind: g}, "a guest": &lent{group: g, back: g}} {
+			h.editions.shift(one(s, m, true))
+			time.Sleep(time.Minute) // follow looks
+			if st := h.Scaling(); len(st) != 1 || st[0].Ready != 1 || s.own() != g {
+				t.Errorf("%s: %+v", name, st)
+			}
+			_, err := s.group()
+			if guest := name == "a guest"; (err != nil) != guest {
+				t.Errorf("%s: replacing the group: %v", name, err)
+			}
+			h.editions.shift(one(s, g, true))
+		}
+	})
+}

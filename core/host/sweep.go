@@ -57,10 +57,7 @@ type mark struct {
 // serving are the groups that compute with an expert's weights.
 func serving(seats []*seat, number int) (out []*group) {
 	for _, s := range seats {
-		g, err := s.group()
-		if err != nil {
-			continue // an attached plugin is its author's affair
-		}
+		g := s.own() // an attached plugin's weights are its author's affair
 		if slices.ContainsFunc(g.spec.Units, func(u expert.Unit) bool { return u.Expert == number }) {
 			out = append(out, g)
 		}
