@@ -15,6 +15,7 @@ import (
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -78,7 +79,7 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 	r := engine.Request{
 		ID: g.id, Prompt: p.ids, MaxTokens: g.maxTokens(), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
 		Stop: g.want.Stop, IgnoreEOS: g.want.IgnoreEOS, Logprobs: g.want.Logprobs,
-		Accept: g.take,
+		Accept: g.take, Tenant: access.From(ctx).Tenant,
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline

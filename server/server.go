@@ -15,6 +15,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/instance"
 )
 
@@ -24,6 +25,7 @@ type Option func(*options)
 type options struct {
 	pprof   bool
 	version string
+	now     func() time.Time // of tests
 }
 
 // Pprof serves the profiles of net/http/pprof on the admin listener.
@@ -40,7 +42,10 @@ type Server struct {
 	service service
 	meters  *meters
 	build   build
-	key     *secret // nil = no key is asked for
+	guard   *access.Guard
+	table   *access.Table
+	tenants *tenants
+	now     func() time.Time // by which credentials are judged
 	started time.Time
 
 	public, admin *listener // admin is nil where it is off
@@ -73,8 +78,12 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	s := &Server{log: log, cfg: cfg, service: svc, build: buildOf(o.version), started: time.Now(), running: newTally(), limits: defaultLimits}
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	s.meters = newMeters(svc.metrics, s.build, s.running)
-	if cfg.APIKey != "" {
-		s.key = newSecret(cfg.APIKey)
+	s.tenants, s.now = newTenants(), time.Now
+	if o.now != nil {
+		s.now = o.now
+	}
+	if err := s.newGuard(cfg); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(o); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -83,14 +92,17 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 }
 
 func (s *Server) bind(o options) error {
-	if err := checkPublic(s.cfg.Server.Addr, s.cfg.APIKey != ""); err != nil {
+	if err := checkPublic(s.cfg.Server.Addr, s.guard.Configured()); err != nil {
 		return err
 	}
 	ln, err := listen("server.addr", s.cfg.Server.Addr)
 	if err != nil {
 		return err
 	}
-	s.public = &listener{Listener: ln, app: s.app(s.publicRoutes())}
+	s.public = &listener{Listener: ln}
+	if s.public.app, err = s.app(s.publicRoutes(), false); err != nil {
+		return err
+	}
 	if s.cfg.Server.AdminAddr == "off" {
 		return nil
 	}
@@ -100,8 +112,9 @@ func (s *Server) bind(o options) error {
 	if ln, err = listen("server.admin_addr", s.cfg.Server.AdminAddr); err != nil {
 		return err
 	}
-	s.admin = &listener{Listener: ln, app: s.adminApp(o.pprof)}
-	return nil
+	s.admin = &listener{Listener: ln}
+	s.admin.app, err = s.adminApp(o.pprof)
+	return err
 }
 
 // Addr is the bound public address.
@@ -193,6 +206,9 @@ func (s *Server) Close() error {
 			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
 		}
 		s.cancel(errStopping)
+		if s.guard != nil { // of a New that failed
+			s.guard.Close()
+		}
 	})
 	return err
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/pimoe/pimoe/server/instance"
 )
 
-const key = "sk-clienttest"
+const key = "sk-Vq9xT2mLw8Rz4Kp7"
 
 // TestOfficialClients runs each client's program against one server with the embedded model.
 func TestOfficialClients(t *testing.T) {
