@@ -168,9 +168,9 @@ var flat = map[string]string{
 	"PIMOE_CIRCUIT_BREAKER_THRESHOLD": "limits.circuit_breaker_threshold",
 }
 
-// otherEnv are variables of the project that are no settings: the file's own path, the choice of kernels, and what the
+// otherEnv are variables of the project that are no settings: the file's own path, the choice of kernels, the key that commands send, and what the
 // tests read.
-var otherEnv = []string{"PIMOE_CONFIG", "PIMOE_CPU", "PIMOE_BIN"}
+var otherEnv = []string{"PIMOE_CONFIG", "PIMOE_CPU", "PIMOE_BIN", "PIMOE_ADMIN_KEY_FILE"}
 
 // otherEnvPrefixes are the same as families.
 var otherEnvPrefixes = []string{"PIMOE_TEST_"}

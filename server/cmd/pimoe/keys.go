@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -199,4 +201,27 @@ func day(t *time.Time) string {
 		return "-"
 	}
 	return t.UTC().Format("2006-01-02 15:04")
+}
+
+// adminKeyFile names the variable with the file of the key for an admin API that asks for one. There is no flag for the
+// key itself: a command line is visible to every process.
+const adminKeyFile = "PIMOE_ADMIN_KEY_FILE"
+
+// authorise adds the key of adminKeyFile, where it is set, to a request to the admin API.
+func (a *app) authorise(req *http.Request) error {
+	if !strings.HasPrefix(req.URL.Path, "/admin/") {
+		return nil
+	}
+	for _, e := range a.environ {
+		path, ok := strings.CutPrefix(e, adminKeyFile+"=")
+		if !ok || path == "" {
+			continue
+		}
+		key, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", adminKeyFile, err)
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(key)))
+	}
+	return nil
 }
