@@ -309,8 +309,9 @@ func (x *exchange) end(status int) {
 	x.s.meters.request(x.route.name(), status, took)
 	p := x.req.principal
 	x.s.tenants.count(p.Tenant, x.req.tokens.prompt, x.req.tokens.completion)
-	x.s.log.Info("request", "request", x.req.id, "principal", p.ID, "tenant", p.Tenant, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
-		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality)
+	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
+		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality,
+		"principal", p.ID, "tenant", p.Tenant)
 	x.s.running.done()
 }
 
