@@ -33,7 +33,7 @@ func TestEveryExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		c := load(t, f, "PIMOE_API_KEY=example-key")
+		c := load(t, f, "PIMOE_API_KEY=Vq9xT2mLw8Rz4Kp7")
 		plans, notes, err := c.Experts.Groups(shape.SparseLayers(), shape.Experts)
 		if err != nil || len(notes) > 0 {
 			t.Errorf("%s: %v %v", f, notes, err)

@@ -16,11 +16,13 @@ import (
 	"github.com/pimoe/pimoe/server/strictjson"
 )
 
-// adminApp is the app of the admin listener. Whoever reaches it is on this machine, so it asks for no key; it asks for a
-// local Host header instead, so that no web page that a local browser has open can read it through a name of its own.
-func (s *Server) adminApp(profiles bool) *fiber.App {
-	routes := s.adminRoutes()
-	app := s.app(nil)
+// adminApp is the app of the admin listener. Whoever reaches it is on this machine; besides what the table of rules asks
+// for, it asks for a local Host header, so that no web page that a local browser has open can read it through a name of its own.
+func (s *Server) adminApp(profiles bool) (*fiber.App, error) {
+	app, err := s.app(nil, true)
+	if err != nil {
+		return nil, err
+	}
 	app.Use(func(c *fiber.Ctx) error {
 		if localHost(c.Hostname()) {
 			return c.Next()
@@ -31,11 +33,32 @@ func (s *Server) adminApp(profiles bool) *fiber.App {
 		x.end(rep.status)
 		return nil
 	})
-	s.add(app, routes)
-	if profiles {
-		app.Use(pprof.New())
+	if err := s.add(app, s.adminRoutes(), true); err != nil || !profiles {
+		return app, err
 	}
-	return app
+	rule, err := s.table.Of(http.MethodGet + " " + profilesPath)
+	if err != nil {
+		return nil, err
+	}
+	app.Use("/debug/pprof", s.profiles(route{method: http.MethodGet, path: profilesPath, rule: rule, admin: true}))
+	return app, nil
+}
+
+// profiles serves Go's profiles, which write their answers themselves, to whom the route's rule lets in.
+func (s *Server) profiles(rt route) fiber.Handler {
+	serve := pprof.New()
+	return func(c *fiber.Ctx) error {
+		x := s.begin(c, rt)
+		if err := x.authorise(c); err != nil {
+			rep := x.refuse(err)
+			x.write(c, rep)
+			x.end(rep.status)
+			return nil
+		}
+		err := serve(c)
+		x.end(c.Response().StatusCode())
+		return err
+	}
 }
 
 // localHost reports whether a Host header names this machine.

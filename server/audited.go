@@ -47,9 +47,11 @@ func (x *exchange) changing(ctx context.Context, handle handler) (rep *reply, er
 	return rep, nil
 }
 
-// actor is who asks. The admin API listens on loopback only and asks for no key: it is somebody on this machine.
+// actor is who asks, as the guard knows it: "local" for somebody on this machine who has sent no credential. The admin API
+// listens on loopback only.
 func (x *exchange) actor() audit.Actor {
-	return audit.Actor{Who: "somebody on this machine", Role: "operator", Address: "loopback"}
+	p := x.req.principal
+	return audit.Actor{Who: p.ID, Role: p.Role.String(), Address: "loopback"}
 }
 
 // object is what is to be changed.

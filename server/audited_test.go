@@ -75,7 +75,7 @@ func TestChangesAreRecorded(t *testing.T) {
 	var got []string
 	for _, a := range all {
 		got = append(got, fmt.Sprint(a.Action, " ", a.Object, " ", a.Outcome, " ", a.Details))
-		if a.Actor.Role != "operator" || a.Actor.Address != "loopback" {
+		if a.Actor.Who != "local" || a.Actor.Role != "admin" || a.Actor.Address != "loopback" {
 			t.Errorf("actor %+v", a.Actor)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/server/access"
 )
 
 const (
@@ -43,7 +44,10 @@ type request struct {
 	model       string // of the path
 	group       string // of the path
 	query       url.Values
-	tokens      struct{ prompt, completion int } // for the log
+	principal   access.Principal
+	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
+	sessionCookie, loginCookie string
+	tokens                     struct{ prompt, completion int } // for the log
 }
 
 // reply is an answer: a body, or a stream that is written event by event.
@@ -51,6 +55,7 @@ type reply struct {
 	status      int
 	contentType string
 	header      map[string]string
+	cookies     []string // Set-Cookie
 	body        []byte
 	stream      func(ctx context.Context, w *events) error
 	outcome     map[string]any // of a change, for the audit log
@@ -99,6 +104,9 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
 		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")),
 	}
+	if name := s.guard.SessionCookie(); name != "" {
+		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
+	}
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x
 }
@@ -111,10 +119,8 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 		}
 	}()
 	s := x.s
-	if !x.route.open {
-		if err := s.key.admit(c.Get(fiber.HeaderAuthorization)); err != nil {
-			return nil, err
-		}
+	if err := x.authorise(c); err != nil {
+		return nil, err
 	}
 	if x.req.query, err = url.ParseQuery(string(c.Context().URI().QueryString())); err != nil {
 		return nil, &fault{status: http.StatusBadRequest, code: "malformed_query", message: "the query string is malformed"}
@@ -196,7 +202,9 @@ func (x *exchange) refuse(err error) *reply {
 		err = errors.Join(cause, err)
 	}
 	f := x.s.faultOf(err)
-	if f.status >= http.StatusInternalServerError {
+	if faultOfAccess(err) != nil {
+		x.s.log.Warn("access refused", "request", x.req.id, "route", x.route.name(), "code", f.code, "error", err.Error())
+	} else if f.status >= http.StatusInternalServerError {
 		level := slog.LevelWarn
 		if f.status == http.StatusInternalServerError {
 			level = slog.LevelError
@@ -228,6 +236,9 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	}
 	for k, v := range rep.header {
 		h.Set(k, v)
+	}
+	for _, v := range rep.cookies {
+		h.Add(fiber.HeaderSetCookie, v)
 	}
 	if x.s.drain.Load() || x.s.leaving.Load() {
 		h.SetConnectionClose()
@@ -298,8 +309,11 @@ func (x *exchange) end(status int) {
 	took := time.Since(x.began)
 	x.countQuality()
 	x.s.meters.request(x.route.name(), status, took)
+	p := x.req.principal
+	x.s.tenants.count(p.Tenant, x.req.tokens.prompt, x.req.tokens.completion)
 	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
-		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality)
+		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality,
+		"principal", p.ID, "tenant", p.Tenant)
 	x.s.running.done()
 }
 

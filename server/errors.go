@@ -60,6 +60,9 @@ func (s *Server) faultOf(err error) *fault {
 	if errors.As(err, &f) {
 		return f
 	}
+	if f = faultOfAccess(err); f != nil {
+		return f
+	}
 	var shape *strictjson.Error
 	if errors.As(err, &shape) {
 		return faultOfShape(shape)

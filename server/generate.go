@@ -17,6 +17,7 @@ import (
 	"github.com/pimoe/pimoe/core/grammar"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -94,7 +95,7 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 	r := engine.Request{
 		ID: g.id, Prompt: p.ids, MaxTokens: g.s.maxTokens(g.want), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
 		Stop: g.want.Stop, IgnoreEOS: g.want.IgnoreEOS, Logprobs: g.want.Logprobs,
-		Accept: g.take,
+		Accept: g.take, Tenant: access.From(ctx).Tenant,
 	}
 	if g.form != nil && g.want.MaxTokens != 0 {
 		r.Form = g.form.Matcher()

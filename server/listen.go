@@ -10,19 +10,19 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 )
 
-// checkPublic refuses an address beyond loopback without a key.
-func checkPublic(addr string, hasKey bool) error {
+// checkPublic refuses an address beyond loopback without anything to check a credential with.
+func checkPublic(addr string, guarded bool) error {
 	loopback, err := isLoopback(addr)
 	if err != nil {
 		return fmt.Errorf("server.addr: %w", err)
 	}
-	if !loopback && !hasKey {
-		return fmt.Errorf("server.addr %s is reachable from other machines and no API key is set: set PIMOE_API_KEY or PIMOE_API_KEY_FILE, or listen on 127.0.0.1: %w", addr, sdk.ErrInvalid)
+	if !loopback && !guarded {
+		return fmt.Errorf("server.addr %s is reachable from other machines and no API key is set: set PIMOE_API_KEY or PIMOE_API_KEY_FILE, make a key with pimoe keys create, set auth.jwt, or listen on 127.0.0.1: %w", addr, sdk.ErrInvalid)
 	}
 	return nil
 }
 
-// checkAdmin refuses an admin address beyond loopback: there is no authentication on it.
+// checkAdmin refuses an admin address beyond loopback: it takes those on this machine as admins.
 func checkAdmin(addr string) error {
 	loopback, err := isLoopback(addr)
 	if err != nil {

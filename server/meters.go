@@ -56,10 +56,11 @@ func (m *meters) reloads(outcome string) {
 	m.r.Counter("pimoe_config_reloads_total", "outcome", outcome).Inc()
 }
 
-// metrics is GET /metrics: Prometheus text.
-func (s *Server) metrics(context.Context, *request) (*reply, error) {
+// metrics is GET /metrics: Prometheus text. Series of tenants are for those who may see all of them.
+func (s *Server) metrics(_ context.Context, r *request) (*reply, error) {
 	var b bytes.Buffer
 	s.service.metrics.Write(&b)
 	vm.WriteProcessMetrics(&b)
+	s.tenants.write(&b, r.principal)
 	return &reply{status: http.StatusOK, contentType: "text/plain; version=0.0.4; charset=utf-8", body: b.Bytes()}, nil
 }

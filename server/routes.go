@@ -8,16 +8,19 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
+
+	"github.com/pimoe/pimoe/server/access"
 )
 
 // route is one row of the table of routes.
 type route struct {
 	method, path string
 	shape        shape
-	open         bool    // answers without an API key
-	work         bool    // runs on the model: has a deadline, watches its client, is refused while draining
-	bytes        bool    // also takes application/octet-stream
-	change       *change // what is recorded of it; nil = it changes nothing
+	rule         access.Rule // filled in by add
+	admin        bool        // on the admin listener; filled in by add
+	work         bool        // runs on the model: has a deadline, watches its client, is refused while draining
+	bytes        bool        // also takes application/octet-stream
+	change       *change     // what is recorded of it; nil = it changes nothing
 	handle       handler
 }
 
@@ -57,39 +60,43 @@ func (s *Server) publicRoutes() []route {
 		route{method: get, path: metricsPath, handle: s.metrics},
 		route{method: get, path: "/docs", handle: s.docs},
 		route{method: get, path: openapiPath, handle: s.openapi},
+		route{method: get, path: access.LoginPath, handle: s.login},
+		route{method: get, path: access.CallbackPath, handle: s.callback},
+		route{method: get, path: access.SessionPath, handle: s.session},
+		route{method: post, path: access.LogoutPath, handle: s.logout},
 	)
 }
 
-// adminRoutes is everything on the admin listener, beside profiles. It listens on loopback only and asks for no key.
+// adminRoutes is everything on the admin listener, beside profiles. It listens on loopback only; see anonymity.
 func (s *Server) adminRoutes() []route {
 	version := []string{"backend", "plugin", "precision"}
 	trial := append([]string{"percent", "max_relative"}, version...)
 	return append(s.healthRoutes(),
-		route{method: http.MethodGet, path: expertsPath, open: true, handle: s.experts},
-		route{method: http.MethodPost, path: releasePath, open: true, change: &change{"experts.release", []string{"replica"}}, handle: s.release},
-		route{method: http.MethodGet, path: metricsPath, open: true, handle: s.metrics},
-		route{method: http.MethodGet, path: configPath, open: true, handle: s.config},
-		route{method: http.MethodPost, path: reloadPath, open: true, change: &change{"config.reload", nil}, handle: s.reloadNow},
-		route{method: http.MethodGet, path: trialPath, open: true, handle: s.trial},
-		route{method: http.MethodPost, path: groupPath + "swap", open: true, change: &change{"experts.swap", version}, handle: s.swap},
-		route{method: http.MethodPost, path: groupPath + "attach", open: true, change: &change{"experts.attach", []string{"patience"}}, handle: s.attach},
-		route{method: http.MethodPost, path: groupPath + "canary", open: true, change: &change{"experts.canary", trial}, handle: s.try("canary")},
-		route{method: http.MethodPost, path: groupPath + "shadow", open: true, change: &change{"experts.shadow", trial}, handle: s.try("shadow")},
-		route{method: http.MethodPost, path: groupPath + "promote", open: true, change: &change{"experts.promote", nil}, handle: s.promote},
-		route{method: http.MethodPost, path: groupPath + "rollback", open: true, change: &change{"experts.rollback", nil}, handle: s.rollback},
-		route{method: http.MethodPost, path: groupPath + "scale", open: true, change: &change{"experts.scale", []string{"replicas"}}, handle: s.scale},
-		route{method: http.MethodGet, path: rebalancePath, open: true, handle: s.rebalance},
+		route{method: http.MethodGet, path: expertsPath, handle: s.experts},
+		route{method: http.MethodPost, path: releasePath, change: &change{"experts.release", []string{"replica"}}, handle: s.release},
+		route{method: http.MethodGet, path: metricsPath, handle: s.metrics},
+		route{method: http.MethodGet, path: configPath, handle: s.config},
+		route{method: http.MethodPost, path: reloadPath, change: &change{"config.reload", nil}, handle: s.reloadNow},
+		route{method: http.MethodGet, path: trialPath, handle: s.trial},
+		route{method: http.MethodPost, path: groupPath + "swap", change: &change{"experts.swap", version}, handle: s.swap},
+		route{method: http.MethodPost, path: groupPath + "attach", change: &change{"experts.attach", []string{"patience"}}, handle: s.attach},
+		route{method: http.MethodPost, path: groupPath + "canary", change: &change{"experts.canary", trial}, handle: s.try("canary")},
+		route{method: http.MethodPost, path: groupPath + "shadow", change: &change{"experts.shadow", trial}, handle: s.try("shadow")},
+		route{method: http.MethodPost, path: groupPath + "promote", change: &change{"experts.promote", nil}, handle: s.promote},
+		route{method: http.MethodPost, path: groupPath + "rollback", change: &change{"experts.rollback", nil}, handle: s.rollback},
+		route{method: http.MethodPost, path: groupPath + "scale", change: &change{"experts.scale", []string{"replicas"}}, handle: s.scale},
+		route{method: http.MethodGet, path: rebalancePath, handle: s.rebalance},
 	)
 }
 
-// healthRoutes tell a platform how the host is; none asks for a key.
+// healthRoutes tell a platform how the host is; all are open.
 func (s *Server) healthRoutes() []route {
 	const get = http.MethodGet
 	return []route{
-		{method: get, path: "/health", open: true, handle: s.health},
-		{method: get, path: "/livez", open: true, handle: s.livez},
-		{method: get, path: "/readyz", open: true, handle: s.readyz},
-		{method: get, path: "/startupz", open: true, handle: s.startupz},
+		{method: get, path: "/health", handle: s.health},
+		{method: get, path: "/livez", handle: s.livez},
+		{method: get, path: "/readyz", handle: s.readyz},
+		{method: get, path: "/startupz", handle: s.startupz},
 	}
 }
 
@@ -117,28 +124,33 @@ var defaultLimits = serverLimits{
 	linger:    500 * time.Millisecond, // clients under load send their next request well within it; a person who stops the host hardly notices
 }
 
-// app is a Fiber app with the routes and the limits of every listener.
-func (s *Server) app(routes []route) *fiber.App {
+// app is a Fiber app with the routes and the limits of every listener; its error names a route without a rule.
+func (s *Server) app(routes []route, admin bool) (*fiber.App, error) {
 	app := fiber.New(fiber.Config{
 		AppName: "pimoe", DisableStartupMessage: true, Immutable: true, CaseSensitive: true,
 		ReadTimeout: s.limits.header, IdleTimeout: s.limits.idle,
 		ReadBufferSize: 16 << 10, // bounds a request's header: tokens and tracing headers fit several times over
-		BodyLimit:      generateBody, DisablePreParseMultipartForm: true, ErrorHandler: s.unmatched,
+		BodyLimit:      generateBody, DisablePreParseMultipartForm: true, ErrorHandler: s.unmatched(admin),
 	})
 	app.Server().HeaderReceived = s.bodyLimits
 	app.Server().CloseOnShutdown = true
-	s.add(app, routes)
-	return app
+	return app, s.add(app, routes, admin)
 }
 
-// add registers routes; what answers GET answers HEAD.
-func (s *Server) add(app *fiber.App, routes []route) {
+// add registers routes that have a rule, and no others; what answers GET answers HEAD.
+func (s *Server) add(app *fiber.App, routes []route, admin bool) error {
 	for _, r := range routes {
+		rule, err := s.table.Of(r.name())
+		if err != nil {
+			return err
+		}
+		r.rule, r.admin = rule, admin
 		app.Add(r.method, r.path, s.handle(r))
 		if r.method == http.MethodGet {
 			app.Add(http.MethodHead, r.path, s.handle(r))
 		}
 	}
+	return nil
 }
 
 // bodyLimits gives each request its own time and size for a body, once its header is known.
@@ -152,25 +164,27 @@ func (s *Server) bodyLimits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 
 // unmatched answers requests that reach no handler: unknown routes and methods, and what could not be read. Without a
 // key it does not tell which routes exist.
-func (s *Server) unmatched(c *fiber.Ctx, err error) error {
-	x := s.begin(c, route{method: c.Method()})
-	defer x.stop()
-	if path := c.Path(); strings.HasPrefix(path, "/v1/") || path == "/v1" {
-		x.route.shape = openaiShape
-	}
-	f := faultOfFiber(err)
-	if f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed {
-		if denied := s.key.admit(c.Get(fiber.HeaderAuthorization)); denied != nil {
-			f = s.faultOf(denied)
-		} else {
-			f.allow = strings.Clone(c.GetRespHeader(fiber.HeaderAllow))
+func (s *Server) unmatched(admin bool) fiber.ErrorHandler {
+	return func(c *fiber.Ctx, err error) error {
+		x := s.begin(c, route{method: c.Method()})
+		defer x.stop()
+		if path := c.Path(); strings.HasPrefix(path, "/v1/") || path == "/v1" {
+			x.route.shape = openaiShape
 		}
+		f := faultOfFiber(err)
+		if f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed {
+			if p, denied := s.principal(x.ctx, c, admin); denied != nil {
+				f = s.faultOf(denied)
+			} else {
+				f.allow, x.req.principal = strings.Clone(c.GetRespHeader(fiber.HeaderAllow)), p
+			}
+		}
+		c.Context().Response.Header.Del(fiber.HeaderAllow)
+		rep := f.reply(x.route.shape, x.req.id)
+		x.write(c, rep)
+		x.end(rep.status)
+		return nil
 	}
-	c.Context().Response.Header.Del(fiber.HeaderAllow)
-	rep := f.reply(x.route.shape, x.req.id)
-	x.write(c, rep)
-	x.end(rep.status)
-	return nil
 }
 
 // faultOfFiber names what Fiber and fasthttp refuse on their own.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
@@ -29,6 +30,7 @@ type options struct {
 	read    func() (config.Config, error)
 	version string
 	audit   *audit.Log
+	clock   func() time.Time // of tests
 }
 
 // Pprof serves the profiles of net/http/pprof on the admin listener.
@@ -56,7 +58,10 @@ type Server struct {
 	meters  *meters
 	audit   *audit.Log // nil = nothing is recorded
 	build   build
-	key     *secret // nil = no key is asked for
+	guard   *access.Guard
+	table   *access.Table
+	tenants *tenants
+	clock   func() time.Time // by which credentials are judged
 	started time.Time
 
 	public, admin *listener // admin is nil where it is off
@@ -100,8 +105,12 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if s.audit != nil {
 		svc.metrics.Gauge("pimoe_audit_writable", s.auditWritable)
 	}
-	if cfg.APIKey != "" {
-		s.key = newSecret(cfg.APIKey)
+	s.tenants, s.clock = newTenants(), time.Now
+	if o.clock != nil {
+		s.clock = o.clock
+	}
+	if err := s.newGuard(cfg); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(&o); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -110,7 +119,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 }
 
 func (s *Server) bind(o *options) error {
-	if err := checkPublic(s.cfg.Server.Addr, s.cfg.APIKey != ""); err != nil {
+	if err := checkPublic(s.cfg.Server.Addr, s.guard.Configured()); err != nil {
 		return err
 	}
 	defer o.closeTaken()
@@ -118,7 +127,10 @@ func (s *Server) bind(o *options) error {
 	if err != nil {
 		return err
 	}
-	s.public = &listener{Listener: ln, app: s.app(s.publicRoutes())}
+	s.public = &listener{Listener: ln}
+	if s.public.app, err = s.app(s.publicRoutes(), false); err != nil {
+		return err
+	}
 	if s.cfg.Server.AdminAddr == "off" {
 		return nil
 	}
@@ -128,8 +140,9 @@ func (s *Server) bind(o *options) error {
 	if ln, err = o.listen("admin", "server.admin_addr", s.cfg.Server.AdminAddr, adminConnections); err != nil {
 		return err
 	}
-	s.admin = &listener{Listener: ln, app: s.adminApp(o.pprof)}
-	return nil
+	s.admin = &listener{Listener: ln}
+	s.admin.app, err = s.adminApp(o.pprof)
+	return err
 }
 
 // Addr is the bound public address.
@@ -224,6 +237,9 @@ func (s *Server) Close() error {
 			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
 		}
 		s.cancel(errStopping)
+		if s.guard != nil { // of a New that failed
+			s.guard.Close()
+		}
 	})
 	return err
 }

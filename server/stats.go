@@ -11,7 +11,7 @@ import (
 )
 
 // stats is GET /api/v1/stats: the state of the host as one tree, for people and scripts.
-func (s *Server) stats(context.Context, *request) (*reply, error) {
+func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 	settings, err := s.settings()
 	if err != nil {
 		return nil, err
@@ -41,6 +41,7 @@ func (s *Server) stats(context.Context, *request) (*reply, error) {
 			"running": e.Running, "queued": e.Queued, "max_running": s.cfg.Limits.MaxConcurrentRequests, "max_queued": s.cfg.Limits.MaxQueuedRequests,
 			"pages": e.Pages, "free_pages": e.FreePages, "cached_pages": e.CachedPages, "preemptions": e.Preemptions,
 		},
+		"tenants":           s.tenants.visible(r.principal),
 		"experts":           map[string]any{"processes": s.service.experts(), "router": s.service.router()},
 		"production_config": settings,
 	})}, nil
@@ -56,9 +57,19 @@ func (s *Server) settings() (map[string]any, error) {
 	if err := yaml.Unmarshal(text, &out); err != nil {
 		return nil, fmt.Errorf("read the printed configuration: %w", err)
 	}
-	out["api_key"] = nil
-	if s.cfg.APIKey != "" {
-		out["api_key"] = "***"
+	out["api_key"] = masked(s.cfg.APIKey)
+	if auth, ok := out["auth"].(map[string]any); ok {
+		if oidc, ok := auth["oidc"].(map[string]any); ok {
+			oidc["client_secret"] = masked(s.cfg.Auth.OIDC.ClientSecret)
+		}
 	}
 	return out, nil
+}
+
+// masked says only whether a secret is set.
+func masked(secret string) any {
+	if secret == "" {
+		return nil
+	}
+	return "***"
 }

@@ -33,8 +33,10 @@ type Config struct {
 	Limits   Limits   `koanf:"limits"`
 	Log      Log      `koanf:"log"`
 	Audit    Audit    `koanf:"audit"`
-	// APIKey guards every route but health; empty = loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
+	// APIKey is a key with role user; with neither it nor Auth the server listens on loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
 	APIKey string `koanf:"api_key" secret:"true"`
+	// Auth says who else is let in, and as what.
+	Auth Auth `koanf:"auth"`
 	// Plugins says which executables may be started, and how they are confined.
 	Plugins Plugins `koanf:"plugins"`
 }
@@ -91,7 +93,7 @@ func (a Audit) Path(home string) string {
 
 // Server is where the host listens.
 type Server struct {
-	Addr      string `koanf:"addr"`       // public API; default 127.0.0.1:8080; not loopback needs an API key
+	Addr      string `koanf:"addr"`       // public API; default 127.0.0.1:8080; not loopback needs APIKey or Auth
 	AdminAddr string `koanf:"admin_addr"` // admin API, loopback only; default 127.0.0.1:8081; "off" = none
 	Alias     string `koanf:"alias"`      // the model's id in the API; empty = its store name
 	// DrainTimeout is how long SIGTERM waits for running requests. Default 30 s.

@@ -210,27 +210,27 @@ func TestEnvironment(t *testing.T) {
 
 func TestSecretFile(t *testing.T) {
 	load := func(env ...string) (Config, []string, error) { return Load(LoadOptions{Environ: env}) }
-	cfg, warnings, err := load("PIMOE_API_KEY_FILE="+writeFile(t, "k", "s3cret\n", 0o600), "PIMOE_SERVER__ADDR=0.0.0.0:80")
-	if err != nil || cfg.APIKey != "s3cret" || len(warnings) != 0 {
+	cfg, warnings, err := load("PIMOE_API_KEY_FILE="+writeFile(t, "k", "s3cr3t-Vq9xT2mLw8\n", 0o600), "PIMOE_SERVER__ADDR=0.0.0.0:80")
+	if err != nil || cfg.APIKey != "s3cr3t-Vq9xT2mLw8" || len(warnings) != 0 {
 		t.Errorf("key %q, warnings %q, %v", cfg.APIKey, warnings, err)
 	}
-	cfg, warnings, err = load("PIMOE_API_KEY_FILE=" + writeFile(t, "k", "s3cret", 0o644))
-	if err != nil || cfg.APIKey != "s3cret" || len(warnings) != 1 || !strings.Contains(warnings[0], "read by others") {
+	cfg, warnings, err = load("PIMOE_API_KEY_FILE=" + writeFile(t, "k", "s3cr3t-Vq9xT2mLw8", 0o644))
+	if err != nil || cfg.APIKey != "s3cr3t-Vq9xT2mLw8" || len(warnings) != 1 || !strings.Contains(warnings[0], "read by others") {
 		t.Errorf("readable file: key %q, warnings %q, %v", cfg.APIKey, warnings, err)
 	}
 	for name, env := range map[string][]string{
 		"empty":   {"PIMOE_API_KEY_FILE=" + writeFile(t, "k", "\n", 0o600)},
 		"missing": {"PIMOE_API_KEY_FILE=/nonexistent/key"},
-		"both":    {"PIMOE_API_KEY=s3cret", "PIMOE_API_KEY_FILE=" + writeFile(t, "k", "s3cret", 0o600)},
-		"long":    {"PIMOE_API_KEY_FILE=" + writeFile(t, "k", strings.Repeat("s3cret", 1000), 0o600)},
-		"two":     {"PIMOE_API_KEY_FILE=" + writeFile(t, "k", "s3cret\n\n", 0o600)}, // one newline is trimmed, no more
+		"both":    {"PIMOE_API_KEY=s3cr3t-Vq9xT2mLw8", "PIMOE_API_KEY_FILE=" + writeFile(t, "k", "s3cr3t-Vq9xT2mLw8", 0o600)},
+		"long":    {"PIMOE_API_KEY_FILE=" + writeFile(t, "k", strings.Repeat("s3cr3t-Vq9xT2mLw8", 400), 0o600)},
+		"two":     {"PIMOE_API_KEY_FILE=" + writeFile(t, "k", "s3cr3t-Vq9xT2mLw8\n\n", 0o600)}, // one newline is trimmed, no more
 	} {
-		if _, _, err := load(env...); err == nil || strings.Contains(err.Error(), "s3cret") {
+		if _, _, err := load(env...); err == nil || strings.Contains(err.Error(), "s3cr3t-Vq9xT2mLw8") {
 			t.Errorf("%s: error %v, want one that does not show the key", name, err)
 		}
 	}
-	_, _, err = Load(LoadOptions{Environ: []string{}, Flags: []Setting{{"api_key", "s3cret", "--set"}}})
-	if err == nil || strings.Contains(err.Error(), "s3cret") || !strings.Contains(err.Error(), "PIMOE_API_KEY[_FILE]") {
+	_, _, err = Load(LoadOptions{Environ: []string{}, Flags: []Setting{{"api_key", "s3cr3t-Vq9xT2mLw8", "--set"}}})
+	if err == nil || strings.Contains(err.Error(), "s3cr3t-Vq9xT2mLw8") || !strings.Contains(err.Error(), "PIMOE_API_KEY[_FILE]") {
 		t.Errorf("a secret on the command line: %v", err)
 	}
 }
@@ -322,7 +322,7 @@ policy: fallback
 degraded: {max_dropped_mass: 0.4, fallback: {backend: int8}}
 limits: {request_timeout: 90s}
 `, 0o600)
-	cfg, _, err := Load(LoadOptions{File: file, Environ: []string{"PIMOE_API_KEY=s3cret"}})
+	cfg, _, err := Load(LoadOptions{File: file, Environ: []string{"PIMOE_API_KEY=s3cr3t-Vq9xT2mLw8"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +330,7 @@ limits: {request_timeout: 90s}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(text), "s3cret") || !strings.Contains(string(text), `api_key: "" # set, not shown`) {
+	if strings.Contains(string(text), "s3cr3t-Vq9xT2mLw8") || !strings.Contains(string(text), `api_key: "" # set, not shown`) {
 		t.Errorf("secret:\n%s", text)
 	}
 	again, _, err := Load(LoadOptions{File: writeFile(t, "p.yaml", string(text), 0o600), Environ: []string{}})

@@ -24,7 +24,7 @@ var about = map[string]string{
 	"model":                                  "A folder in Hugging Face's layout, a name in the store, or empty for the embedded model.",
 	"home":                                   "Folder of the store with imported models.",
 	"mode":                                   "Preset that changes defaults; every value that is set anywhere else wins over it.",
-	"server.addr":                            "Listen address of the public API; anything but loopback needs api_key.",
+	"server.addr":                            "Listen address of the public API; anything but loopback needs api_key or auth.",
 	"server.admin_addr":                      "Listen address of the admin API, loopback only; \"off\" for none.",
 	"server.alias":                           "The model's id in the API; empty for its own name.",
 	"server.drain_timeout":                   "How long a graceful stop waits for running requests.",
@@ -81,7 +81,28 @@ var about = map[string]string{
 	"log.level":                              "Least level that is logged.",
 	"log.format":                             "console, json, or auto for console on a terminal and json elsewhere.",
 	"audit.file":                             "File of the log of changes; empty for audit/audit.jsonl in home, off for none.",
-	"api_key":                                "Secret that guards every route but health; needed for any address but loopback.",
+	"api_key":                                "A key with role user, at least 16 characters; pimoe keys makes others. An address beyond loopback needs one, or auth.",
+	"auth.admin":                             "local: the admin listener takes whoever reaches it without a credential as admin; required: it asks for a credential.",
+	"auth.keys_file":                         "File of the keys that pimoe keys makes; empty for keys.json in home.",
+	"auth.roles":                             "Role for values of role claims, such as {platform-team: operator}; a value that is a role's name needs no entry.",
+	"auth.jwt.issuer":                        "Issuer of the JWTs that are taken as bearer tokens; empty takes none.",
+	"auth.jwt.audience":                      "Audience that a token must name.",
+	"auth.jwt.algorithms":                    "Signatures that are taken; empty for HS256 with a secret, else RS256, PS256, ES256 and EdDSA.",
+	"auth.jwt.jwks_url":                      "Address of the issuer's key set; https, or http on loopback.",
+	"auth.jwt.jwks_file":                     "File with a key set instead.",
+	"auth.jwt.secret_file":                   "File with an HMAC secret of at least 32 bytes instead.",
+	"auth.jwt.leeway":                        "How far the issuer's clock may differ.",
+	"auth.jwt.role_claim":                    "Claim with roles or groups; a dot leads into an object, such as realm_access.roles.",
+	"auth.jwt.tenant_claim":                  "Claim with the tenant; empty puts all into one.",
+	"auth.oidc.issuer":                       "Issuer of the OpenID Connect provider where people log in; empty for no login.",
+	"auth.oidc.client_id":                    "This server's id at the provider.",
+	"auth.oidc.client_secret":                "This server's secret at the provider; empty for a public client.",
+	"auth.oidc.redirect_url":                 "This server's /auth/callback as browsers reach it, exactly as the provider has it.",
+	"auth.oidc.scopes":                       "Scopes to ask for; openid must be among them.",
+	"auth.oidc.role_claim":                   "Claim of the ID token with roles or groups.",
+	"auth.oidc.tenant_claim":                 "Claim of the ID token with the tenant; empty puts all into one.",
+	"auth.oidc.session_idle":                 "A session without a request for so long ends.",
+	"auth.oidc.session_max":                  "Every session ends after it.",
 	"plugins.dir":                            "Folder of the plugin executables.",
 	"plugins.catalogue":                      "File that lists the plugins that may be started, with their digests; empty for plugins.yaml in plugins.dir.",
 	"plugins.confine":                        "strict: plugins get what they need and nothing else; off: all rights of the host's user.",
@@ -102,6 +123,7 @@ var enums = map[string][]string{
 	"trunk.precision":    {"auto", "f32", "bf16w-f32", "f16w-f32", "bf16", "int8g32"},
 	"kv_cache.dtype":     {"f32", "f16", "bf16"},
 	"policy":             policies,
+	"auth.admin":         {"local", "required"},
 	"plugins.confine":    {"strict", "off"},
 	"log.level":          {"trace", "debug", "info", "warn", "error"},
 	"log.format":         {"auto", "console", "json"},
@@ -119,6 +141,9 @@ var classes = map[string][]string{
 // exists and only catch slips such as a number of bytes where tokens are meant.
 var bounds = map[string][2]int64{
 	"server.drain_timeout":             {0, ms(time.Hour)},
+	"auth.jwt.leeway":                  {0, ms(time.Minute)},
+	"auth.oidc.session_idle":           {ms(time.Minute), ms(24 * time.Hour)},
+	"auth.oidc.session_max":            {ms(time.Minute), ms(7 * 24 * time.Hour)},
 	"experts.max_processes":            {1, 1024},
 	"experts.replicas":                 {1, 64},
 	"experts.overrides[].replicas":     {0, 64},
@@ -156,9 +181,9 @@ var flat = map[string]string{
 	"PIMOE_CIRCUIT_BREAKER_THRESHOLD": "limits.circuit_breaker_threshold",
 }
 
-// otherEnv are variables of the project that are no settings: the file's own path, the choice of kernels, and what the
+// otherEnv are variables of the project that are no settings: the file's own path, the choice of kernels, the key that commands send, and what the
 // tests read.
-var otherEnv = []string{"PIMOE_CONFIG", "PIMOE_CPU", "PIMOE_BIN"}
+var otherEnv = []string{"PIMOE_CONFIG", "PIMOE_CPU", "PIMOE_BIN", "PIMOE_ADMIN_KEY_FILE"}
 
 // otherEnvPrefixes are the same as families.
 var otherEnvPrefixes = []string{"PIMOE_TEST_"}

@@ -59,6 +59,7 @@ func defaults(environ []string) Config {
 			MaxBatchSize: 32, MaxBatchTokens: 512, MaxSequenceLength: 2048, MaxConcurrentRequests: 100,
 			MaxQueuedRequests: 1000, RequestTimeout: 30 * time.Second, MaxRetries: 2, CircuitBreakerThreshold: 10,
 		},
+		Auth:    defaultAuth(),
 		Log:     Log{Level: "info", Format: "auto"},
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 	}
@@ -390,8 +391,19 @@ func typeOf(key string) (reflect.Type, bool) {
 }
 
 func isSecret(key string) bool {
-	f, ok := field(reflect.TypeFor[Config](), key)
-	return ok && f.Tag.Get("secret") == "true"
+	t := reflect.TypeFor[Config]()
+	var f reflect.StructField
+	for name := range strings.SplitSeq(key, ".") {
+		if t.Kind() != reflect.Struct {
+			return false
+		}
+		var ok bool
+		if f, ok = field(t, name); !ok {
+			return false
+		}
+		t = f.Type
+	}
+	return f.Tag.Get("secret") == "true"
 }
 
 func envName(key string) string {

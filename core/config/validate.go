@@ -81,6 +81,7 @@ func (c Config) problems() []Problem {
 	v.addresses(c)
 	v.server(c)
 	v.plugins(c)
+	v.auth(c)
 	v.placement(c.Experts)
 	if c.Limits.MemoryMB > 0 && c.Experts.Isolation == "inproc" {
 		v.bad("limits.memory_mb", strconv.Itoa(c.Limits.MemoryMB), "0 with experts.isolation inproc: there are no expert processes")
@@ -144,9 +145,9 @@ func (v *validator) addresses(c Config) {
 	switch {
 	case err != nil:
 		v.bad("server.addr", orEmpty(c.Server.Addr), "HOST:PORT: "+err.Error())
-	case !loopback && c.APIKey == "":
+	case !loopback && !c.guarded():
 		v.bad("server.addr", c.Server.Addr, "a loopback address such as 127.0.0.1:8080 while no API key is set; "+
-			"set PIMOE_API_KEY or PIMOE_API_KEY_FILE to listen there")
+			"set PIMOE_API_KEY or PIMOE_API_KEY_FILE, make a key with pimoe keys create, or set auth.jwt to listen there")
 	}
 	if c.Server.AdminAddr == "off" {
 		return

@@ -22,7 +22,7 @@ import (
 	"github.com/pimoe/pimoe/server/instance"
 )
 
-const key = "sk-clienttest"
+const key = "sk-Vq9xT2mLw8Rz4Kp7"
 
 // TestOfficialClients runs each client's program against one server with the embedded model.
 func TestOfficialClients(t *testing.T) {
@@ -53,17 +53,24 @@ func TestOfficialClients(t *testing.T) {
 	}
 }
 
-// serve runs a server until the test of the whole package ends.
+// serve runs a server with a key.
 func serve(t *testing.T) string {
+	t.Helper()
+	return serveWith(t, func(c *config.Config) { c.APIKey = key })
+}
+
+// serveWith runs a server until the test of the whole package ends.
+func serveWith(t *testing.T, change func(*config.Config)) string {
 	t.Helper()
 	cfg := config.Default()
 	home, err := os.MkdirTemp("", "pimoe-clienttest")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Home, cfg.APIKey = home, key
+	cfg.Home = home
 	cfg.Plugins.Dir = coretest.Binaries(t)
 	cfg.Server.Addr, cfg.Server.AdminAddr = "127.0.0.1:0", "off"
+	change(&cfg)
 	log := slog.New(slog.DiscardHandler)
 	inst, err := instance.Open(context.Background(), instance.Options{Config: cfg, Log: log, Builtin: instance.Builtin{
 		Expert: func(string) (expert.Expert, error) { return ffn.New(cpu.New(), ffn.Options{}), nil },
@@ -79,14 +86,15 @@ func serve(t *testing.T) string {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
+	before := cleanup
 	cleanup = func() error {
 		cancel()
-		return errors.Join(<-done, inst.Close(), os.RemoveAll(home))
+		return errors.Join(before(), <-done, inst.Close(), os.RemoveAll(home))
 	}
 	return "http://" + s.Addr()
 }
 
-// cleanup ends the server; subtests share it, so it outlives the one that started it.
+// cleanup ends the servers; subtests share one, so it outlives the one that started it.
 var cleanup = func() error { return nil }
 
 func TestMain(m *testing.M) {

@@ -39,7 +39,7 @@ so does the group when the plugin ends or you press Ctrl-C.`,
 				return err
 			}
 			var place struct{ Socket string }
-			if err := send(c.Context(), base+"/admin/experts/"+url.PathEscape(group)+"/attach", body, &place); err != nil {
+			if err := a.send(c.Context(), base+"/admin/experts/"+url.PathEscape(group)+"/attach", body, &place); err != nil {
 				return err
 			}
 			command := []string{path}

@@ -103,16 +103,19 @@ func (a *app) post(c *cobra.Command, admin, group, word string, in change, out a
 	if err != nil {
 		return err
 	}
-	return send(c.Context(), base+"/admin/experts/"+url.PathEscape(group)+"/"+word, body, out)
+	return a.send(c.Context(), base+"/admin/experts/"+url.PathEscape(group)+"/"+word, body, out)
 }
 
 // send posts JSON; an answer other than 200 is an error with what it says.
-func send(ctx context.Context, url string, body []byte, out any) error {
+func (a *app) send(ctx context.Context, url string, body []byte, out any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return usageError{fmt.Errorf("address %q: %w", url, err)}
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if err := a.authorise(req); err != nil {
+		return err
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return fmt.Errorf("%w: %w", sdk.ErrUnavailable, err)

@@ -88,7 +88,7 @@ func (a *app) askExperts(c *cobra.Command, admin string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return get(c.Context(), base+"/admin/experts")
+	return a.get(c.Context(), base+"/admin/experts")
 }
 
 // expertsShow tells everything about the processes of one group.
@@ -162,7 +162,7 @@ func (a *app) releaseExperts(ctx context.Context, experts, name string) error {
 		}
 		body = fmt.Sprintf(`{"replica":%d}`, n)
 	}
-	answer, err := ask(ctx, http.MethodPost, experts+"/"+url.PathEscape(group)+"/release", strings.NewReader(body))
+	answer, err := a.ask(ctx, http.MethodPost, experts+"/"+url.PathEscape(group)+"/release", strings.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("release %s: %w", name, err)
 	}
@@ -207,12 +207,12 @@ func (a *app) printExperts(body []byte) error {
 }
 
 // get asks a server; an answer other than 200 is an error with what it says.
-func get(ctx context.Context, url string) ([]byte, error) {
-	return ask(ctx, http.MethodGet, url, nil)
+func (a *app) get(ctx context.Context, url string) ([]byte, error) {
+	return a.ask(ctx, http.MethodGet, url, nil)
 }
 
 // ask makes a request, with a body of JSON if there is one.
-func ask(ctx context.Context, method, url string, body io.Reader) ([]byte, error) {
+func (a *app) ask(ctx context.Context, method, url string, body io.Reader) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
@@ -221,6 +221,9 @@ func ask(ctx context.Context, method, url string, body io.Reader) ([]byte, error
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if err := a.authorise(req); err != nil {
+		return nil, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -254,7 +257,7 @@ func (a *app) health() *cobra.Command {
 				}
 				url = baseURL(cfg)
 			}
-			if _, err := get(c.Context(), strings.TrimSuffix(url, "/")+"/readyz"); err != nil {
+			if _, err := a.get(c.Context(), strings.TrimSuffix(url, "/")+"/readyz"); err != nil {
 				return err
 			}
 			if a.output == "json" {

@@ -1,6 +1,6 @@
 // Command pimoe is the host and the tools around it: it serves a Mixture-of-Experts model with every expert in its own
 // process (serve), runs one without a server (generate, chat, eval, bench), hurts one (chaos), prepares models (import, models,
-// tokenize) and shows what is there (plugins, experts, config, doctor, version).
+// tokenize), makes API keys (keys) and shows what is there (plugins, experts, config, doctor, version).
 //
 // Operators and scripts use it; its flags and JSON keys are a contract. It is the one place that links the built-in
 // plugins, for --isolation inproc and the stand-in router. Logic that is not about flags lives in the packages below

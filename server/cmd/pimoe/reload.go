@@ -26,7 +26,7 @@ all or none. What can't be applied changes nothing, and the answer says why.`,
 				return err
 			}
 			var done instance.Reloaded
-			if err := send(c.Context(), base+"/admin/reload", []byte("{}"), &done); err != nil {
+			if err := a.send(c.Context(), base+"/admin/reload", []byte("{}"), &done); err != nil {
 				return err
 			}
 			if a.output == "json" {

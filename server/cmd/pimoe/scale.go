@@ -39,7 +39,7 @@ calls, finish the ones that they have and end. The number stays, whatever the lo
 				return err
 			}
 			var st host.GroupStatus
-			if err := send(c.Context(), base+"/admin/experts/"+url.PathEscape(args[0])+"/scale", body, &st); err != nil {
+			if err := a.send(c.Context(), base+"/admin/experts/"+url.PathEscape(args[0])+"/scale", body, &st); err != nil {
 				return err
 			}
 			return a.show(st, scaleHead, scaleRow(st))
@@ -110,7 +110,7 @@ an answer.`,
 			if err != nil {
 				return err
 			}
-			body, err := get(c.Context(), base+"/admin/rebalance")
+			body, err := a.get(c.Context(), base+"/admin/rebalance")
 			if err != nil {
 				return err
 			}
