@@ -44,6 +44,7 @@ var rules = []access.Rule{
 	{Route: "POST " + groupPath + "shadow", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "promote", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "rollback", Role: access.Operator, Scope: "experts"},
+	{Route: "POST " + rebalancePath, Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "scale", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "attach", Role: access.Admin, Scope: "experts"}, // a process that the host neither starts nor confines
 	{Route: "GET " + profilesPath, Role: access.Admin, Scope: "profiles"},

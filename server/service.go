@@ -48,6 +48,7 @@ type service struct {
 	release func(group string, replica int) (int, error)
 	router  func() any
 	reload  func(ctx context.Context, next config.Config) (*instance.Reloaded, error)
+	applied func() config.Config
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
 }
@@ -70,6 +71,7 @@ type changesAPI interface {
 	Lend(group string, patience time.Duration) (socket string, err error)
 	Scale(group string, replicas int) (*host.GroupStatus, error)
 	Rebalance() (*instance.Rebalance, error)
+	Regroup(ctx context.Context) (*instance.Rebalance, *instance.Reloaded, error)
 }
 
 // textAPI is the part of *tokenizer.Tokenizer that the edge calls.
@@ -92,7 +94,7 @@ func serviceOf(i *instance.Instance) service {
 		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
-		changes: i, reload: i.Reload,
+		changes: i, reload: i.Reload, applied: i.Applied,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n

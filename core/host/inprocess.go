@@ -30,7 +30,7 @@ type InProcess struct {
 // StartInProcess computes everything in this process, by direct calls of the same kernels: the baseline of the
 // isolation tax, and a mode for machines that can't start processes.
 func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error) {
-	h := &Host{log: o.Log}
+	h := &Host{log: o.Log, places: newPlaces(o.Place)}
 	crew := &crew{team: in.Team}
 	var locals []*localGroup
 	h.close = func() error {
@@ -51,7 +51,7 @@ func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error)
 	if err := in.Router.Configure(ctx, o.Router.Spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("router %s: %w", o.Router.Name, err), h.Close())
 	}
-	h.editions = newEditions(h.groups, nil)
+	h.editions = newEditions(h.groups, nil, h.places)
 	h.router = &localRouter{
 		Router: in.Router, name: o.Router.Name,
 		calls: o.Metrics.Counter("pimoe_router_calls_total", "source", "in-process"),

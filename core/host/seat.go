@@ -91,7 +91,8 @@ func (s *seat) status() []Status {
 type editions struct {
 	seats   []*seat
 	routers *routerSeat // nil in process
-	mu      sync.Mutex  // guards what follows, and who is seated
+	places  *places
+	mu      sync.Mutex // guards what follows, and who is seated
 	current uint64
 	users   map[uint64]int
 	text    map[uint64]string // what the edition computes
@@ -106,8 +107,8 @@ type trial struct {
 	draw    func() float64
 }
 
-func newEditions(seats []*seat, routers *routerSeat) *editions {
-	e := &editions{seats: seats, routers: routers, current: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
+func newEditions(seats []*seat, routers *routerSeat, p *places) *editions {
+	e := &editions{seats: seats, routers: routers, places: p, current: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
 	e.text[1] = e.describe(shift{})
 	return e
 }
@@ -116,6 +117,7 @@ func newEditions(seats []*seat, routers *routerSeat) *editions {
 type shift struct {
 	groups map[*seat]member
 	router *supervisedRouter // nil = stays
+	place  moe.Placement     // nil = stays
 	// text is what the new edition computes: empty = what its members say, sameText = what the one before did.
 	text string
 }
@@ -193,6 +195,9 @@ func (e *editions) shift(sh shift) (old []uint64) {
 	}
 	if sh.router != nil {
 		e.routers.shift(sh.router, old)
+	}
+	if sh.place != nil {
+		e.places.shift(sh.place, old)
 	}
 	return old
 }

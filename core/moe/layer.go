@@ -23,7 +23,7 @@ type Layer struct {
 	hidden    bool      // the router wants hidden states
 	k         int
 	experts   int
-	place     Placement
+	place     Places
 	groups    []Group
 	sites     []site
 	width     int
@@ -37,7 +37,7 @@ type Layer struct {
 // New makes the Block. router is configured already and picks k of experts for each row; place says which of groups
 // serves each unit; hidden is the width of a row; t has as many threads as the calls of one layer share cores, and combines
 // their answers.
-func New(r router.Router, k, experts int, place Placement, groups []Group, hidden int, t team.Team) *Layer {
+func New(r router.Router, k, experts int, place Places, groups []Group, hidden int, t team.Team) *Layer {
 	l := &Layer{
 		router: r, k: k, experts: experts, place: place, groups: groups, width: hidden, team: t, cores: t.Threads(),
 		pool: sync.Pool{New: func() any { return new(work) }},
@@ -65,6 +65,9 @@ func siteOf(g Group, cores int) site {
 	}
 	return all
 }
+
+// groupsOf says which group serves each expert of the layer.
+func (l *Layer) groupsOf(in Input) []int { return l.place.Of(in.Edition)[in.Layer] }
 
 // here is the plan's core of the caller, -1 if it isn't known.
 func (l *Layer) here() int {
@@ -119,7 +122,7 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if err := l.routed(in, w.routes, l.router.Route(ctx, batch, w.routes)); err != nil {
 		return err
 	}
-	l.send(ctx, in, w, l.place[in.Layer])
+	l.send(ctx, in, w, l.groupsOf(in))
 	in.meanwhile()
 	if err := l.receive(in, w); err != nil {
 		return err
@@ -141,7 +144,7 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	pending := l.predicted.Begin(ctx, batch, answer.routes)
 	sent := l.predicted.Predict(ctx, batch, w.routes) && CheckRoutes(w.routes, in.Layer, l.experts) == nil
 	if sent {
-		l.send(ctx, in, w, l.place[in.Layer])
+		l.send(ctx, in, w, l.groupsOf(in))
 		in.meanwhile()
 	}
 	err := l.routed(in, answer.routes, pending.Wait())
@@ -149,12 +152,12 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	case err == nil && !sent:
 		copy(w.routes.IDs, answer.routes.IDs)
 		copy(w.routes.Weights, answer.routes.Weights)
-		l.send(ctx, in, w, l.place[in.Layer])
+		l.send(ctx, in, w, l.groupsOf(in))
 		in.meanwhile()
 	case err == nil:
 		answer.differing(w)
 		if len(answer.of) > 0 {
-			l.send(ctx, in, answer, l.place[in.Layer])
+			l.send(ctx, in, answer, l.groupsOf(in))
 		}
 	}
 	for _, w := range []*work{w, answer} {
@@ -208,7 +211,7 @@ func (in *Input) meanwhile() {
 }
 
 func (l *Layer) check(in Input, y tensor.Matrix) error {
-	groups := l.place[in.Layer]
+	groups := l.groupsOf(in)
 	if len(groups) != l.experts {
 		return fmt.Errorf("layer %d: %d of %d experts are placed: %w", in.Layer, len(groups), l.experts, sdk.ErrInvalid)
 	}

@@ -91,3 +91,11 @@ type Group interface {
 // Placement says which group serves each unit: Placement[layer][expert] is an index into the groups; a layer without
 // experts has no entries.
 type Placement map[int][]int
+
+// Places are the Placements of the editions. One edition's never changes.
+type Places interface {
+	Of(edition uint64) Placement
+}
+
+// Of implements Places for what never changes.
+func (p Placement) Of(uint64) Placement { return p }

@@ -145,7 +145,7 @@ func (r *rescue) decide(s *stricken) {
 // policy is that of the group which a slot's chosen expert is placed in.
 func (r *rescue) policy(m *slot) *Policy { return &r.l.policies[r.group(m)] }
 
-func (r *rescue) group(m *slot) int { return r.l.place[r.in.Layer][m.chosen] }
+func (r *rescue) group(m *slot) int { return r.l.groupsOf(r.in)[m.chosen] }
 
 // cause is why the chosen expert did not answer.
 func (r *rescue) cause(m *slot) error {
@@ -171,7 +171,7 @@ func (r *rescue) substitute(s *stricken, m *slot, substitutes map[int]int) bool 
 			return true
 		}
 	}
-	group := r.l.place[r.in.Layer][other]
+	group := r.l.groupsOf(r.in)[other]
 	if r.down[group] != nil {
 		return false
 	}
@@ -250,7 +250,7 @@ func (r *rescue) dispatch(ctx context.Context) error {
 	}
 	w := r.l.work()
 	defer r.l.pool.Put(w)
-	groups := slices.Clone(r.l.place[r.in.Layer])
+	groups := slices.Clone(r.l.groupsOf(r.in))
 	w.routes = resizeRoutes(w.routes, len(r.asks), 1)
 	for i, a := range r.asks {
 		w.of = append(w.of, a.row)
