@@ -111,12 +111,6 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		g.replicas[r].parked.Store(r >= spec.Replicas && r < spec.most())
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
 		g.stats = append(g.stats, newReplicaStats(m, labels))
-		m.Gauge("pimoe_expert_ready", func() float64 {
-			if st := g.state(r); st == resilience.Ready {
-				return 1
-			}
-			return 0
-		}, labels...)
 	}
 	return g, nil
 }

@@ -195,6 +195,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 			return nil, errors.Join(fmt.Errorf("expert group %s: %w", spec.Name, err), h.Close())
 		}
 		h.groups = append(h.groups, newSeat(n, spec.Name, g))
+		h.groups[n].measure(o.Metrics, g)
 		fleet.enlist(g)
 		fleet.all = append(fleet.all, g.serving()...)
 	}

@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/sdk/expert"
 )
 
@@ -34,6 +37,18 @@ func newSeat(number int, name string, m member) *seat {
 	s := &seat{name: name, number: number}
 	s.table.Store(&seating{current: m})
 	return s
+}
+
+// measure adds the gauges of as many replicas as a group may have. They tell of whoever has the seat when they are asked.
+func (s *seat) measure(m *metrics.Registry, g *group) {
+	for r := range g.replicas {
+		m.Gauge("pimoe_expert_ready", func() float64 {
+			if now := s.own(); now != nil && r < len(now.replicas) && now.state(r) == resilience.Ready {
+				return 1
+			}
+			return 0
+		}, "group", s.name, "replica", strconv.Itoa(r))
+	}
 }
 
 // of is the group that computes for an edition.

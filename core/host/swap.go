@@ -100,6 +100,7 @@ func (h *Host) begin(ctx context.Context, s *seat, spec GroupSpec) (*group, erro
 	if err != nil {
 		return nil, err
 	}
+	s.measure(h.launch.options.Metrics, fresh) // of replicas that the present group has not
 	h.fleet.enlist(fresh)
 	if err := awaitAll(ctx, fresh.serving()); err != nil {
 		h.fleet.dismiss(fresh)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pimoe/pimoe/core/config"
@@ -70,6 +72,12 @@ func TestRegroup(t *testing.T) {
 	}
 	if asked == 0 {
 		t.Error("nobody has asked meanwhile")
+	}
+	var series strings.Builder
+	i.Metrics.Write(&series)
+	ready := regexp.MustCompile(`(?m)^pimoe_expert_ready.*$`).FindAllString(series.String(), -1)
+	if len(ready) != 6 || slices.ContainsFunc(ready, func(line string) bool { return !strings.HasSuffix(line, "} 1") }) {
+		t.Errorf("readiness of three groups and of those that stand by for them: %q", ready)
 	}
 	if r, err := i.Rebalance(); err != nil || r.Moved == 0 {
 		t.Errorf("what can be balanced again: %+v, %v", r, err)
