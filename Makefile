@@ -164,6 +164,10 @@ lint: ## vet, and staticcheck at the pinned version
 proto: ## regenerate the wire protocol's Go files (needs protoc)
 	sdk/proto/generate.sh
 
+.PHONY: sdk
+sdk: ## regenerate the Python and TypeScript clients from server/openapi.yaml
+	scripts/sdk.sh
+
 .PHONY: docs
 docs: build ## rewrite the generated parts of docs/
 	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestConfigureListsEveryKey .

@@ -37,6 +37,7 @@ var may = []struct {
 	{"sdk/internal/...", []string{"sdk", "sdk/..."}, "the wire serves both halves and depends on neither core nor server"},
 	{"sdk/serve", []string{"sdk", "sdk/..."}, "a stranger's plugin links it: nothing of the host may come along"},
 	{"sdk/client", []string{"sdk", "sdk/..."}, "the host's half is usable by conformance tests without the host"},
+	{"sdk/api", nil, "clients of the HTTP API link it: they carry neither plugins nor the host"},
 	{"sdk/sdktest/...", []string{"sdk", "sdk/..."}, "outsiders run the conformance suite without our engine"},
 	{"sdk/examples/...", []string{"sdk", "sdk/tensor", "sdk/router", "sdk/expert", "sdk/serve"}, "what an author outside can import, and no more"},
 	{"backends/...", []string{"sdk", "sdk/tensor", "backends", "backends/..."}, "a backend is a library that computes: no processes, models or files"},

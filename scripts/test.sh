@@ -79,6 +79,7 @@ step "generated files" generated
 if [ -x server/clienttest/setup.sh ]; then
   step "client libraries" server/clienttest/setup.sh
 fi
+step "generated clients" scripts/sdk.sh --check
 if command -v gcc >/dev/null 2>&1 && [ "$($GO env GOARCH)" != 386 ]; then
   step "tests with the race detector" run_tests "$race_packages" -race
 else
