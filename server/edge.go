@@ -72,6 +72,7 @@ type exchange struct {
 	route  route
 	req    *request
 	conn   net.Conn
+	around around
 	began  time.Time
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -109,6 +110,7 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
 	}
+	x.around = s.around(c)
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x
 }
@@ -121,6 +123,9 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 		}
 	}()
 	s := x.s
+	if err := x.checkHost(); err != nil {
+		return nil, err
+	}
 	if err := x.authorise(c); err != nil {
 		return nil, err
 	}
@@ -236,6 +241,7 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	for k, v := range safety {
 		h.Set(k, v)
 	}
+	x.around.headers(h)
 	for k, v := range rep.header {
 		h.Set(k, v)
 	}
@@ -247,12 +253,14 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	}
 }
 
-// safety are headers of every answer. HSTS is for whoever terminates TLS.
+// safety are headers of every answer; HSTS comes with TLS.
 var safety = map[string]string{
 	"X-Content-Type-Options":       "nosniff",
 	"X-Frame-Options":              "DENY",
 	"Referrer-Policy":              "no-referrer",
-	"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'",
+	"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+	"Permissions-Policy":           "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+	"Cross-Origin-Opener-Policy":   "same-origin",
 	"Cross-Origin-Resource-Policy": "same-origin",
 	"Cache-Control":                "no-store",
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/audit"
+	"github.com/pimoe/pimoe/server/certs"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/web"
@@ -62,6 +63,7 @@ type Server struct {
 	build   build
 	guard   *access.Guard
 	table   *access.Table
+	certs   *certs.Store // nil = the public listener speaks HTTP
 	tenants *tenants
 	clock   func() time.Time // by which credentials are judged
 	started time.Time
@@ -111,7 +113,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
-	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg)); err != nil {
+	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(&o); err != nil {
@@ -169,7 +171,7 @@ func (s *Server) Run(ctx context.Context) error {
 			continue
 		}
 		serving.Go(func() {
-			if err := l.app.Listener(l.Listener); err != nil && !errors.Is(err, net.ErrClosed) {
+			if err := l.app.Listener(s.front(l)); err != nil && !errors.Is(err, net.ErrClosed) {
 				failed <- fmt.Errorf("serve %s listener on %s: %w", name, l.Addr(), err)
 			}
 		})

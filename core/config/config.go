@@ -100,6 +100,8 @@ type Server struct {
 	Alias     string `koanf:"alias"`      // the model's id in the API; empty = its store name
 	// DrainTimeout is how long SIGTERM waits for running requests. Default 30 s.
 	DrainTimeout time.Duration `koanf:"drain_timeout"`
+	// TLS is for the public listener; without a certificate it speaks HTTP.
+	TLS TLS `koanf:"tls"`
 }
 
 // Router chooses the routing strategy.

@@ -45,6 +45,9 @@ func New(c config.Web) (*Policy, error) {
 // AllowedOrigin reports whether web.origins lists an origin, exactly as a browser has sent it.
 func (p *Policy) AllowedOrigin(origin string) bool { return p.origins[origin] }
 
+// HasOrigins reports whether any origin is listed.
+func (p *Policy) HasOrigins() bool { return len(p.origins) > 0 }
+
 // OwnOrigin reports whether an origin is that of the server's own pages: the Host that the request names. Where the server
 // does not end TLS itself a proxy may, so both schemes are its own then.
 func OwnOrigin(origin, host string, secure bool) bool {
