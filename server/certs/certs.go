@@ -9,7 +9,6 @@ package certs
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -191,7 +190,7 @@ func (s *Store) askClients(c *tls.Config) error {
 func readFile(setting, path string) (content []byte, mode fs.FileMode, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, 0, fmt.Errorf("%s: %w", setting, errors.Join(sdk.ErrInvalid, err))
+		return nil, 0, fmt.Errorf("%s: %w: %w", setting, err, sdk.ErrInvalid)
 	}
 	defer f.Close()
 	st, err := f.Stat()
