@@ -125,6 +125,10 @@ schemas: build ## answers held to 1,000 JSON Schemas of hypothesis-jsonschema, j
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SCHEMAS=$(SCHEMAS) PIMOE_SEED=$(SEED) \
 	  $(GO) test -count=1 -v -timeout 1h -run 'TestOfficialClients/schemas' ./server/clienttest
 
+.PHONY: smuggling
+smuggling: ## every attack on the framing of requests, directly and through nginx with a kept connection
+	PIMOE_ATTACKS=1 $(GO) test -count=1 -v -timeout 10m -run 'TestVectors|Smuggling' ./server/framing ./server
+
 .PHONY: byzantine
 byzantine: build ## an expert that lies in every way it knows, 1,000 requests each
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BYZANTINE_REQUESTS=1000 \

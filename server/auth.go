@@ -97,6 +97,7 @@ func (s *Server) credentials(c *fiber.Ctx) access.Credentials {
 		Method: c.Method(), Origin: strings.Clone(c.Get(fiber.HeaderOrigin)), FetchSite: strings.Clone(c.Get("Sec-Fetch-Site")),
 		CSRF: strings.Clone(c.Get("X-CSRF-Token")),
 	}
+	out.Certificate = certificateNames(c)
 	for _, v := range c.Context().Request.Header.PeekAll(fiber.HeaderAuthorization) {
 		out.Authorization = append(out.Authorization, string(v))
 	}

@@ -52,7 +52,7 @@ var describe = sync.OnceValue(func() (d description) {
 	d.err = page.Execute(&out, map[string]any{"Doc": doc, "Operations": operations(doc), "Style": template.CSS(docsCSS)})
 	d.html = out.Bytes()
 	hash := sha256.Sum256([]byte(docsCSS))
-	d.policy = "default-src 'none'; frame-ancestors 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'"
+	d.policy = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'"
 	return d
 })
 

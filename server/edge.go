@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"runtime/debug"
@@ -45,6 +46,7 @@ type request struct {
 	group       string // of the path
 	query       url.Values
 	principal   access.Principal
+	client      netip.Addr // that the request counts for; see clientOf
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
@@ -70,6 +72,7 @@ type exchange struct {
 	route  route
 	req    *request
 	conn   net.Conn
+	around around
 	began  time.Time
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -102,11 +105,12 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	x := &exchange{s: s, route: rt, began: time.Now(), conn: c.Context().Conn(), stop: func() {}}
 	x.req = &request{
 		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
-		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")),
+		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")), client: s.clientOf(c),
 	}
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
 	}
+	x.around = s.around(c)
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x
 }
@@ -119,6 +123,9 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 		}
 	}()
 	s := x.s
+	if err := x.checkHost(); err != nil {
+		return nil, err
+	}
 	if err := x.authorise(c); err != nil {
 		return nil, err
 	}
@@ -234,6 +241,7 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	for k, v := range safety {
 		h.Set(k, v)
 	}
+	x.around.headers(h)
 	for k, v := range rep.header {
 		h.Set(k, v)
 	}
@@ -245,12 +253,14 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	}
 }
 
-// safety are headers of every answer. HSTS is for whoever terminates TLS.
+// safety are headers of every answer; HSTS comes with TLS.
 var safety = map[string]string{
 	"X-Content-Type-Options":       "nosniff",
 	"X-Frame-Options":              "DENY",
 	"Referrer-Policy":              "no-referrer",
-	"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'",
+	"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+	"Permissions-Policy":           "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+	"Cross-Origin-Opener-Policy":   "same-origin",
 	"Cross-Origin-Resource-Policy": "same-origin",
 	"Cache-Control":                "no-store",
 }

@@ -27,6 +27,10 @@ func watch(ctx context.Context, conn net.Conn, every time.Duration, cancel conte
 		return func() {}
 	}
 	quit, ended := make(chan struct{}), make(chan struct{})
+	gone := hungUp
+	if _, secure := conn.(*secureConn); secure { // TLS says goodbye in bytes that nobody reads meanwhile, and they hide the end
+		gone = cutOff
+	}
 	go func() {
 		defer close(ended)
 		tick := time.NewTicker(every)
@@ -38,7 +42,7 @@ func watch(ctx context.Context, conn net.Conn, every time.Duration, cancel conte
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				if hungUp(raw) {
+				if gone(raw) {
 					cancel(errGone)
 					return
 				}

@@ -19,7 +19,7 @@ func dial(t *testing.T, addr, path, body string) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+	fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
 	return c.(*net.TCPConn)
 }
 
@@ -81,7 +81,7 @@ func TestPipeliningIsNotGone(t *testing.T) {
 	cfg.Limits.RequestTimeout = time.Second
 	r := serveConfig(t, fakeService(f), cfg, func(s *Server) { s.limits.watch = 20 * time.Millisecond })
 	c := dial(t, r.Addr(), "/v1/completions", whole)
-	fmt.Fprint(c, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	fmt.Fprint(c, "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 	b, err := io.ReadAll(c)
 	if err != nil {
 		t.Fatal(err)
@@ -122,14 +122,14 @@ func TestFraming(t *testing.T) {
 		s.public.app.Server().ReadTimeout = 300 * time.Millisecond
 	})
 	for name, head := range map[string]string{
-		"length and chunked":     "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"chunked and length":     "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
-		"two lengths":            "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
-		"space before the colon": "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-		"negative length":        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: -1\r\n\r\n",
-		"folded header":          "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
-		"half a header":          "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-",
-		"large header":           "GET /livez HTTP/1.1\r\nHost: x\r\nX-A: " + strings.Repeat("b", 20<<10) + "\r\n\r\n",
+		"length and chunked":     "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"chunked and length":     "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+		"two lengths":            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
+		"space before the colon": "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+		"negative length":        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: -1\r\n\r\n",
+		"folded header":          "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
+		"half a header":          "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-",
+		"large header":           "GET /livez HTTP/1.1\r\nHost: localhost\r\nX-A: " + strings.Repeat("b", 20<<10) + "\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := net.Dial("tcp", r.Addr())

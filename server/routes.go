@@ -172,7 +172,15 @@ func (s *Server) unmatched(admin bool) fiber.ErrorHandler {
 		if path := c.Path(); strings.HasPrefix(path, "/v1/") || path == "/v1" {
 			x.route.shape = openaiShape
 		}
+		if rep := x.preflight(c); rep != nil {
+			x.write(c, rep)
+			x.end(rep.status)
+			return nil
+		}
 		f := faultOfFiber(err)
+		if why := refusalOf(x.conn); why != "" {
+			f.message += ": " + why
+		}
 		if f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed {
 			if p, denied := s.principal(x.ctx, c, admin); denied != nil {
 				f = s.faultOf(denied)

@@ -17,8 +17,10 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/audit"
+	"github.com/pimoe/pimoe/server/certs"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/web"
 )
 
 // Option changes a Server in New.
@@ -52,6 +54,7 @@ type Server struct {
 	log     *slog.Logger
 	cfg     config.Config // as it was at the start
 	now     atomic.Pointer[config.Config]
+	web     atomic.Pointer[web.Policy]
 	read    func() (config.Config, error) // the configuration again; nil = it can't be reloaded
 	service service
 	forms   forms
@@ -60,6 +63,7 @@ type Server struct {
 	build   build
 	guard   *access.Guard
 	table   *access.Table
+	certs   *certs.Store // nil = the public listener speaks HTTP
 	tenants *tenants
 	clock   func() time.Time // by which credentials are judged
 	started time.Time
@@ -109,7 +113,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
-	if err := s.newGuard(cfg); err != nil {
+	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(&o); err != nil {
@@ -167,7 +171,7 @@ func (s *Server) Run(ctx context.Context) error {
 			continue
 		}
 		serving.Go(func() {
-			if err := l.app.Listener(l.Listener); err != nil && !errors.Is(err, net.ErrClosed) {
+			if err := l.app.Listener(s.front(l)); err != nil && !errors.Is(err, net.ErrClosed) {
 				failed <- fmt.Errorf("serve %s listener on %s: %w", name, l.Addr(), err)
 			}
 		})

@@ -37,6 +37,8 @@ type Config struct {
 	APIKey string `koanf:"api_key" secret:"true"`
 	// Auth says who else is let in, and as what.
 	Auth Auth `koanf:"auth"`
+	// Web says which pages, names and proxies are trusted.
+	Web Web `koanf:"web"`
 	// Plugins says which executables may be started, and how they are confined.
 	Plugins Plugins `koanf:"plugins"`
 }
@@ -98,6 +100,8 @@ type Server struct {
 	Alias     string `koanf:"alias"`      // the model's id in the API; empty = its store name
 	// DrainTimeout is how long SIGTERM waits for running requests. Default 30 s.
 	DrainTimeout time.Duration `koanf:"drain_timeout"`
+	// TLS is for the public listener; without a certificate it speaks HTTP.
+	TLS TLS `koanf:"tls"`
 }
 
 // Router chooses the routing strategy.

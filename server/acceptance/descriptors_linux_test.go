@@ -44,7 +44,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	ask := func() error {
 		old.SetDeadline(time.Now().Add(30 * time.Second))
 		body := fmt.Sprintf(completion, false)
-		fmt.Fprintf(old, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		fmt.Fprintf(old, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		r, err := http.ReadResponse(kept, nil)
 		if err != nil {
 			return err

@@ -52,6 +52,8 @@ const (
 	APIKey    Kind = "key"
 	Token     Kind = "token" // a JWT
 	Session   Kind = "session"
+	// Certificate is a client's, that an authority of the configuration has signed.
+	Certificate Kind = "certificate"
 )
 
 // Principal is who a request comes from. It holds no secret and may be logged.

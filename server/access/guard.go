@@ -24,6 +24,8 @@ type Credentials struct {
 	Origin        string
 	FetchSite     string // Sec-Fetch-Site
 	CSRF          string // X-CSRF-Token
+	// Certificate are the names in the certificate that the client's connection has shown and that was verified.
+	Certificate []string
 }
 
 // Guard finds out who a request is from. Life: New, any number of calls from any goroutines, Close.
@@ -31,10 +33,11 @@ type Guard struct {
 	now      func() time.Time
 	static   *[sha256.Size]byte // of the key of the configuration; nil = there is none
 	keys     *Keys
-	tokens   *verifier // nil = off
-	mapping  Mapping   // of tokens
-	login    *Login    // nil = off
-	people   Mapping   // of logins
+	tokens   *verifier         // nil = off
+	mapping  Mapping           // of tokens
+	roles    map[string]string // of the names in certificates
+	login    *Login            // nil = off
+	people   Mapping           // of logins
 	sessions *sessions
 	origin   string // of this server's own pages
 	secure   bool   // they come by https
@@ -53,7 +56,7 @@ func New(cfg config.Config, o Options) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Guard{now: o.Now, keys: keys, client: NewClient()}
+	g := &Guard{now: o.Now, keys: keys, client: NewClient(), roles: cfg.Auth.Roles}
 	if cfg.APIKey != "" {
 		h := sha256.Sum256([]byte(cfg.APIKey))
 		g.static = &h
@@ -134,8 +137,8 @@ func (g *Guard) Configured() bool {
 }
 
 // Authenticate is the principal of a request. The first credential that is there decides: a bearer credential in the
-// Authorization header, which is one of our keys, the configured key or a JWT; else the cookie of a session. Without any,
-// the error is ErrMissing.
+// Authorization header, which is one of our keys, the configured key or a JWT; else the cookie of a session; else the
+// connection's certificate, if auth.roles has a name in it. Without any, the error is ErrMissing.
 func (g *Guard) Authenticate(ctx context.Context, c Credentials) (Principal, error) {
 	switch {
 	case len(c.Authorization) > 1:
@@ -148,6 +151,17 @@ func (g *Guard) Authenticate(ctx context.Context, c Credentials) (Principal, err
 			return Principal{}, err
 		}
 		return s.principal, s.checkForgery(c, g.origin)
+	}
+	return g.certificate(c.Certificate)
+}
+
+// certificate is the principal of a connection's certificate: the first of its names that auth.roles lists. The name of a role is
+// none here: an authority that signs a host called admin has not made an admin.
+func (g *Guard) certificate(names []string) (Principal, error) {
+	for _, name := range names {
+		if role, err := ParseRole(g.roles[name]); err == nil {
+			return Principal{ID: "cert:" + name, Kind: Certificate, Tenant: DefaultTenant, Role: role}, nil
+		}
 	}
 	return Principal{}, ErrMissing
 }

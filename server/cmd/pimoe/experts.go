@@ -271,4 +271,4 @@ func (a *app) health() *cobra.Command {
 	return c
 }
 
-func baseURL(cfg config.Config) string { return "http://" + reachable(cfg.Server.Addr) }
+func baseURL(cfg config.Config) string { return scheme(cfg) + reachable(cfg.Server.Addr) }

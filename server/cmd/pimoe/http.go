@@ -79,6 +79,7 @@ port of its own; with it, any server with OpenAI's completions API is measured.`
 // serveBench serves cfg's model on a free port and says where in o. The function it returns ends it.
 func (a *app) serveBench(ctx context.Context, cfg config.Config, o *clients.Options) (stop func() error, err error) {
 	cfg.Server.Addr, cfg.Server.AdminAddr, cfg.Server.Alias = "127.0.0.1:0", "off", o.Model
+	cfg.Server.TLS = config.TLS{} // what is measured is on loopback
 	cfg.Limits.RequestTimeout = loadTimeout
 	cfg.APIKey = rand.Text() // the store's folder may have a file of keys, of which none is known here
 	o.Key = cfg.APIKey

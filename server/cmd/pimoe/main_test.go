@@ -742,10 +742,10 @@ func TestVersion(t *testing.T) {
 
 func TestCurl(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
-		{curl("127.0.0.1:1", "m", true, ""), `curl -sS http://127.0.0.1:1/v1/chat/completions -H 'Content-Type: application/json' -d '{`},
-		{curl("127.0.0.1:1", "m", false, ""), `"prompt":"Once upon a time"`},
-		{curl("127.0.0.1:1", "it's", false, "$PIMOE_API_KEY"), `-H "Authorization: Bearer $PIMOE_API_KEY"`},
-		{curl("127.0.0.1:1", "it's", false, ""), `"model":"it'\''s"`},
+		{curl("http://127.0.0.1:1", "m", true, ""), `curl -sS http://127.0.0.1:1/v1/chat/completions -H 'Content-Type: application/json' -d '{`},
+		{curl("http://127.0.0.1:1", "m", false, ""), `"prompt":"Once upon a time"`},
+		{curl("http://127.0.0.1:1", "it's", false, "$PIMOE_API_KEY"), `-H "Authorization: Bearer $PIMOE_API_KEY"`},
+		{curl("http://127.0.0.1:1", "it's", false, ""), `"model":"it'\''s"`},
 		{reachable("0.0.0.0:80"), "127.0.0.1:80"}, {reachable("[::]:80"), "127.0.0.1:80"}, {reachable("10.1.2.3:80"), "10.1.2.3:80"},
 	} {
 		if !strings.Contains(c.got, c.want) {

@@ -113,7 +113,8 @@ listeners as soon as it is ready. Logs go to standard error.`,
 // announce tells a newcomer what runs and what to type next.
 func (a *app) announce(ctx context.Context, inst *instance.Instance, addr, admin string) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "pimoe %s serves %s on http://%s", version, inst.ID, reachable(addr))
+	base := scheme(inst.Config) + reachable(addr)
+	fmt.Fprintf(&b, "pimoe %s serves %s on %s", version, inst.ID, base)
 	if admin != "" {
 		fmt.Fprintf(&b, " (admin http://%s)", reachable(admin))
 	}
@@ -127,7 +128,7 @@ func (a *app) announce(ctx context.Context, inst *instance.Instance, addr, admin
 		return err
 	}
 	_, err := inst.Tokenizer.Chat()
-	fmt.Fprintf(&b, "\nTry:\n  %s\n", curl(reachable(addr), inst.ID, err == nil, a.keyText(inst)))
+	fmt.Fprintf(&b, "\nTry:\n  %s\n", curl(base, inst.ID, err == nil, a.keyText(inst)))
 	_, err = io.Copy(a.out, &b)
 	return err
 }
@@ -146,6 +147,14 @@ func pid(n int) string {
 		return "-"
 	}
 	return strconv.Itoa(n)
+}
+
+// scheme is what the public listener of a configuration speaks.
+func scheme(cfg config.Config) string {
+	if cfg.Server.TLS.On() {
+		return "https://"
+	}
+	return "http://"
 }
 
 // reachable is an address that a client on this machine can use for a listener.
@@ -171,7 +180,7 @@ func (a *app) keyText(inst *instance.Instance) string {
 }
 
 // curl is a command line that asks the server for a story.
-func curl(addr, model string, chat bool, key string) string {
+func curl(base, model string, chat bool, key string) string {
 	type request struct {
 		Model     string    `json:"model"`
 		Prompt    string    `json:"prompt,omitempty"`
@@ -191,7 +200,7 @@ func curl(addr, model string, chat bool, key string) string {
 	if key != "" {
 		auth = ` -H "Authorization: Bearer ` + key + `"`
 	}
-	return "curl -sS http://" + addr + path + auth + " -H 'Content-Type: application/json' -d " + quote(string(b))
+	return "curl -sS " + base + path + auth + " -H 'Content-Type: application/json' -d " + quote(string(b))
 }
 
 // quote makes one word of a shell.
