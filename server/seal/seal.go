@@ -68,6 +68,14 @@ func Load(cfg config.Encryption) (*Box, error) {
 // On reports whether records are encrypted.
 func (b *Box) On() bool { return b != nil }
 
+// KeyID names the key that seals; empty with encryption off.
+func (b *Box) KeyID() string {
+	if b == nil {
+		return ""
+	}
+	return b.keys[0].id
+}
+
 // Seal encrypts a record for a purpose, such as "jobs.result", and a context, which names the place where it is kept. The
 // same two open it. The result is new memory; sealing twice gives two different records.
 func (b *Box) Seal(purpose string, context, plain []byte) []byte {
