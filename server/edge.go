@@ -21,6 +21,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/idempotency"
 )
 
 const (
@@ -45,6 +46,8 @@ type request struct {
 	group       string // of the path
 	query       url.Values
 	principal   access.Principal
+	job         string             // of the path
+	claim       *idempotency.Claim // nil = the request has no idempotency key
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
@@ -74,6 +77,7 @@ type exchange struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stop   func() // ends timer and watcher of ctx, and waits for the watcher
+	key    string // Idempotency-Key, of routes that take one
 }
 
 // handle is the one place where Fiber's world ends: it copies the request, runs the handler and writes its reply.
@@ -102,10 +106,13 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	x := &exchange{s: s, route: rt, began: time.Now(), conn: c.Context().Conn(), stop: func() {}}
 	x.req = &request{
 		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
-		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")),
+		accept: strings.Clone(c.Get(fiber.HeaderAccept)), job: strings.Clone(c.Params("job")), shape: strings.Clone(c.Get("X-Tensor-Shape")),
 	}
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
+	}
+	if rt.once {
+		x.key = strings.Clone(c.Get(onceHeader))
 	}
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x
@@ -141,7 +148,7 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 			return nil, err
 		}
 	}
-	return x.changing(x.ctx, x.route.handle)
+	return x.once(c, x.changing)
 }
 
 // readBody copies the body of a known type. A compressed one is refused: it may unpack to a thousand times its size.
@@ -176,6 +183,10 @@ func (x *exchange) limit(header string) error {
 		timeout = min(timeout, wanted)
 	}
 	ctx, release := context.WithTimeout(x.ctx, timeout)
+	if x.repeatable() { // its client may come back for the answer
+		x.ctx, x.stop = ctx, release
+		return nil
+	}
 	unwatch := watch(ctx, x.conn, x.s.limits.watch, x.cancel)
 	x.ctx, x.stop = ctx, func() { unwatch(); release() }
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/audit"
+	"github.com/pimoe/pimoe/server/durable"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
 )
@@ -30,6 +31,7 @@ type options struct {
 	read    func() (config.Config, error)
 	version string
 	audit   *audit.Log
+	state   *durable.DB
 	clock   func() time.Time // of tests
 }
 
@@ -62,6 +64,7 @@ type Server struct {
 	table   *access.Table
 	tenants *tenants
 	clock   func() time.Time // by which credentials are judged
+	state   state            // jobs and kept answers
 	started time.Time
 
 	public, admin *listener // admin is nil where it is off
@@ -109,6 +112,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
+	s.newState(o.state)
 	if err := s.newGuard(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -160,6 +164,7 @@ func (s *Server) AdminAddr() string {
 // to Server.DrainTimeout to end, and the listeners close. What still runs then is ended with a clear error. Run returns
 // nil after a stop that ctx asked for.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.state.start(s.log)()
 	failed := make(chan error, 2)
 	var serving sync.WaitGroup
 	for name, l := range map[string]*listener{"public": s.public, "admin": s.admin} {
@@ -190,10 +195,12 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) stop() {
 	s.drain.Store(true)
 	began := time.Now()
+	s.state.pause()
 	s.log.Info("draining", "requests", s.running.count(), "timeout", s.now.Load().Server.DrainTimeout.String())
 	ctx, cancel := context.WithTimeout(context.Background(), s.now.Load().Server.DrainTimeout)
 	defer cancel()
 	err := s.service.engine.Drain(ctx)
+	s.state.stopJobs(ctx)
 	if err == nil {
 		err = s.running.wait(ctx)
 	}
@@ -237,7 +244,8 @@ func (s *Server) Close() error {
 			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
 		}
 		s.cancel(errStopping)
-		if s.guard != nil { // of a New that failed
+		s.state.stopJobs(s.base) // whose end is now
+		if s.guard != nil {      // of a New that failed
 			s.guard.Close()
 		}
 	})
