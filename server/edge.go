@@ -85,6 +85,7 @@ func (s *Server) handle(rt route) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		x := s.begin(c, rt)
 		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
+		x.req.job = strings.Clone(c.Params("job"))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
@@ -106,7 +107,7 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	x := &exchange{s: s, route: rt, began: time.Now(), conn: c.Context().Conn(), stop: func() {}}
 	x.req = &request{
 		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
-		accept: strings.Clone(c.Get(fiber.HeaderAccept)), job: strings.Clone(c.Params("job")), shape: strings.Clone(c.Get("X-Tensor-Shape")),
+		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")),
 	}
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))

@@ -101,7 +101,7 @@ func (s *Server) readJob(body []byte) (jobInput, error) {
 // createJob is POST /api/v1/jobs.
 func (s *Server) createJob(ctx context.Context, r *request) (*reply, error) {
 	if s.state.db == nil {
-		return nil, errNoState
+		return nil, errNoJobs
 	}
 	if s.drain.Load() {
 		return nil, errStopping
@@ -198,7 +198,7 @@ func timeText(t time.Time) any {
 // listJobs is GET /api/v1/jobs: the caller's tenant's, the newest first.
 func (s *Server) listJobs(ctx context.Context, r *request) (*reply, error) {
 	if s.state.db == nil {
-		return nil, errNoState
+		return nil, errNoJobs
 	}
 	limit, state, cursor := 20, jobs.State(""), ""
 	for name, values := range r.query {
@@ -242,7 +242,7 @@ func (s *Server) listJobs(ctx context.Context, r *request) (*reply, error) {
 // job is GET /api/v1/jobs/JOB.
 func (s *Server) job(ctx context.Context, r *request) (*reply, error) {
 	if s.state.db == nil {
-		return nil, errNoState
+		return nil, errNoJobs
 	}
 	j, err := s.state.jobs.Get(ctx, r.principal.Tenant, r.job)
 	if err != nil {
@@ -254,7 +254,7 @@ func (s *Server) job(ctx context.Context, r *request) (*reply, error) {
 // jobResult is GET /api/v1/jobs/JOB/result: the answer that the request would have had.
 func (s *Server) jobResult(ctx context.Context, r *request) (*reply, error) {
 	if s.state.db == nil {
-		return nil, errNoState
+		return nil, errNoJobs
 	}
 	result, err := s.state.jobs.Result(ctx, r.principal.Tenant, r.job)
 	if failure := (*jobs.Failure)(nil); errors.As(err, &failure) {
@@ -269,7 +269,7 @@ func (s *Server) jobResult(ctx context.Context, r *request) (*reply, error) {
 // cancelJob is POST /api/v1/jobs/JOB/cancel.
 func (s *Server) cancelJob(ctx context.Context, r *request) (*reply, error) {
 	if s.state.db == nil {
-		return nil, errNoState
+		return nil, errNoJobs
 	}
 	j, err := s.state.jobs.Cancel(ctx, r.principal.Tenant, r.job)
 	if err != nil {
@@ -282,7 +282,7 @@ func (s *Server) cancelJob(ctx context.Context, r *request) (*reply, error) {
 // deleteJob is DELETE /api/v1/jobs/JOB.
 func (s *Server) deleteJob(ctx context.Context, r *request) (*reply, error) {
 	if s.state.db == nil {
-		return nil, errNoState
+		return nil, errNoJobs
 	}
 	if err := s.state.jobs.Delete(ctx, r.principal.Tenant, r.job); err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func (x *exchange) once(c *fiber.Ctx, run func(context.Context, handler) (*reply
 		return nil, err
 	}
 	if x.s.state.db == nil {
-		return nil, errNoState
+		return nil, errNoKeys
 	}
 	claim, kept, err := x.s.state.keys.Claim(x.ctx, x.req.principal.Tenant, x.key, x.print(c))
 	if err != nil {

@@ -123,8 +123,11 @@ func (s *state) yield(ctx context.Context, until time.Time, log *slog.Logger) (d
 	return func() { <-ended }
 }
 
-// errNoState is the answer where there is no database.
-var errNoState = &fault{status: http.StatusNotImplemented, code: "no_state", message: "this server keeps no jobs and no idempotency keys: state.file is off"}
+// errNoJobs and errNoKeys are the answers where there is no database.
+var (
+	errNoJobs = &fault{status: http.StatusNotFound, code: "no_jobs", message: "this server keeps no jobs: state.file is off"}
+	errNoKeys = &fault{status: http.StatusBadRequest, code: "invalid_header", param: onceHeader, message: onceHeader + ": this server keeps none, state.file is off: send the request without"}
+)
 
 // stateFaults is the table from the errors of jobs and idempotency keys to HTTP.
 var stateFaults = []struct {

@@ -50,7 +50,8 @@ var ErrNotOver = fmt.Errorf("the job is not over: %w", sdk.ErrUnavailable)
 // Jobs are the jobs of all tenants. Life: New, Start, Stop. The order of locks is writing, the database's, mu.
 type Jobs struct {
 	Options
-	loaded chan struct{} // closed once the index is that of the database
+	loaded chan struct{} // closed once the index is that of the database, or failed is set
+	failed error         // why it never will be
 	wake   chan struct{} // one signal that there may be something to start
 
 	writing  sync.Mutex // held while a record changes in the database and then in the index, so that both keep one order
@@ -103,9 +104,12 @@ func (j *Jobs) Start() {
 		if err := j.load(ctx); err != nil {
 			if ctx.Err() == nil {
 				j.Log.Error("the jobs can't be read: none is taken or run", "error", err.Error())
+				j.failed = fmt.Errorf("the jobs can't be read: %w", sdk.ErrUnavailable)
+				close(j.loaded)
 			}
 			return
 		}
+		close(j.loaded)
 		j.schedule(ctx)
 	})
 }
@@ -150,7 +154,7 @@ func (j *Jobs) Stop(ctx context.Context) {
 func (j *Jobs) ready(ctx context.Context) error {
 	select {
 	case <-j.loaded:
-		return nil
+		return j.failed
 	default:
 	}
 	if err := j.DB.View(ctx, func(*durable.Tx) error { return nil }); err != nil {
@@ -160,7 +164,7 @@ func (j *Jobs) ready(ctx context.Context) error {
 	defer cancel()
 	select {
 	case <-j.loaded:
-		return nil
+		return j.failed
 	case <-patient.Done():
 		return fmt.Errorf("the jobs are being read: %w", sdk.ErrUnavailable)
 	}
@@ -243,6 +247,9 @@ func (j *Jobs) Get(ctx context.Context, tenant, name string) (Job, error) {
 	if err != nil {
 		return Job{}, err
 	}
+	if err := j.ready(ctx); err != nil {
+		return Job{}, err
+	}
 	var out Job
 	err = j.DB.View(ctx, func(tx *durable.Tx) error {
 		out, err = readJob(tx, key(tenant, id))
@@ -255,6 +262,9 @@ func (j *Jobs) Get(ctx context.Context, tenant, name string) (Job, error) {
 func (j *Jobs) Result(ctx context.Context, tenant, name string) (Result, error) {
 	id, err := parseID(name)
 	if err != nil {
+		return Result{}, err
+	}
+	if err := j.ready(ctx); err != nil {
 		return Result{}, err
 	}
 	var out Result

@@ -22,6 +22,9 @@ const maxLook = 1000
 // says. next leads to the following page and is empty on the last one. Jobs that are made or removed meanwhile do not shift
 // the pages.
 func (j *Jobs) List(ctx context.Context, tenant string, state State, limit int, cursor string) (page []Job, next string, err error) {
+	if err := j.ready(ctx); err != nil {
+		return nil, "", err
+	}
 	before := append([]byte(tenant), 1) // behind all of the tenant's keys
 	if cursor != "" {
 		id, err := parseCursor(cursor)

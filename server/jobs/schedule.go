@@ -71,7 +71,6 @@ func (j *Jobs) load(ctx context.Context) error {
 	if len(all) > 0 {
 		j.Log.Info("jobs of before", "jobs", len(all), "interrupted", interrupted)
 	}
-	close(j.loaded)
 	return nil
 }
 
@@ -282,7 +281,7 @@ func (j *Jobs) room(at place, size int64) error {
 	if _, used := j.index.use(at.tenant); size <= maxResult && used+size <= megabytes(j.Limits.MaxMBPerTenant) && j.index.bytes+size <= megabytes(j.Limits.MaxMB) {
 		return nil
 	}
-	return &Failure{Status: http.StatusInsufficientStorage, Code: "result_too_large", Message: fmt.Sprintf("the result of %d bytes is more than the limits leave room for", size)}
+	return &Failure{Status: http.StatusRequestEntityTooLarge, Code: "result_too_large", Message: fmt.Sprintf("the result of %d bytes is more than the limits leave room for", size)}
 }
 
 // judge says what an attempt that failed makes of a job.
