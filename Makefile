@@ -116,6 +116,14 @@ chaos-host: build ## 1,000 kills of the server, half of them during its start; a
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid' ./server/acceptance
 
+# JOBKILLS is how often the host dies in the middle of jobs.
+JOBKILLS ?= 200
+
+.PHONY: jobs-chaos
+jobs-chaos: build ## 200 kills of the server in the middle of jobs, and 20 hand-overs: nothing lost, nothing twice
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_JOB_KILLS=$(JOBKILLS) PIMOE_JOB_HANDOVERS=20 \
+	  $(GO) test -count=1 -v -timeout 2h -run 'TestJobs' ./server/acceptance
+
 # SCHEMAS is how many answers have to be valid; SEED chooses the schemas.
 SCHEMAS ?= 1000
 

@@ -33,6 +33,12 @@ var rules = []access.Rule{
 	{Route: "POST /v1/completions", Role: access.User, Scope: "generate"},
 	{Route: "POST /v1/chat/completions", Role: access.User, Scope: "generate"},
 	{Route: "POST " + processPath, Role: access.User, Scope: "generate"},
+	{Route: "POST " + jobsPath, Role: access.User, Scope: "jobs"}, // and the right of the job's kind
+	{Route: "GET " + jobsPath, Role: access.User, Scope: "jobs"},
+	{Route: "GET " + jobPath, Role: access.User, Scope: "jobs"},
+	{Route: "DELETE " + jobPath, Role: access.User, Scope: "jobs"},
+	{Route: "GET " + jobPath + "/result", Role: access.User, Scope: "jobs"},
+	{Route: "POST " + jobPath + "/cancel", Role: access.User, Scope: "jobs"},
 	{Route: "GET " + expertsPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + trialPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + rebalancePath, Role: access.Viewer, Scope: "experts"},

@@ -45,6 +45,7 @@ func (s *Server) depart(ctx context.Context) {
 	}
 	s.log.Info("handed over, ending what is under way", "requests", s.running.count())
 	until := began.Add(s.now.Load().Server.DrainTimeout)
+	defer s.state.yield(ctx, until, s.log)() // the successor waits for it
 	for s.busy() && time.Now().Before(until) && ctx.Err() == nil {
 		time.Sleep(10 * time.Millisecond) // fasthttp has no signal for it
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/idempotency"
 )
 
 const (
@@ -46,7 +47,9 @@ type request struct {
 	group       string // of the path
 	query       url.Values
 	principal   access.Principal
-	client      netip.Addr // that the request counts for; see clientOf
+	client      netip.Addr         // that the request counts for; see clientOf
+	job         string             // of the path
+	claim       *idempotency.Claim // nil = the request has no idempotency key
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
@@ -77,6 +80,7 @@ type exchange struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stop   func() // ends timer and watcher of ctx, and waits for the watcher
+	key    string // Idempotency-Key, of routes that take one
 }
 
 // handle is the one place where Fiber's world ends: it copies the request, runs the handler and writes its reply.
@@ -84,6 +88,7 @@ func (s *Server) handle(rt route) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		x := s.begin(c, rt)
 		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
+		x.req.job = strings.Clone(c.Params("job"))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
@@ -111,6 +116,9 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
 	}
 	x.around = s.around(c)
+	if rt.once {
+		x.key = strings.Clone(c.Get(onceHeader))
+	}
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x
 }
@@ -148,7 +156,7 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 			return nil, err
 		}
 	}
-	return x.changing(x.ctx, x.route.handle)
+	return x.once(c, x.changing)
 }
 
 // readBody copies the body of a known type. A compressed one is refused: it may unpack to a thousand times its size.
@@ -183,6 +191,10 @@ func (x *exchange) limit(header string) error {
 		timeout = min(timeout, wanted)
 	}
 	ctx, release := context.WithTimeout(x.ctx, timeout)
+	if x.repeatable() { // its client may come back for the answer
+		x.ctx, x.stop = ctx, release
+		return nil
+	}
 	unwatch := watch(ctx, x.conn, x.s.limits.watch, x.cancel)
 	x.ctx, x.stop = ctx, func() { unwatch(); release() }
 	return nil

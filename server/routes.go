@@ -20,6 +20,7 @@ type route struct {
 	admin        bool        // on the admin listener; filled in by add
 	work         bool        // runs on the model: has a deadline, watches its client, is refused while draining
 	bytes        bool        // also takes application/octet-stream
+	once         bool        // takes an Idempotency-Key
 	change       *change     // what is recorded of it; nil = it changes nothing
 	handle       handler
 }
@@ -34,6 +35,8 @@ func (r route) name() string {
 
 const (
 	processPath   = "/api/v1/process"
+	jobsPath      = "/api/v1/jobs"
+	jobPath       = jobsPath + "/:job"
 	metricsPath   = "/metrics"
 	openapiPath   = "/openapi.json"
 	expertsPath   = "/admin/experts"
@@ -53,10 +56,16 @@ func (s *Server) publicRoutes() []route {
 	return append(s.healthRoutes(),
 		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
 		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
-		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, handle: s.completions},
-		route{method: post, path: "/v1/chat/completions", shape: openaiShape, work: true, handle: s.chat},
-		route{method: post, path: processPath, work: true, bytes: true, handle: s.process},
+		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, once: true, handle: s.completions},
+		route{method: post, path: "/v1/chat/completions", shape: openaiShape, work: true, once: true, handle: s.chat},
+		route{method: post, path: processPath, work: true, bytes: true, once: true, handle: s.process},
 		route{method: get, path: "/api/v1/stats", handle: s.stats},
+		route{method: post, path: jobsPath, once: true, handle: s.createJob},
+		route{method: get, path: jobsPath, handle: s.listJobs},
+		route{method: get, path: jobPath, handle: s.job},
+		route{method: http.MethodDelete, path: jobPath, handle: s.deleteJob},
+		route{method: get, path: jobPath + "/result", handle: s.jobResult},
+		route{method: post, path: jobPath + "/cancel", handle: s.cancelJob},
 		route{method: get, path: metricsPath, handle: s.metrics},
 		route{method: get, path: "/docs", handle: s.docs},
 		route{method: get, path: openapiPath, handle: s.openapi},

@@ -18,6 +18,7 @@ import (
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/certs"
+	"github.com/pimoe/pimoe/server/durable"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/web"
@@ -32,6 +33,7 @@ type options struct {
 	read    func() (config.Config, error)
 	version string
 	audit   *audit.Log
+	state   *durable.DB
 	clock   func() time.Time // of tests
 }
 
@@ -66,6 +68,7 @@ type Server struct {
 	certs   *certs.Store // nil = the public listener speaks HTTP
 	tenants *tenants
 	clock   func() time.Time // by which credentials are judged
+	state   state            // jobs and kept answers
 	started time.Time
 
 	public, admin *listener // admin is nil where it is off
@@ -113,6 +116,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
+	s.newState(o.state)
 	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -164,6 +168,7 @@ func (s *Server) AdminAddr() string {
 // to Server.DrainTimeout to end, and the listeners close. What still runs then is ended with a clear error. Run returns
 // nil after a stop that ctx asked for.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.state.start(s.log)()
 	failed := make(chan error, 2)
 	var serving sync.WaitGroup
 	for name, l := range map[string]*listener{"public": s.public, "admin": s.admin} {
@@ -194,10 +199,12 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) stop() {
 	s.drain.Store(true)
 	began := time.Now()
+	s.state.pause()
 	s.log.Info("draining", "requests", s.running.count(), "timeout", s.now.Load().Server.DrainTimeout.String())
 	ctx, cancel := context.WithTimeout(context.Background(), s.now.Load().Server.DrainTimeout)
 	defer cancel()
 	err := s.service.engine.Drain(ctx)
+	s.state.stopJobs(ctx)
 	if err == nil {
 		err = s.running.wait(ctx)
 	}
@@ -241,7 +248,8 @@ func (s *Server) Close() error {
 			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
 		}
 		s.cancel(errStopping)
-		if s.guard != nil { // of a New that failed
+		s.state.stopJobs(s.base) // whose end is now
+		if s.guard != nil {      // of a New that failed
 			s.guard.Close()
 		}
 	})

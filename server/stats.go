@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/pimoe/pimoe/server/access"
 )
 
 // stats is GET /api/v1/stats: the state of the host as one tree, for people and scripts.
@@ -41,6 +43,7 @@ func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 			"running": e.Running, "queued": e.Queued, "max_running": s.cfg.Limits.MaxConcurrentRequests, "max_queued": s.cfg.Limits.MaxQueuedRequests,
 			"pages": e.Pages, "free_pages": e.FreePages, "cached_pages": e.CachedPages, "preemptions": e.Preemptions,
 		},
+		"state":             s.stateStats(r.principal.Tenant, r.principal.Role >= access.Operator),
 		"tenants":           s.tenants.visible(r.principal),
 		"experts":           map[string]any{"processes": s.service.experts(), "router": s.service.router()},
 		"production_config": settings,

@@ -59,9 +59,10 @@ func defaults(environ []string) Config {
 			MaxBatchSize: 32, MaxBatchTokens: 512, MaxSequenceLength: 2048, MaxConcurrentRequests: 100,
 			MaxQueuedRequests: 1000, RequestTimeout: 30 * time.Second, MaxRetries: 2, CircuitBreakerThreshold: 10,
 		},
-		Auth:    defaultAuth(),
-		Web:     defaultWeb(),
-		Log:     Log{Level: "info", Format: "auto"},
+		Auth: defaultAuth(),
+		Web:  defaultWeb(),
+		Log:  Log{Level: "info", Format: "auto"},
+		Jobs: defaultJobs(), Idempotency: defaultIdempotency(),
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 	}
 }

@@ -89,6 +89,7 @@ func (c Config) problems() []Problem {
 		v.bad("limits.memory_mb", strconv.Itoa(c.Limits.MemoryMB), "0 with experts.isolation inproc: there are no expert processes")
 	}
 	v.policies(c)
+	v.state(c)
 	if c.Limits.MaxBatchTokens >= 1 && c.Limits.MaxBatchTokens < c.Limits.MaxBatchSize {
 		v.bad("limits.max_batch_tokens", strconv.Itoa(c.Limits.MaxBatchTokens),
 			fmt.Sprintf("at least limits.max_batch_size (%d): each running sequence takes one token a step", c.Limits.MaxBatchSize))

@@ -63,13 +63,18 @@ listeners as soon as it is ready. Logs go to standard error.`,
 			defer before.Close()
 			trail := a.openTrail(cfg)
 			defer func() { trail.close(err) }() // after all that it records
+			state, err := server.OpenState(cfg, a.logger(cfg))
+			if err != nil {
+				return err
+			}
+			defer closeInto(&err, state.Close)
 			inst, err := a.openTelling(c.Context(), cfg, false, trail.event)
 			if err != nil {
 				return err
 			}
 			defer closeInto(&err, inst.Close)
 			trail.started(cfg, inst)
-			opts := append(trail.options(), server.Version(version), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
+			opts := append(trail.options(), server.Version(version), server.State(state), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
 			if pprof {
 				opts = append(opts, server.Pprof())
 			}
