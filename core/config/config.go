@@ -39,6 +39,8 @@ type Config struct {
 	Auth Auth `koanf:"auth"`
 	// Plugins says which executables may be started, and how they are confined.
 	Plugins Plugins `koanf:"plugins"`
+	// Redis is what hosts share, where they do.
+	Redis Redis `koanf:"redis"`
 }
 
 // Plugins are the executables that serve experts and routers.

@@ -62,6 +62,7 @@ func defaults(environ []string) Config {
 		Auth:    defaultAuth(),
 		Log:     Log{Level: "info", Format: "auto"},
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
+		Redis:   defaultRedis(),
 	}
 }
 
