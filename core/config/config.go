@@ -33,6 +33,8 @@ type Config struct {
 	Limits   Limits   `koanf:"limits"`
 	Log      Log      `koanf:"log"`
 	Audit    Audit    `koanf:"audit"`
+	// Encryption says how what is kept of requests and answers is sealed at rest.
+	Encryption Encryption `koanf:"encryption"`
 	// APIKey is a key with role user; with neither it nor Auth the server listens on loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
 	APIKey string `koanf:"api_key" secret:"true"`
 	// Auth says who else is let in, and as what.

@@ -81,6 +81,7 @@ var about = map[string]string{
 	"log.level":                              "Least level that is logged.",
 	"log.format":                             "console, json, or auto for console on a terminal and json elsewhere.",
 	"audit.file":                             "File of the log of changes; empty for audit/audit.jsonl in home, off for none.",
+	"encryption.key_file":                    "File with the keys that seal records at rest, as pimoe encryption new-key makes it; empty keeps records as they are.",
 	"api_key":                                "A key with role user, at least 16 characters; pimoe keys makes others. An address beyond loopback needs one, or auth.",
 	"auth.admin":                             "local: the admin listener takes whoever reaches it without a credential as admin; required: it asks for a credential.",
 	"auth.keys_file":                         "File of the keys that pimoe keys makes; empty for keys.json in home.",
