@@ -17,8 +17,10 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/audit"
+	"github.com/pimoe/pimoe/server/cache"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/redisdb"
 )
 
 // Option changes a Server in New.
@@ -61,6 +63,8 @@ type Server struct {
 	guard   *access.Guard
 	table   *access.Table
 	tenants *tenants
+	redis   *redisdb.DB // nil where redis.url is empty
+	answers *cache.Cache
 	clock   func() time.Time // by which credentials are judged
 	started time.Time
 
@@ -110,6 +114,9 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 		s.clock = o.clock
 	}
 	if err := s.newGuard(cfg); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.openCache(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(&o); err != nil {
@@ -237,6 +244,7 @@ func (s *Server) Close() error {
 			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
 		}
 		s.cancel(errStopping)
+		err = errors.Join(err, s.closeCache())
 		if s.guard != nil { // of a New that failed
 			s.guard.Close()
 		}

@@ -43,6 +43,7 @@ type Config struct {
 	Plugins Plugins `koanf:"plugins"`
 	// Redis is what hosts share, where they do.
 	Redis Redis `koanf:"redis"`
+	Cache Cache `koanf:"cache"`
 }
 
 // Plugins are the executables that serve experts and routers.

@@ -110,6 +110,10 @@ var about = map[string]string{
 	"plugins.dev":                            "Also start executables that are in no catalogue, or that others can write: for those who build plugins.",
 	"plugins.users":                          "User ids of plugin processes where the host is root: auto, a range FIRST-LAST with one for each process number of the system, or off for the host's own.",
 	"plugins.cpus":                           "Most cores that a plugin process uses; 0 for up to four for calls, and whatever its runtime takes.",
+	"cache.answers":                          "on: an answer that would be the same if it were computed again (temperature 0) is kept for its tenant; off: none is.",
+	"cache.memory_mb":                        "Memory for kept answers in MiB.",
+	"cache.ttl":                              "How long an answer is kept.",
+	"cache.shared":                           "redis: hosts share answers through redis.url, sealed by encryption.key_file; off: each host has its own.",
 	"redis.url":                              "Redis that hosts share: redis://HOST:PORT/DB, or rediss:// for TLS; empty for none. The password is never part of it.",
 	"redis.username":                         "User of Redis' access list; empty for its default user.",
 	"redis.password":                         "Password of that user.",
@@ -132,6 +136,8 @@ var enums = map[string][]string{
 	"policy":             policies,
 	"auth.admin":         {"local", "required"},
 	"plugins.confine":    {"strict", "off"},
+	"cache.answers":      {"on", "off"},
+	"cache.shared":       {"off", "redis"},
 	"log.level":          {"trace", "debug", "info", "warn", "error"},
 	"log.format":         {"auto", "console", "json"},
 }
@@ -174,6 +180,8 @@ var bounds = map[string][2]int64{
 	"experts.recheck_one_in":           {0, 1 << 30},
 	"limits.max_retries":               {0, 16},
 	"limits.circuit_breaker_threshold": {1, 1000},
+	"cache.memory_mb":                  {1, 1 << 20},
+	"cache.ttl":                        {ms(time.Second), ms(30 * 24 * time.Hour)},
 	"redis.timeout":                    {1, ms(time.Second)},
 }
 

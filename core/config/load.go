@@ -63,6 +63,7 @@ func defaults(environ []string) Config {
 		Log:     Log{Level: "info", Format: "auto"},
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 		Redis:   defaultRedis(),
+		Cache:   defaultCache(),
 	}
 }
 
