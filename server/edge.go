@@ -41,6 +41,9 @@ type request struct {
 	contentType string
 	accept      string
 	shape       string // X-Tensor-Shape
+	freshness   string // Cache-Control, which says whether a kept answer will do
+	known       string // If-None-Match
+	cached      string // what the cache did, for the log; empty = it was not asked
 	take        moe.Accept
 	quality     string // of the answer, for the log; empty = none yet
 	model       string // of the path
@@ -63,6 +66,7 @@ type reply struct {
 	cookies     []string // Set-Cookie
 	body        []byte
 	stream      func(ctx context.Context, w *events) error
+	lasting     bool           // the same for everybody who may see it, until the server changes: browsers and CDNs may keep it
 	outcome     map[string]any // of a change, for the audit log
 }
 
@@ -93,6 +97,7 @@ func (s *Server) handle(rt route) fiber.Handler {
 		if err != nil {
 			rep = x.refuse(err)
 		}
+		rep = x.validated(rep)
 		if rep.stream != nil {
 			x.writeStream(c, rep)
 			return nil
@@ -111,6 +116,7 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	x.req = &request{
 		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
 		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")), client: s.clientOf(c),
+		freshness: strings.Clone(c.Get(fiber.HeaderCacheControl)), known: strings.Clone(c.Get(fiber.HeaderIfNoneMatch)),
 	}
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
@@ -334,7 +340,7 @@ func (x *exchange) end(status int) {
 	p := x.req.principal
 	x.s.tenants.count(p.Tenant, x.req.tokens.prompt, x.req.tokens.completion)
 	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
-		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality,
+		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality, "cache", x.req.cached,
 		"principal", p.ID, "tenant", p.Tenant)
 	x.s.running.done()
 }

@@ -223,28 +223,43 @@ func (g *generation) piece(c *choice, t engine.Token) openai.Choice {
 
 // whole runs the generation to its end and joins the pieces of each choice.
 func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
-	out := make([]openai.Choice, len(g.choices))
-	for i := range out {
-		out[i].Index = i
+	j := g.joiner()
+	err := g.run(ctx, func(p piece) error { j.add(p); return nil }, nil)
+	return j.joined(), err
+}
+
+// joiner puts the pieces of each choice together.
+type joiner struct {
+	choices []openai.Choice
+	texts   []strings.Builder
+}
+
+func (g *generation) joiner() *joiner {
+	j := &joiner{choices: make([]openai.Choice, len(g.choices)), texts: make([]strings.Builder, len(g.choices))}
+	for i := range j.choices {
+		j.choices[i].Index = i
 		if g.want.Logprobs >= 0 {
-			out[i].Logprobs = []openai.Token{}
+			j.choices[i].Logprobs = []openai.Token{}
 		}
 	}
-	texts := make([]strings.Builder, len(out))
-	err := g.run(ctx, func(p piece) error {
-		c := &out[p.Index]
-		texts[p.Index].WriteString(p.Text)
-		c.Logprobs = append(c.Logprobs, p.Logprobs...)
-		c.Calls = joinCalls(c.Calls, p.Calls)
-		if p.Finish != "" {
-			c.Finish = p.Finish
-		}
-		return nil
-	}, nil)
-	for i := range out {
-		out[i].Text = texts[i].String()
+	return j
+}
+
+func (j *joiner) add(p piece) {
+	c := &j.choices[p.Index]
+	j.texts[p.Index].WriteString(p.Text)
+	c.Logprobs = append(c.Logprobs, p.Logprobs...)
+	c.Calls = joinCalls(c.Calls, p.Calls)
+	if p.Finish != "" {
+		c.Finish = p.Finish
 	}
-	return out, err
+}
+
+func (j *joiner) joined() []openai.Choice {
+	for i := range j.choices {
+		j.choices[i].Text = j.texts[i].String()
+	}
+	return j.choices
 }
 
 // joinCalls adds pieces of calls to whole ones.
@@ -284,6 +299,19 @@ func (g *generation) programs() string {
 		}
 	}
 	return strings.Join(all, " | ")
+}
+
+// version is what computed all choices; empty if they were of several versions, or nobody knows.
+func (g *generation) version() string {
+	v := ""
+	for i, c := range g.choices {
+		if of := c.stream.Usage().Version; i > 0 && of != v {
+			return ""
+		} else {
+			v = of
+		}
+	}
+	return v
 }
 
 // quality joins what computed the choices; a prompt is part of each.

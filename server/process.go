@@ -257,27 +257,21 @@ func (s *Server) processText(ctx context.Context, r *request, in *processInput, 
 	if err != nil {
 		return nil, err
 	}
-	g, err := s.start(ctx, r, in.want, []prompt{p})
+	l := s.lookup(ctx, r, in.want, []prompt{p}, "process")
+	a, err := s.answer(ctx, r, in.want, []prompt{p}, l)
 	if err != nil {
 		return nil, err
 	}
-	defer g.close()
-	choices, err := g.whole(ctx)
-	u := g.usage()
-	r.tokens.prompt, r.tokens.completion = u.PromptTokens, u.CompletionTokens
-	if err != nil {
-		return nil, err
-	}
-	q := g.quality()
-	r.quality = q.Status()
-	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
+	choices, u, header := a.Choices, a.Usage, s.disclosure(a.quality, a.Programs)
+	l.tell(header)
+	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(a.quality)}
 	if in.info {
 		out.Info = map[string]any{
 			"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class(), "finish_reason": choices[0].Finish,
 			"prompt_tokens": u.PromptTokens, "cached_tokens": u.CachedTokens, "completion_tokens": u.CompletionTokens,
 		}
 	}
-	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q, g.programs()), body: mustJSON(out)}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: mustJSON(out)}, nil
 }
 
 // processReply is a fault on this route: a problem that also has the members of this route's own answers.

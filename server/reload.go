@@ -50,6 +50,7 @@ func (s *Server) apply(next config.Config, done *instance.Reloaded) {
 	if err := s.useWeb(next); err != nil { // can't happen: it has been validated
 		s.log.Error("web settings stay as they were", "error", err.Error())
 	}
+	s.answers.Apply(next.Cache)
 	keys := make([]string, len(done.Changes))
 	for i, c := range done.Changes {
 		keys[i] = c.Key

@@ -17,10 +17,12 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/audit"
+	"github.com/pimoe/pimoe/server/cache"
 	"github.com/pimoe/pimoe/server/certs"
 	"github.com/pimoe/pimoe/server/durable"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/redisdb"
 	"github.com/pimoe/pimoe/server/web"
 )
 
@@ -67,6 +69,8 @@ type Server struct {
 	table   *access.Table
 	certs   *certs.Store // nil = the public listener speaks HTTP
 	tenants *tenants
+	redis   *redisdb.DB // nil where redis.url is empty
+	answers *cache.Cache
 	clock   func() time.Time // by which credentials are judged
 	state   state            // jobs and kept answers
 	started time.Time
@@ -118,6 +122,9 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	}
 	s.newState(o.state)
 	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg)); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.openCache(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(&o); err != nil {
@@ -249,7 +256,8 @@ func (s *Server) Close() error {
 		}
 		s.cancel(errStopping)
 		s.state.stopJobs(s.base) // whose end is now
-		if s.guard != nil {      // of a New that failed
+		err = errors.Join(err, s.closeCache())
+		if s.guard != nil { // of a New that failed
 			s.guard.Close()
 		}
 	})

@@ -27,10 +27,11 @@ type service struct {
 	id       string
 	created  time.Time
 	digest   string
-	class    func() string // numeric classes of the expert groups, comma separated
-	standby  string        // those of the groups that stand by for others, as far as they are different ones
-	lenient  bool          // the policy lets some answers do without experts
-	routing  string        // "load-dependent", or empty for row-independent routing
+	version  func() (fixed, now string) // see instance.Version; nil = nobody knows, and no answer is kept
+	class    func() string              // numeric classes of the expert groups, comma separated
+	standby  string                     // those of the groups that stand by for others, as far as they are different ones
+	lenient  bool                       // the policy lets some answers do without experts
+	routing  string                     // "load-dependent", or empty for row-independent routing
 	hidden   int
 	vocab    int
 	eos      []int32 // tokens that end a text
@@ -94,7 +95,7 @@ func serviceOf(i *instance.Instance) service {
 		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
-		changes: i, reload: i.Reload, applied: i.Applied,
+		changes: i, reload: i.Reload, applied: i.Applied, version: i.Version,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n

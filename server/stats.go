@@ -45,6 +45,7 @@ func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 		},
 		"state":             s.stateStats(r.principal.Tenant, r.principal.Role >= access.Operator),
 		"tenants":           s.tenants.visible(r.principal),
+		"cache":             s.cacheStats(),
 		"experts":           map[string]any{"processes": s.service.experts(), "router": s.service.router()},
 		"production_config": settings,
 	})}, nil
@@ -61,6 +62,9 @@ func (s *Server) settings() (map[string]any, error) {
 		return nil, fmt.Errorf("read the printed configuration: %w", err)
 	}
 	out["api_key"] = masked(s.cfg.APIKey)
+	if redis, ok := out["redis"].(map[string]any); ok {
+		redis["password"] = masked(s.cfg.Redis.Password)
+	}
 	if auth, ok := out["auth"].(map[string]any); ok {
 		if oidc, ok := auth["oidc"].(map[string]any); ok {
 			oidc["client_secret"] = masked(s.cfg.Auth.OIDC.ClientSecret)

@@ -47,6 +47,9 @@ type Config struct {
 	Web Web `koanf:"web"`
 	// Plugins says which executables may be started, and how they are confined.
 	Plugins Plugins `koanf:"plugins"`
+	// Redis is what hosts share, where they do.
+	Redis Redis `koanf:"redis"`
+	Cache Cache `koanf:"cache"`
 }
 
 // Plugins are the executables that serve experts and routers.

@@ -32,6 +32,7 @@ var live = []string{
 	"log.level",
 	"plugins.dir", "plugins.catalogue",
 	"web.origins", "web.hosts", "web.trusted_proxies",
+	"cache.answers", "cache.memory_mb", "cache.ttl",
 }
 
 // Live reports whether a running host can take over another value of a key.

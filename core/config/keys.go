@@ -129,6 +129,16 @@ var about = map[string]string{
 	"plugins.dev":                            "Also start executables that are in no catalogue, or that others can write: for those who build plugins.",
 	"plugins.users":                          "User ids of plugin processes where the host is root: auto, a range FIRST-LAST with one for each process number of the system, or off for the host's own.",
 	"plugins.cpus":                           "Most cores that a plugin process uses; 0 for up to four for calls, and whatever its runtime takes.",
+	"cache.answers":                          "on: an answer that would be the same if it were computed again (temperature 0) is kept for its tenant; off: none is.",
+	"cache.memory_mb":                        "Memory for kept answers in MiB.",
+	"cache.ttl":                              "How long an answer is kept.",
+	"cache.shared":                           "redis: hosts share answers through redis.url, sealed by encryption.key_file; off: each host has its own.",
+	"redis.url":                              "Redis that hosts share: redis://HOST:PORT/DB, or rediss:// for TLS; empty for none. The password is never part of it.",
+	"redis.username":                         "User of Redis' access list; empty for its default user.",
+	"redis.password":                         "Password of that user.",
+	"redis.ca_file":                          "PEM file of the authority that signs Redis' certificate; empty for the system's.",
+	"redis.timeout":                          "Most that a request waits for Redis; a server that is slower counts as not there.",
+	"redis.prefix":                           "Before every key in Redis, so that installations can share one.",
 	"plugins.memory_mb":                      "Most private memory of a plugin process in MiB; 0 for 2 GiB and four times its weights, -1 for no limit.",
 }
 
@@ -148,6 +158,8 @@ var enums = map[string][]string{
 	"plugins.confine":        {"strict", "off"},
 	"log.level":              {"trace", "debug", "info", "warn", "error"},
 	"log.format":             {"auto", "console", "json"},
+	"cache.answers":          {"on", "off"},
+	"cache.shared":           {"off", "redis"},
 }
 
 // classes are the numeric classes of the backends that belong to the project. Another backend is a plugin, which knows its
@@ -199,6 +211,9 @@ var bounds = map[string][2]int64{
 	"experts.recheck_one_in":           {0, 1 << 30},
 	"limits.max_retries":               {0, 16},
 	"limits.circuit_breaker_threshold": {1, 1000},
+	"cache.memory_mb":                  {1, 1 << 20},
+	"cache.ttl":                        {ms(time.Second), ms(30 * 24 * time.Hour)},
+	"redis.timeout":                    {1, ms(time.Second)},
 }
 
 // flat are the short environment variables of settings that people know from elsewhere.

@@ -64,6 +64,8 @@ func defaults(environ []string) Config {
 		Log:  Log{Level: "info", Format: "auto"},
 		Jobs: defaultJobs(), Idempotency: defaultIdempotency(),
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
+		Redis:   defaultRedis(),
+		Cache:   defaultCache(),
 	}
 }
 

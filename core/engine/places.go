@@ -50,6 +50,9 @@ func (l *loop) edition(s *sequence) {
 		if a, ok := l.editions.(moe.Attributed); ok {
 			s.usage.Programs = a.Programs(s.edition)
 		}
+		if v, ok := l.editions.(moe.Versioned); ok {
+			s.usage.Version = v.Version(s.edition)
+		}
 	}
 }
 

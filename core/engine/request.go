@@ -95,6 +95,7 @@ type Usage struct {
 	Queued           time.Duration // submit to first scheduling
 	FirstToken       time.Duration // submit to first token
 	Quality          Quality       // of the whole answer
+	Version          string        // of all that computes the experts of the request's edition; empty = nobody says
 	Programs         string        // that compute the experts of the request's edition, as their owner names them; empty = nobody says
 }
 

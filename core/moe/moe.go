@@ -82,6 +82,12 @@ type Attributed interface {
 	Programs(edition uint64) string
 }
 
+// Versioned is an Editions that tells apart all that shapes what an edition computes, while it is in use: equal versions
+// give equal bits.
+type Versioned interface {
+	Version(edition uint64) string
+}
+
 // Group is a set of units that is called as one: an expert group's process, with whatever retries its owner makes.
 type Group interface {
 	// Start sends a call; the Pending's Wait fills call.Y.

@@ -79,6 +79,7 @@ type Instance struct {
 	pins      atomic.Pointer[host.Pins]     // of all processes; nil in process
 	reloading sync.Mutex                    // held by Reload; guards plans
 	plans     []config.GroupPlan            // of the applied configuration, with the groups that stand by
+	version   string                        // see Version
 
 	packer   *packer // makes packed weights also for groups that are changed later
 	remedies remedies
@@ -111,6 +112,7 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	if err := i.start(ctx, stored, o); err != nil {
 		return nil, errors.Join(err, i.Close())
 	}
+	i.version = i.fixedVersion()
 	return i, nil
 }
 
