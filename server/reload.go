@@ -41,6 +41,7 @@ func (s *Server) reload(ctx context.Context) (*instance.Reloaded, error) {
 		return nil, rejected(err)
 	}
 	s.now.Store(&next)
+	s.useLimits(next.Limits)
 	keys := make([]string, len(done.Changes))
 	for i, c := range done.Changes {
 		keys[i] = c.Key

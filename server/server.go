@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/limit"
 )
 
 // Option changes a Server in New.
@@ -61,6 +62,7 @@ type Server struct {
 	guard   *access.Guard
 	table   *access.Table
 	tenants *tenants
+	limiter *limit.Limiter
 	clock   func() time.Time // by which credentials are judged
 	started time.Time
 
@@ -109,6 +111,8 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
+	s.limiter = limit.New(nil, limit.Options{Now: s.clock})
+	s.useLimits(cfg.Limits)
 	if err := s.newGuard(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
