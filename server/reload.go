@@ -42,6 +42,9 @@ func (s *Server) reload(ctx context.Context) (*instance.Reloaded, error) {
 	}
 	s.now.Store(&next)
 	s.useLimits(next.Limits)
+	if err := s.useWeb(next); err != nil { // can't happen: it has been validated
+		s.log.Error("web settings stay as they were", "error", err.Error())
+	}
 	keys := make([]string, len(done.Changes))
 	for i, c := range done.Changes {
 		keys[i] = c.Key

@@ -32,6 +32,7 @@ var live = []string{
 	"log.level",
 	"plugins.dir", "plugins.catalogue",
 	"limits.rates", "limits.weights", "limits.max_queue_time", "limits.total_memory_mb", "limits.connections_per_client",
+	"web.origins", "web.hosts", "web.trusted_proxies",
 }
 
 // Live reports whether a running host can take over another value of a key.

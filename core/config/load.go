@@ -61,6 +61,7 @@ func defaults(environ []string) Config {
 			Rates: []Rate{}, Weights: map[string]string{}, MaxQueueTime: 5 * time.Second, ConnectionsPerClient: 512,
 		},
 		Auth:    defaultAuth(),
+		Web:     defaultWeb(),
 		Log:     Log{Level: "info", Format: "auto"},
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 	}
