@@ -33,6 +33,8 @@ type Config struct {
 	Limits   Limits   `koanf:"limits"`
 	Log      Log      `koanf:"log"`
 	Audit    Audit    `koanf:"audit"`
+	// Encryption says how what is kept of requests and answers is sealed at rest.
+	Encryption Encryption `koanf:"encryption"`
 	// APIKey is a key with role user; with neither it nor Auth the server listens on loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
 	APIKey string `koanf:"api_key" secret:"true"`
 	// Auth says who else is let in, and as what.
@@ -41,6 +43,8 @@ type Config struct {
 	Web Web `koanf:"web"`
 	// Plugins says which executables may be started, and how they are confined.
 	Plugins Plugins `koanf:"plugins"`
+	// Redis is what hosts share, where they do.
+	Redis Redis `koanf:"redis"`
 }
 
 // Plugins are the executables that serve experts and routers.

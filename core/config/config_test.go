@@ -112,7 +112,7 @@ func TestFileProblems(t *testing.T) {
 	}{
 		"unknown": {"limits:\n  max_batch_sise: 3\n", []string{"c.yaml:2: limits.max_batch_sise: unknown key; did you mean limits.max_batch_size?"}},
 		"unknown at the top, in a section elsewhere": {"max_batch_size: 3", []string{"c.yaml:1: max_batch_size: unknown key; did you mean limits.max_batch_size?"}},
-		"settings of features that do not exist":     {"cache: {ttl: 3600s}\nrate_limit: 100", []string{"cache: unknown key; want one of model, home, mode", "rate_limit: unknown key"}},
+		"settings of features that do not exist":     {"cash: {ttl: 3600s}\nrate_limit: 100", []string{"cash: unknown key", "rate_limit: unknown key"}},
 		"unknown in a list":                          {"experts: {overrides: [{layers: all, experts: 0, backnd: ref}]}", []string{"experts.overrides[0].backnd: unknown key; did you mean experts.overrides[].backend?", `experts.overrides[0]: want backend`}},
 		"all at once": {"mode: fast\nlimits: {threads: -1, max_batch_size: many, request_timeout: 30}\npolicy: lenient\n", []string{
 			`limits.max_batch_size: "many" is wrong: want a whole number from 1 to 4096`, `limits.request_timeout: "30" is wrong: want a duration with its unit`,

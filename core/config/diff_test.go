@@ -77,8 +77,6 @@ func alter(t *testing.T, key string, v reflect.Value) {
 		*x = map[string]string{"seed": "7"}
 	case *[]Override:
 		*x = []Override{{Layers: "all", Experts: 1, Backend: "ref"}}
-	case *[]string:
-		*x = []string{"RS256"}
 	case *[]Rate:
 		*x = []Rate{{Role: "user", Requests: 60}}
 	default:

@@ -93,6 +93,7 @@ var about = map[string]string{
 	"log.level":                              "Least level that is logged.",
 	"log.format":                             "console, json, or auto for console on a terminal and json elsewhere.",
 	"audit.file":                             "File of the log of changes; empty for audit/audit.jsonl in home, off for none.",
+	"encryption.key_file":                    "File with the keys that seal records at rest, as pimoe encryption new-key makes it; empty keeps records as they are.",
 	"api_key":                                "A key with role user, at least 16 characters; pimoe keys makes others. An address beyond loopback needs one, or auth.",
 	"auth.admin":                             "local: the admin listener takes whoever reaches it without a credential as admin; required: it asks for a credential.",
 	"auth.keys_file":                         "File of the keys that pimoe keys makes; empty for keys.json in home.",
@@ -124,6 +125,12 @@ var about = map[string]string{
 	"plugins.dev":                            "Also start executables that are in no catalogue, or that others can write: for those who build plugins.",
 	"plugins.users":                          "User ids of plugin processes where the host is root: auto, a range FIRST-LAST with one for each process number of the system, or off for the host's own.",
 	"plugins.cpus":                           "Most cores that a plugin process uses; 0 for up to four for calls, and whatever its runtime takes.",
+	"redis.url":                              "Redis that hosts share: redis://HOST:PORT/DB, or rediss:// for TLS; empty for none. The password is never part of it.",
+	"redis.username":                         "User of Redis' access list; empty for its default user.",
+	"redis.password":                         "Password of that user.",
+	"redis.ca_file":                          "PEM file of the authority that signs Redis' certificate; empty for the system's.",
+	"redis.timeout":                          "Most that a request waits for Redis; a server that is slower counts as not there.",
+	"redis.prefix":                           "Before every key in Redis, so that installations can share one.",
 	"plugins.memory_mb":                      "Most private memory of a plugin process in MiB; 0 for 2 GiB and four times its weights, -1 for no limit.",
 }
 
@@ -188,6 +195,7 @@ var bounds = map[string][2]int64{
 	"limits.total_memory_mb":           {0, 16 << 20},
 	"limits.connections_per_client":    {0, 1 << 20},
 	"limits.circuit_breaker_threshold": {1, 1000},
+	"redis.timeout":                    {1, ms(time.Second)},
 }
 
 // flat are the short environment variables of settings that people know from elsewhere.

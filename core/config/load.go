@@ -64,6 +64,7 @@ func defaults(environ []string) Config {
 		Web:     defaultWeb(),
 		Log:     Log{Level: "info", Format: "auto"},
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
+		Redis:   defaultRedis(),
 	}
 }
 
