@@ -19,6 +19,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/google/uuid"
 
+	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/limit"
@@ -41,6 +42,7 @@ type request struct {
 	accept      string
 	shape       string // X-Tensor-Shape
 	take        moe.Accept
+	priority    engine.Priority
 	quality     string // of the answer, for the log; empty = none yet
 	model       string // of the path
 	group       string // of the path

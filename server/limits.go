@@ -14,8 +14,10 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/limit"
+	"github.com/pimoe/pimoe/server/redisdb"
 )
 
 // rulesOf is limits.rates for a Limiter.
@@ -28,11 +30,44 @@ func rulesOf(l config.Limits) []limit.Rule {
 	return rules
 }
 
+// openLimits makes the limiter, with buckets in Redis where there is one.
+func (s *Server) openLimits(cfg config.Config) (err error) {
+	o := limit.Options{Now: s.clock}
+	if cfg.Redis.URL != "" {
+		if s.redis == nil {
+			if s.redis, err = redisdb.Open(redisdb.Options{Config: cfg.Redis, Metrics: s.service.metrics, Log: s.log}); err != nil {
+				return err
+			}
+		}
+		o.Shared = limit.NewRedis(s.redis)
+	}
+	s.limiter = limit.New(nil, o)
+	s.useLimits(cfg.Limits)
+	return nil
+}
+
+func (s *Server) closeLimits() error {
+	if s.redis == nil {
+		return nil
+	}
+	return s.redis.Close()
+}
+
 // useLimits takes over what may change in limits, at the start and at a reload.
 func (s *Server) useLimits(l config.Limits) { s.limiter.Use(rulesOf(l)) }
 
-// admit decides whether a request may go on, by its principal's limits. Its body has not been read.
+// admit decides whether a request may go on, by its principal's limits and by what the engine foretells. Its body has not been
+// read.
 func (x *exchange) admit(c *fiber.Ctx) (err error) {
+	if x.s.drain.Load() {
+		return errStopping
+	}
+	if x.req.priority, err = priorityOf(c.Get("Pimoe-Priority"), x.req.principal); err != nil {
+		return err
+	}
+	if err := x.s.service.engine.Admits(x.req.principal.Tenant, x.req.priority, time.Time{}); err != nil {
+		return err
+	}
 	x.grant, err = x.s.limiter.Admit(x.ctx, x.req.principal, x.s.estimate(c.Request().Header.ContentLength()))
 	var refused *limit.Refused
 	if errors.As(err, &refused) {
@@ -43,6 +78,37 @@ func (x *exchange) admit(c *fiber.Ctx) (err error) {
 		x.windows = x.grant.Windows()
 	}
 	return err
+}
+
+// priorities are the values of Pimoe-Priority, and the role from which on each may be asked for.
+var priorities = map[string]struct {
+	priority engine.Priority
+	role     access.Role
+}{
+	"":       {engine.Normal, access.User},
+	"low":    {engine.Low, access.User},
+	"normal": {engine.Normal, access.User},
+	"high":   {engine.High, access.Operator}, // it goes before what others wait for
+}
+
+func priorityOf(header string, p access.Principal) (engine.Priority, error) {
+	want, ok := priorities[header]
+	switch {
+	case !ok:
+		return engine.Normal, &fault{status: http.StatusBadRequest, code: "invalid_header", message: "Pimoe-Priority: expected low, normal or high", param: "Pimoe-Priority"}
+	case p.Role < want.role:
+		return engine.Normal, fmt.Errorf("%w: priority %s is for role %s", access.ErrForbidden, header, want.role)
+	}
+	return want.priority, nil
+}
+
+// faultOfOverload is what a client may know of the engine's refusal, and when to come again; nil for another error.
+func faultOfOverload(err error) *fault {
+	var over *engine.OverloadError
+	if !errors.As(err, &over) {
+		return nil
+	}
+	return &fault{status: http.StatusServiceUnavailable, code: "overloaded", message: "as many requests as can be answered in time are running and waiting", retry: true, after: over.After}
 }
 
 // bytesPerToken is about what a token of English text has as JSON. The estimate only has to be near: it is settled at the end.

@@ -20,6 +20,7 @@ import (
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/limit"
+	"github.com/pimoe/pimoe/server/redisdb"
 	"github.com/pimoe/pimoe/server/web"
 )
 
@@ -65,6 +66,7 @@ type Server struct {
 	table   *access.Table
 	tenants *tenants
 	limiter *limit.Limiter
+	redis   *redisdb.DB      // nil where redis.url is empty
 	clock   func() time.Time // by which credentials are judged
 	started time.Time
 
@@ -113,9 +115,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
-	s.limiter = limit.New(nil, limit.Options{Now: s.clock})
-	s.useLimits(cfg.Limits)
-	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg)); err != nil {
+	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.openLimits(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(&o); err != nil {
@@ -133,6 +133,7 @@ func (s *Server) bind(o *options) error {
 	if err != nil {
 		return err
 	}
+	s.boundGuests(ln)
 	s.public = &listener{Listener: ln}
 	if s.public.app, err = s.app(s.publicRoutes(), false); err != nil {
 		return err
@@ -243,6 +244,7 @@ func (s *Server) Close() error {
 			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
 		}
 		s.cancel(errStopping)
+		err = errors.Join(err, s.closeLimits())
 		if s.guard != nil { // of a New that failed
 			s.guard.Close()
 		}
