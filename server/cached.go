@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -18,7 +17,6 @@ import (
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/server/cache"
 	"github.com/pimoe/pimoe/server/openai"
-	"github.com/pimoe/pimoe/server/redisdb"
 	"github.com/pimoe/pimoe/server/seal"
 )
 
@@ -26,11 +24,6 @@ import (
 func (s *Server) openCache(cfg config.Config) error {
 	o := cache.Options{Config: cfg.Cache, Metrics: s.service.metrics, Now: s.clock}
 	var err error
-	if cfg.Redis.URL != "" {
-		if s.redis, err = redisdb.Open(redisdb.Options{Config: cfg.Redis, Metrics: s.service.metrics, Log: s.log}); err != nil {
-			return fmt.Errorf("open redis: %w", err)
-		}
-	}
 	if cfg.Cache.Shared == "redis" {
 		if o.Box, err = seal.Load(cfg.Encryption); err != nil {
 			return err
@@ -41,14 +34,10 @@ func (s *Server) openCache(cfg config.Config) error {
 	return err
 }
 
-func (s *Server) closeCache() error {
-	if s.answers != nil {
+func (s *Server) closeCache() {
+	if s.answers != nil { // of a New that failed
 		s.answers.Close()
 	}
-	if s.redis == nil {
-		return nil
-	}
-	return s.redis.Close()
 }
 
 // kept is an answer as the cache has it: what was generated, and nothing of one request, such as its id.
@@ -319,8 +308,8 @@ func (l *lookup) tell(header map[string]string) {
 	switch {
 	case l.why == whyOff:
 	case l.hit != nil:
-		header["X-Cache"], header["Age"] = "hit", seconds(l.hit.Age)
-		header["Cache-Status"] = "pimoe; hit; ttl=" + seconds(l.hit.Left) + "; detail=" + l.hit.From
+		header["X-Cache"], header["Age"] = "hit", wholeSeconds(l.hit.Age)
+		header["Cache-Status"] = "pimoe; hit; ttl=" + wholeSeconds(l.hit.Left) + "; detail=" + l.hit.From
 	case l.why != "":
 		header["X-Cache"], header["Cache-Status"] = "bypass", "pimoe; fwd=bypass; detail="+l.why
 	case l.fresh:
@@ -330,7 +319,7 @@ func (l *lookup) tell(header map[string]string) {
 	}
 }
 
-func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
+func wholeSeconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 // stream writes a kept answer as events: all of a choice's text at once.
 func (a *kept) stream(want *openai.Request, d dialect, w *events) error {

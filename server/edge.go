@@ -2,7 +2,6 @@ package server
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,9 +19,11 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/google/uuid"
 
+	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/idempotency"
+	"github.com/pimoe/pimoe/server/limit"
 )
 
 const (
@@ -45,6 +46,7 @@ type request struct {
 	known       string // If-None-Match
 	cached      string // what the cache did, for the log; empty = it was not asked
 	take        moe.Accept
+	priority    engine.Priority
 	quality     string // of the answer, for the log; empty = none yet
 	model       string // of the path
 	group       string // of the path
@@ -85,6 +87,9 @@ type exchange struct {
 	cancel context.CancelCauseFunc
 	stop   func() // ends timer and watcher of ctx, and waits for the watcher
 	key    string // Idempotency-Key, of routes that take one
+
+	grant   *limit.Grant // nil = none was asked for
+	windows []limit.Window
 }
 
 // handle is the one place where Fiber's world ends: it copies the request, runs the handler and writes its reply.
@@ -143,6 +148,11 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 	if err := x.authorise(c); err != nil {
 		return nil, err
 	}
+	if x.route.work {
+		if err := x.admit(c); err != nil {
+			return nil, err
+		}
+	}
 	if x.req.query, err = url.ParseQuery(string(c.Context().URI().QueryString())); err != nil {
 		return nil, &fault{status: http.StatusBadRequest, code: "malformed_query", message: "the query string is malformed"}
 	}
@@ -182,8 +192,9 @@ func (x *exchange) readBody(c *fiber.Ctx) error {
 		return unsupported("unsupported_charset", "send the body as UTF-8")
 	}
 	x.req.contentType = kind
-	x.req.body = bytes.Clone(c.Context().Request.Body())
-	return nil
+	var err error
+	x.req.body, err = takeBody(c)
+	return err
 }
 
 // limit gives the request its deadline, X-Request-Timeout within the configured one, and watches its socket.
@@ -263,6 +274,7 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	for k, v := range rep.header {
 		h.Set(k, v)
 	}
+	x.limitHeaders(h.Set)
 	for _, v := range rep.cookies {
 		h.Add(fiber.HeaderSetCookie, v)
 	}
@@ -334,6 +346,7 @@ func (x *exchange) writeDeadline(d time.Duration) {
 // end counts and logs the request. Prompts and paths never get into the log.
 func (x *exchange) end(status int) {
 	x.cancel(nil)
+	x.settle()
 	took := time.Since(x.began)
 	x.countQuality()
 	x.s.meters.request(x.route.name(), status, took)

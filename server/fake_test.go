@@ -44,6 +44,8 @@ func (f *fakeEngine) Hidden(_ context.Context, _ int, x tensor.Matrix, _ bool, _
 	return y, nil, engine.Quality{}, err
 }
 
+func (f *fakeEngine) Admits(string, engine.Priority, time.Time) error { return f.refuse }
+
 func (f *fakeEngine) Stats() engine.Stats { return engine.Stats{Running: int(f.slots.Load())} }
 
 func (f *fakeEngine) Drain(ctx context.Context) error {

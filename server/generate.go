@@ -27,6 +27,7 @@ type generation struct {
 	s       *Server
 	id      string
 	take    moe.Accept
+	rank    engine.Priority
 	want    *openai.Request
 	form    *grammar.Grammar // nil = any text
 	choices []*choice
@@ -73,7 +74,7 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 			return nil, err
 		}
 	}
-	g := &generation{s: s, id: r.id, take: r.take, want: want, form: form}
+	g := &generation{s: s, id: r.id, take: r.take, rank: r.priority, want: want, form: form}
 	for i, p := range prompts {
 		for n := range want.N {
 			c := &choice{index: i*want.N + n, prompt: p.ids, first: n == 0}
@@ -95,7 +96,7 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 	r := engine.Request{
 		ID: g.id, Prompt: p.ids, MaxTokens: g.s.maxTokens(g.want), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
 		Stop: g.want.Stop, IgnoreEOS: g.want.IgnoreEOS, Logprobs: g.want.Logprobs,
-		Accept: g.take, Tenant: access.From(ctx).Tenant,
+		Accept: g.take, Tenant: access.From(ctx).Tenant, Priority: g.rank,
 	}
 	if g.form != nil && g.want.MaxTokens != 0 {
 		r.Form = g.form.Matcher()

@@ -34,13 +34,13 @@ func (b busy) Submit(ctx context.Context, r engine.Request) (engine.Stream, erro
 	return b.fakeEngine.Submit(ctx, r)
 }
 
-// counted counts what is computed.
-type counted struct {
+// counting counts what is computed.
+type counting struct {
 	*fakeEngine
 	computed atomic.Int64
 }
 
-func (c *counted) Submit(ctx context.Context, r engine.Request) (engine.Stream, error) {
+func (c *counting) Submit(ctx context.Context, r engine.Request) (engine.Stream, error) {
 	c.computed.Add(1)
 	return c.fakeEngine.Submit(ctx, r)
 }
@@ -52,8 +52,8 @@ var onceBodies = map[string][]string{
 	jobsPath:          {`{"kind":"completion","request":{"model":"fake","prompt":"a"}}`},
 }
 
-func onceService(t testing.TB) (*counted, *service) {
-	f := &counted{fakeEngine: &fakeEngine{script: letter}}
+func onceService(t testing.TB) (*counting, *service) {
+	f := &counting{fakeEngine: &fakeEngine{script: letter}}
 	f.hidden = func(x tensor.Matrix) (tensor.Matrix, error) { f.computed.Add(1); return x, nil }
 	svc := fakeService(f.fakeEngine)
 	svc.engine = f

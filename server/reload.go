@@ -47,6 +47,7 @@ func (s *Server) reload(ctx context.Context) (*instance.Reloaded, error) {
 // apply makes a configuration that the instance has taken over the server's own, and tells of it.
 func (s *Server) apply(next config.Config, done *instance.Reloaded) {
 	s.now.Store(&next)
+	s.useLimits(next.Limits)
 	if err := s.useWeb(next); err != nil { // can't happen: it has been validated
 		s.log.Error("web settings stay as they were", "error", err.Error())
 	}

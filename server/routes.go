@@ -124,7 +124,7 @@ type serverLimits struct {
 }
 
 var defaultLimits = serverLimits{
-	header: 10 * time.Second, // a slow mobile link needs about 2 s; every half-open connection costs a descriptor
+	header: 5 * time.Second,  // a slow mobile link needs about 2 s; every half-open connection costs a descriptor
 	body:   time.Minute,      // the largest body in this time is 2 MB/s
 	idle:   75 * time.Second, // above the usual 60 s of proxies, so that they close first
 	write:  30 * time.Second, event: 10 * time.Second,
@@ -140,7 +140,7 @@ func (s *Server) app(routes []route, admin bool) (*fiber.App, error) {
 		AppName: "pimoe", DisableStartupMessage: true, Immutable: true, CaseSensitive: true,
 		ReadTimeout: s.limits.header, IdleTimeout: s.limits.idle,
 		ReadBufferSize: 16 << 10, // bounds a request's header: tokens and tracing headers fit several times over
-		BodyLimit:      generateBody, DisablePreParseMultipartForm: true, ErrorHandler: s.unmatched(admin),
+		BodyLimit:      generateBody, DisablePreParseMultipartForm: true, StreamRequestBody: true, ErrorHandler: s.unmatched(admin),
 	})
 	app.Server().HeaderReceived = s.bodyLimits
 	app.Server().CloseOnShutdown = true
@@ -165,11 +165,8 @@ func (s *Server) add(app *fiber.App, routes []route, admin bool) error {
 
 // bodyLimits gives each request its own time and size for a body, once its header is known.
 func (s *Server) bodyLimits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	c := fasthttp.RequestConfig{ReadTimeout: s.limits.body}
-	if path, _, _ := strings.Cut(string(h.RequestURI()), "?"); path == processPath {
-		c.MaxRequestBodySize = tensorBody
-	}
-	return c
+	path, _, _ := strings.Cut(string(h.RequestURI()), "?")
+	return fasthttp.RequestConfig{ReadTimeout: s.limits.bodyTime(h.ContentLength()), MaxRequestBodySize: bodyLimit(path)}
 }
 
 // unmatched answers requests that reach no handler: unknown routes and methods, and what could not be read. Without a

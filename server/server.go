@@ -22,6 +22,7 @@ import (
 	"github.com/pimoe/pimoe/server/durable"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/limit"
 	"github.com/pimoe/pimoe/server/redisdb"
 	"github.com/pimoe/pimoe/server/web"
 )
@@ -69,6 +70,7 @@ type Server struct {
 	table   *access.Table
 	certs   *certs.Store // nil = the public listener speaks HTTP
 	tenants *tenants
+	limiter *limit.Limiter
 	redis   *redisdb.DB // nil where redis.url is empty
 	answers *cache.Cache
 	clock   func() time.Time // by which credentials are judged
@@ -121,9 +123,10 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 		s.clock = o.clock
 	}
 	s.newState(o.state)
-	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg)); err != nil {
+	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg), s.openShared(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.openLimits(cfg)
 	if err := s.openCache(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -142,6 +145,7 @@ func (s *Server) bind(o *options) error {
 	if err != nil {
 		return err
 	}
+	s.boundGuests(ln)
 	s.public = &listener{Listener: ln}
 	if s.public.app, err = s.app(s.publicRoutes(), false); err != nil {
 		return err
@@ -256,7 +260,8 @@ func (s *Server) Close() error {
 		}
 		s.cancel(errStopping)
 		s.state.stopJobs(s.base) // whose end is now
-		err = errors.Join(err, s.closeCache())
+		s.closeCache()
+		err = errors.Join(err, s.closeShared())
 		if s.guard != nil { // of a New that failed
 			s.guard.Close()
 		}

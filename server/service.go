@@ -58,6 +58,8 @@ type service struct {
 type engineAPI interface {
 	Submit(ctx context.Context, r engine.Request) (engine.Stream, error)
 	Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool, accept moe.Accept) (tensor.Matrix, []engine.RouteInfo, engine.Quality, error)
+	// Admits says why a request would not be taken now, before anything is done for it.
+	Admits(tenant string, p engine.Priority, deadline time.Time) error
 	Stats() engine.Stats
 	Drain(ctx context.Context) error
 }

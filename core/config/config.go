@@ -204,6 +204,18 @@ type Limits struct {
 	MaxRetries int `koanf:"max_retries"` // of an expert call that was answered wrongly; default 2
 	// CircuitBreakerThreshold is how many failures in a row take a replica out of use for a while; default 10.
 	CircuitBreakerThreshold int `koanf:"circuit_breaker_threshold"`
+	// Rates are what principals and tenants may ask for; empty (default) = as much as the server can.
+	Rates []Rate `koanf:"rates"`
+	// Weights are the shares of tenants that wait at the same time, from 1 to 1000; one that is not listed has 1.
+	Weights map[string]string `koanf:"weights"`
+	// MaxQueueTime is how long a request may have to wait for its place, by what the last seconds have shown; one that would
+	// wait longer is answered with 503 at once. Default 5 s, 0 = up to its deadline.
+	MaxQueueTime time.Duration `koanf:"max_queue_time"`
+	// TotalMemoryMB bounds the memory of the host and all plugin processes together, in MiB: from 80 % of it on new work is
+	// refused. 0 (default) = the cgroup's limit, if it has one.
+	TotalMemoryMB int `koanf:"total_memory_mb"`
+	// ConnectionsPerClient bounds the connections of one address, trusted proxies apart; default 512, 0 = no bound.
+	ConnectionsPerClient int `koanf:"connections_per_client"`
 }
 
 // Log is how the host logs, to standard error.

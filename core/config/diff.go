@@ -31,6 +31,7 @@ var live = []string{
 	"limits.max_concurrent_requests", "limits.max_queued_requests", "limits.request_timeout",
 	"log.level",
 	"plugins.dir", "plugins.catalogue",
+	"limits.rates", "limits.weights", "limits.max_queue_time", "limits.total_memory_mb", "limits.connections_per_client",
 	"web.origins", "web.hosts", "web.trusted_proxies",
 	"cache.answers", "cache.memory_mb", "cache.ttl",
 }

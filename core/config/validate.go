@@ -82,6 +82,7 @@ func (c Config) problems() []Problem {
 	v.server(c)
 	v.plugins(c)
 	v.auth(c)
+	v.rates(c.Limits)
 	v.web(c.Web)
 	v.tls(c.Server.TLS)
 	v.redis(c.Redis)

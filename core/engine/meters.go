@@ -26,7 +26,7 @@ func newMeters(r *metrics.Registry, b *inbox) *meters {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			s := b.stats
-			s.Queued = max(b.live-s.Running, 0)
+			s.Queued = max(b.waiting.live-s.Running, 0)
 			return float64(value(s))
 		}, labels...)
 	}

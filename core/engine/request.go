@@ -12,7 +12,8 @@ import (
 // the repeats cheap.
 type Request struct {
 	ID        string // request id, for logs; the edge makes it
-	Tenant    string // salt of the prefix cache; requests of different tenants never share pages
+	Tenant    string // salt of the prefix cache; requests of different tenants never share pages, and wait in lines of their own
+	Priority  Priority
 	Prompt    []int32
 	MaxTokens int // most new tokens; 0 = up to the context limit; PromptOnly = none
 	Sampling  sampler.Params
@@ -109,3 +110,6 @@ type Stream interface {
 	// Close cancels the request if it still runs and frees its slot. It is safe to call it more than once.
 	Close()
 }
+
+// flow is the line in which a request waits.
+func (r *Request) flow() flowKey { return flowKey{r.Tenant, min(max(r.Priority, Low), High)} }

@@ -38,6 +38,12 @@ type sequence struct {
 	chain    uint64
 	broken   bool // the chain can't be continued
 
+	flow   *flow   // in which it waits
+	cost   float64 // tokens that it was expected to take when it came
+	worked float64 // of cost, what counts as worked off
+	tag    float64 // by which it has its place, once placed
+	placed bool    // has had a place
+
 	known     bool   // has arrived at the loop
 	running   bool   // has a place
 	flying    bool   // is in the step under way
