@@ -82,7 +82,7 @@ func walk(t *testing.T, r *running, f func(rule access.Rule, method, url string)
 	}
 	for _, rule := range r.table.Rules() {
 		method, path, _ := strings.Cut(rule.Route, " ")
-		path = strings.NewReplacer(":model", "fake", ":group", "none", "*", "cmdline").Replace(path)
+		path = strings.NewReplacer(":model", "fake", ":version", "0123456789ab", ":group", "none", "*", "cmdline").Replace(path)
 		base := "http://" + r.AdminAddr()
 		if public[rule.Route] {
 			base = r.url

@@ -47,6 +47,20 @@ var rules = []access.Rule{
 	{Route: "POST " + groupPath + "scale", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "attach", Role: access.Admin, Scope: "experts"}, // a process that the host neither starts nor confines
 	{Route: "GET " + profilesPath, Role: access.Admin, Scope: "profiles"},
+	{Route: "GET " + oipPath + "/health/live"},
+	{Route: "GET " + oipPath + "/health/ready"},
+	{Route: "GET " + oipPath, Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipIndexPath, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipModel, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipModel + "/ready", Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipModel + "/infer", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipModel + "/generate", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipModel + "/generate_stream", Role: access.User, Scope: "generate"},
+	{Route: "GET " + oipVersion, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipVersion + "/ready", Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipVersion + "/infer", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipVersion + "/generate", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipVersion + "/generate_stream", Role: access.User, Scope: "generate"},
 }
 
 // profilesPath stands for all profiles of the option Pprof.

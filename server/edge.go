@@ -43,6 +43,8 @@ type request struct {
 	quality     string // of the answer, for the log; empty = none yet
 	model       string // of the path
 	group       string // of the path
+	version     string // of the path
+	inferHeader string // Inference-Header-Content-Length
 	query       url.Values
 	principal   access.Principal
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
@@ -81,6 +83,7 @@ func (s *Server) handle(rt route) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		x := s.begin(c, rt)
 		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
+		x.req.version, x.req.inferHeader = strings.Clone(c.Params("version")), strings.Clone(c.Get(headerLength))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
@@ -154,7 +157,7 @@ func (x *exchange) readBody(c *fiber.Ctx) error {
 	}
 	kind, params, _ := strings.Cut(x.req.contentType, ";")
 	kind = strings.ToLower(strings.TrimSpace(kind))
-	if kind != mimeJSON && (kind != mimeBytes || !x.route.bytes) {
+	if kind != mimeJSON && (kind != mimeBytes || !x.route.bytes) && (kind != "" || !x.route.untyped) {
 		return unsupported("unsupported_media_type", "send the body as Content-Type: application/json")
 	}
 	if _, charset, ok := strings.Cut(strings.ToLower(params), "charset="); ok && strings.Trim(charset, `" `) != "utf-8" {
@@ -284,8 +287,12 @@ func (x *exchange) runStream(rep *reply, w *events) (err error) {
 			if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
 				err = errors.Join(cause, err)
 			}
-			w.data(x.s.faultOf(err).openai(x.req.id).Body())
-			w.done()
+			if f := x.s.faultOf(err); x.route.shape == oipShape {
+				w.data(f.oip(x.req.id))
+			} else {
+				w.data(f.openai(x.req.id).Body())
+				w.done()
+			}
 		}
 	}()
 	err = rep.stream(x.ctx, w)

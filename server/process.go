@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -85,15 +86,15 @@ func (s *Server) processInput(r *request) (*processInput, error) {
 	if in.states == nil {
 		return in, nil
 	}
-	for _, l := range s.service.layers {
-		if in.layer == l {
-			return in, nil
-		}
+	return in, s.checkLayer(in.layer)
+}
+
+// checkLayer refuses a layer without experts; -1 is the first that has some.
+func (s *Server) checkLayer(layer int) error {
+	if layer == -1 || slices.Contains(s.service.layers, layer) {
+		return nil
 	}
-	if in.layer == -1 {
-		return in, nil
-	}
-	return nil, &strictjson.Error{Path: "layer", Expected: fmt.Sprintf("a layer with experts: one of %v", s.service.layers), Got: strconv.Itoa(in.layer)}
+	return &strictjson.Error{Path: "layer", Expected: fmt.Sprintf("a layer with experts: one of %v", s.service.layers), Got: strconv.Itoa(layer)}
 }
 
 // readJSON reads the fields of a JSON body. Exactly one of input_tensor, text and messages says what is asked.

@@ -20,6 +20,7 @@ type route struct {
 	admin        bool        // on the admin listener; filled in by add
 	work         bool        // runs on the model: has a deadline, watches its client, is refused while draining
 	bytes        bool        // also takes application/octet-stream
+	untyped      bool        // also takes a body without Content-Type
 	change       *change     // what is recorded of it; nil = it changes nothing
 	handle       handler
 }
@@ -50,7 +51,7 @@ const (
 // publicRoutes is everything on the public listener.
 func (s *Server) publicRoutes() []route {
 	const get, post = http.MethodGet, http.MethodPost
-	return append(s.healthRoutes(),
+	return append(append(s.healthRoutes(), s.oipRoutes()...),
 		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
 		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
 		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, handle: s.completions},
@@ -156,7 +157,7 @@ func (s *Server) add(app *fiber.App, routes []route, admin bool) error {
 // bodyLimits gives each request its own time and size for a body, once its header is known.
 func (s *Server) bodyLimits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	c := fasthttp.RequestConfig{ReadTimeout: s.limits.body}
-	if path, _, _ := strings.Cut(string(h.RequestURI()), "?"); path == processPath {
+	if path, _, _ := strings.Cut(string(h.RequestURI()), "?"); takesTensors(path) {
 		c.MaxRequestBodySize = tensorBody
 	}
 	return c
@@ -170,6 +171,8 @@ func (s *Server) unmatched(admin bool) fiber.ErrorHandler {
 		defer x.stop()
 		if path := c.Path(); strings.HasPrefix(path, "/v1/") || path == "/v1" {
 			x.route.shape = openaiShape
+		} else if strings.HasPrefix(path, oipPath+"/") || path == oipPath {
+			x.route.shape = oipShape
 		}
 		f := faultOfFiber(err)
 		if f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed {
