@@ -201,6 +201,16 @@ func parseTimeout(text string) (time.Duration, error) {
 
 // refuse logs an error that its client can't be told and turns it into an answer.
 func (x *exchange) refuse(err error) *reply {
+	f := x.refusal(err)
+	sh := x.route.shape
+	if x.route.path == processPath && sh == problemShape {
+		return f.processReply(x.req.id)
+	}
+	return f.reply(sh, x.req.id)
+}
+
+// refusal is what the client may know of an error; the log has the rest.
+func (x *exchange) refusal(err error) *fault {
 	if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = errors.Join(cause, err)
 	}
@@ -214,11 +224,7 @@ func (x *exchange) refuse(err error) *reply {
 		}
 		x.s.log.Log(context.Background(), level, "request failed", "request", x.req.id, "route", x.route.path, "code", f.code, "error", err.Error())
 	}
-	sh := x.route.shape
-	if x.route.path == processPath && sh == problemShape {
-		return f.processReply(x.req.id)
-	}
-	return f.reply(sh, x.req.id)
+	return f
 }
 
 // write sends a reply without a stream.

@@ -65,6 +65,7 @@ type Server struct {
 	started time.Time
 
 	public, admin *listener // admin is nil where it is off
+	rpc           *door     // nil where it is off
 
 	base      context.Context // of all requests; cancelled when the server stops for good
 	cancel    context.CancelCauseFunc
@@ -131,6 +132,9 @@ func (s *Server) bind(o *options) error {
 	if s.public.app, err = s.app(s.publicRoutes(), false); err != nil {
 		return err
 	}
+	if err := s.openDoor(o); err != nil {
+		return err
+	}
 	if s.cfg.Server.AdminAddr == "off" {
 		return nil
 	}
@@ -160,7 +164,7 @@ func (s *Server) AdminAddr() string {
 // to Server.DrainTimeout to end, and the listeners close. What still runs then is ended with a clear error. Run returns
 // nil after a stop that ctx asked for.
 func (s *Server) Run(ctx context.Context) error {
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	var serving sync.WaitGroup
 	for name, l := range map[string]*listener{"public": s.public, "admin": s.admin} {
 		if l == nil {
@@ -169,6 +173,13 @@ func (s *Server) Run(ctx context.Context) error {
 		serving.Go(func() {
 			if err := l.app.Listener(l.Listener); err != nil && !errors.Is(err, net.ErrClosed) {
 				failed <- fmt.Errorf("serve %s listener on %s: %w", name, l.Addr(), err)
+			}
+		})
+	}
+	if s.rpc != nil {
+		serving.Go(func() {
+			if err := s.rpc.serve(); err != nil {
+				failed <- fmt.Errorf("serve gRPC listener on %s: %w", s.rpc.Addr(), err)
 			}
 		})
 	}
@@ -189,6 +200,9 @@ func (s *Server) Run(ctx context.Context) error {
 // stop is the graceful half of the end.
 func (s *Server) stop() {
 	s.drain.Store(true)
+	if s.rpc != nil {
+		s.rpc.leases.close()
+	}
 	began := time.Now()
 	s.log.Info("draining", "requests", s.running.count(), "timeout", s.now.Load().Server.DrainTimeout.String())
 	ctx, cancel := context.WithTimeout(context.Background(), s.now.Load().Server.DrainTimeout)
@@ -223,6 +237,9 @@ func (s *Server) Close() error {
 		s.drain.Store(true)
 		if s.running.count() > 0 {
 			s.cancel(errStopping)
+		}
+		if s.rpc != nil {
+			s.rpc.close(s.limits.lastWords)
 		}
 		for _, l := range []*listener{s.public, s.admin} {
 			if l == nil {
