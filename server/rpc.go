@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pimoe/pimoe/server/access"
@@ -56,6 +55,7 @@ type door struct {
 	net.Listener
 	srv    *grpc.Server
 	leases leases
+	waits  sync.WaitGroup // for clients, of methods that run or have just returned
 	bow    sync.Once
 	bowed  chan struct{} // closed when every connection has ended by itself
 }
@@ -79,7 +79,7 @@ func (s *Server) openDoor(o *options) error {
 	}
 	d := &door{Listener: ln, bowed: make(chan struct{})}
 	d.srv = grpc.NewServer(
-		grpc.InTapHandle(d.leases.tap), grpc.UnknownServiceHandler(s.serveCall(method{route: route{method: grpcMethod}})),
+		grpc.UnknownServiceHandler(s.serveCall(method{route: route{method: grpcMethod}})),
 		grpc.MaxRecvMsgSize(grpcMessage), grpc.MaxSendMsgSize(grpcMessage), grpc.MaxHeaderListSize(grpcHeader), grpc.MaxConcurrentStreams(grpcStreams),
 		grpc.ConnectionTimeout(s.limits.header), grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
@@ -151,6 +151,7 @@ func (d *door) close(patience time.Duration) {
 	}
 	d.srv.Stop()
 	<-d.bowed
+	d.waits.Wait()
 	_ = d.Listener.Close() // also when it never served; a second close is no error worth telling
 }
 
@@ -163,42 +164,48 @@ type leases struct {
 
 // lease is the right of a stream to go on.
 type lease struct {
-	all    *leases
-	cancel context.CancelCauseFunc
-	busy   bool
+	all  *leases
+	over chan struct{} // closed when the stream has to end
+	busy bool
 }
 
-type leaseKey struct{}
-
-// tap gives every stream a context that the server can end: a message is waited for on it. It must not block.
-func (l *leases) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	return context.WithValue(ctx, leaseKey{}, &lease{all: l, cancel: cancel, busy: true}), nil
+// take gives a stream a lease, under which a request is under way.
+func (l *leases) take() *lease {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		l.open = map[*lease]bool{}
+	}
+	lease := &lease{all: l, over: make(chan struct{}), busy: true}
+	l.open[lease] = true
+	return lease
 }
 
-func leaseOf(ss grpc.ServerStream) *lease { return ss.Context().Value(leaseKey{}).(*lease) }
-
-// begin has the stream end between requests once the door closes; the function that it returns forgets it.
-func (l *lease) begin() (end func()) {
+// end gives the lease back.
+func (l *lease) end() {
 	l.all.mu.Lock()
 	defer l.all.mu.Unlock()
-	if l.all.open == nil {
-		l.all.open = map[*lease]bool{}
-	}
-	l.all.open[l] = true
-	return func() {
-		l.all.mu.Lock()
-		defer l.all.mu.Unlock()
-		delete(l.all.open, l)
-	}
+	delete(l.all.open, l)
 }
 
 // work says whether a request is under way.
 func (l *lease) work(busy bool) {
 	l.all.mu.Lock()
 	defer l.all.mu.Unlock()
-	if l.busy = busy; l.all.shut && !busy {
-		l.cancel(errStopping)
+	if l.busy = busy; l.all.shut {
+		l.stop()
+	}
+}
+
+// stop ends a stream that waits. The caller holds mu.
+func (l *lease) stop() {
+	if l.busy {
+		return
+	}
+	select {
+	case <-l.over:
+	default:
+		close(l.over)
 	}
 }
 
@@ -208,21 +215,32 @@ func (l *leases) close() {
 	defer l.mu.Unlock()
 	l.shut = true
 	for lease := range l.open {
-		if !lease.busy {
-			lease.cancel(errStopping)
-		}
+		lease.stop()
 	}
 }
 
-// errSlow is the cause of a message that has not come, or left, in its time.
+// errSlow is why a wait for a client has ended that took too long.
 var errSlow = errors.New("too slow")
 
-// within bounds a wait for the client: a message to come or to leave.
-func (c *call) within(d time.Duration, wait func() error) error {
-	l := leaseOf(c.ss)
-	timer := time.AfterFunc(d, func() { l.cancel(errSlow) })
-	defer timer.Stop()
-	return wait()
+// within waits for the client, at most until over is closed and, with d above 0, for this time. The library has no deadline for
+// a message and no status of our own for one that fails, so it waits on a goroutine, which ends with the method's return.
+func (d *door) within(limit time.Duration, over <-chan struct{}, wait func() error) error {
+	done := make(chan error, 1)
+	d.waits.Go(func() { done <- wait() })
+	var late <-chan time.Time
+	if limit > 0 {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-late:
+		return errSlow
+	case <-over:
+		return errStopping
+	}
 }
 
 // beginCall is begin for a request of the gRPC listener.
@@ -238,11 +256,10 @@ func (s *Server) beginCall(ss grpc.ServerStream, m method) *call {
 
 // causeOf is why a stream has ended before its request.
 func causeOf(ctx context.Context) error {
-	cause := context.Cause(ctx)
-	if errors.Is(cause, context.Canceled) && !errors.Is(cause, errStopping) {
-		return errGone
+	if err := ctx.Err(); !errors.Is(err, context.Canceled) {
+		return err
 	}
-	return cause
+	return errGone
 }
 
 func first(md metadata.MD, key string) string {
@@ -305,11 +322,11 @@ func (c *call) authoriseCall() error {
 
 // receive reads one message.
 func (c *call) receive(in proto.Message) error {
-	err := c.within(c.s.limits.body, func() error { return c.ss.RecvMsg(in) })
+	err := c.s.rpc.within(c.s.limits.body, nil, func() error { return c.ss.RecvMsg(in) })
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(context.Cause(c.ss.Context()), errSlow):
+	case errors.Is(err, errSlow):
 		return &fault{status: http.StatusRequestTimeout, code: "request_timeout", message: "the request did not arrive in time"}
 	case c.ss.Context().Err() != nil:
 		return causeOf(c.ss.Context())
@@ -346,7 +363,7 @@ func (c *call) run(m method, in proto.Message) error {
 
 // send writes one message; a client that does not read is cut off.
 func (c *call) send(out proto.Message) error {
-	err := c.within(c.s.limits.event, func() error { return c.ss.SendMsg(out) })
+	err := c.s.rpc.within(c.s.limits.event, nil, func() error { return c.ss.SendMsg(out) })
 	if err != nil {
 		c.cancel(errGone)
 		return errGone
@@ -387,17 +404,17 @@ func (s *Server) serveStream(m method) grpc.StreamHandler {
 			return c.finish(err)
 		}
 		c.dismiss()
-		l := leaseOf(ss)
-		defer l.begin()()
+		l := s.rpc.leases.take()
+		defer l.end()
 		for {
 			in := m.take()
 			l.work(false)
-			err := ss.RecvMsg(in)
+			err := s.rpc.within(0, l.over, func() error { return ss.RecvMsg(in) })
 			l.work(true)
 			switch {
 			case errors.Is(err, io.EOF):
 				return nil
-			case errors.Is(context.Cause(ss.Context()), errStopping):
+			case errors.Is(err, errStopping):
 				return status.Error(codes.Unavailable, "the server is stopping")
 			case err != nil:
 				return err // the client has gone, or its message is too large or malformed: the library's words

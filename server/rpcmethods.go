@@ -183,8 +183,8 @@ const watchEvery = 250 * time.Millisecond
 
 // rpcWatch tells the state whenever it changes. It holds up neither the end of the server nor that of a drain.
 func (s *Server) rpcWatch(_ context.Context, c *call, in proto.Message) error {
-	l := leaseOf(c.ss)
-	defer l.begin()()
+	l := s.rpc.leases.take()
+	defer l.end()
 	c.s.running.done() // a watch is no work that a drain waits for
 	defer c.s.running.add()
 	tick := time.NewTicker(watchEvery)
@@ -202,8 +202,8 @@ func (s *Server) rpcWatch(_ context.Context, c *call, in proto.Message) error {
 		case <-tick.C:
 		case <-c.ss.Context().Done():
 			return causeOf(c.ss.Context())
-		case <-s.base.Done():
-			return context.Cause(s.base)
+		case <-l.over:
+			return errStopping
 		}
 		l.work(true)
 	}
