@@ -54,6 +54,30 @@ var rules = []access.Rule{
 	{Route: "POST " + groupPath + "scale", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "attach", Role: access.Admin, Scope: "experts"}, // a process that the host neither starts nor confines
 	{Route: "GET " + profilesPath, Role: access.Admin, Scope: "profiles"},
+	{Route: "GET " + oipPath + "/health/live"},
+	{Route: "GET " + oipPath + "/health/ready"},
+	{Route: "GET " + oipPath, Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipIndexPath, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipModel, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipModel + "/ready", Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipModel + "/infer", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipModel + "/generate", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipModel + "/generate_stream", Role: access.User, Scope: "generate"},
+	{Route: "GET " + oipVersion, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipVersion + "/ready", Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipVersion + "/infer", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipVersion + "/generate", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipVersion + "/generate_stream", Role: access.User, Scope: "generate"},
+	{Route: grpcMethod + " " + inferenceService + "ServerLive"},
+	{Route: grpcMethod + " " + inferenceService + "ServerReady"},
+	{Route: grpcMethod + " " + healthService + "Check"},
+	{Route: grpcMethod + " " + healthService + "Watch"},
+	{Route: grpcMethod + " " + inferenceService + "ServerMetadata", Role: access.Viewer, Scope: "models"},
+	{Route: grpcMethod + " " + inferenceService + "ModelReady", Role: access.Viewer, Scope: "models"},
+	{Route: grpcMethod + " " + inferenceService + "ModelMetadata", Role: access.Viewer, Scope: "models"},
+	{Route: grpcMethod + " " + inferenceService + "RepositoryIndex", Role: access.Viewer, Scope: "models"},
+	{Route: grpcMethod + " " + inferenceService + "ModelInfer", Role: access.User, Scope: "generate"},
+	{Route: grpcMethod + " " + inferenceService + "ModelStreamInfer", Role: access.User, Scope: "generate"},
 }
 
 // profilesPath stands for all profiles of the option Pprof.
@@ -74,7 +98,12 @@ const (
 // principal is who a request is from. The admin listener judges a credential that is sent: it never makes more of one
 // than it is.
 func (s *Server) principal(ctx context.Context, c *fiber.Ctx, admin bool) (access.Principal, error) {
-	p, err := s.guard.Authenticate(ctx, s.credentials(c))
+	return s.principalOf(ctx, s.credentials(c), admin)
+}
+
+// principalOf is principal for credentials from anywhere.
+func (s *Server) principalOf(ctx context.Context, c access.Credentials, admin bool) (access.Principal, error) {
+	p, err := s.guard.Authenticate(ctx, c)
 	if !errors.Is(err, access.ErrMissing) {
 		return p, err
 	}

@@ -113,6 +113,9 @@ func TestAnswersFitTheDescription(t *testing.T) {
 		{"POST", processPath, `{"input_tensor":` + nested(hiddenStates(2, inst.Model.Hidden), 1) + `,"attention_mask":[[1,0]],"return_comprehensive_info":true}`},
 		{"GET", "/api/v1/stats", ""}, {"GET", "/health", ""}, {"GET", "/livez", ""}, {"GET", "/readyz?verbose", ""}, {"GET", "/startupz", ""},
 		{"GET", "/metrics", ""}, {"GET", "/docs", ""}, {"GET", "/openapi.json", ""},
+		{"GET", "/v2", ""}, {"GET", "/v2/health/live", ""}, {"GET", "/v2/health/ready", ""}, {"GET", "/v2/models/pimoe-tiny", ""}, {"GET", "/v2/models/pimoe-tiny-hidden/ready", ""}, {"GET", "/v2/models/other", ""},
+		{"POST", "/v2/models/pimoe-tiny-hidden/infer", fmt.Sprintf(`{"id":"a","inputs":[{"name":"hidden_states","datatype":"FP32","shape":[1,2,%d],"data":%s}]}`, inst.Model.Hidden, nested(hiddenStates(2, inst.Model.Hidden), 1))},
+		{"POST", "/v2/models/pimoe-tiny/infer", `{"inputs":[]}`},
 	}
 	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
@@ -123,6 +126,7 @@ func TestAnswersFitTheDescription(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			path = strings.NewReplacer("{model}", inst.ID, "{version}", r.modelVersion()).Replace(path)
 			requests = append(requests, struct{ method, path, body string }{method, path, string(example)})
 		}
 	}
@@ -172,6 +176,13 @@ func checkAgainst(t *testing.T, doc *openapi3.T, r *running, method, path, body 
 	if id, ok := strings.CutPrefix(name, "/v1/models/"); ok {
 		name, params = "/v1/models/{model}", map[string]string{"model": id}
 	}
+	if rest, ok := strings.CutPrefix(name, oipModels); ok {
+		id, action, _ := strings.Cut(rest, "/")
+		params, name = map[string]string{"model": id}, strings.TrimSuffix(oipModels+"{model}/"+action, "/")
+		if version, after, ok := strings.Cut(strings.TrimPrefix(action, "versions/"), "/"); ok && strings.HasPrefix(action, "versions/") {
+			params["version"], name = version, oipModels+"{model}/versions/{version}/"+after
+		}
+	}
 	item := doc.Paths.Find(name)
 	options := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, ExcludeResponseBody: false}
 	in := &openapi3filter.RequestValidationInput{
@@ -210,7 +221,7 @@ func TestDocsPage(t *testing.T) {
 	a := r.get("/docs")
 	page, policy := string(a.body), a.header.Get("Content-Security-Policy")
 	for _, rt := range r.publicRoutes() {
-		if !strings.Contains(page, "<code>"+strings.NewReplacer(":model", "{model}", ":job", "{job}").Replace(rt.path)+"</code>") {
+		if !strings.Contains(page, "<code>"+strings.NewReplacer(":model", "{model}", ":job", "{job}", ":version", "{version}").Replace(rt.path)+"</code>") {
 			t.Errorf("the page lacks %s", rt.path)
 		}
 	}

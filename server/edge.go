@@ -50,6 +50,8 @@ type request struct {
 	quality     string // of the answer, for the log; empty = none yet
 	model       string // of the path
 	group       string // of the path
+	version     string // of the path
+	inferHeader string // Inference-Header-Content-Length
 	query       url.Values
 	principal   access.Principal
 	client      netip.Addr         // that the request counts for; see clientOf
@@ -98,6 +100,7 @@ func (s *Server) handle(rt route) fiber.Handler {
 		x := s.begin(c, rt)
 		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
 		x.req.job = strings.Clone(c.Params("job"))
+		x.req.version, x.req.inferHeader = strings.Clone(c.Params("version")), strings.Clone(c.Get(headerLength))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
@@ -185,7 +188,7 @@ func (x *exchange) readBody(c *fiber.Ctx) error {
 	}
 	kind, params, _ := strings.Cut(x.req.contentType, ";")
 	kind = strings.ToLower(strings.TrimSpace(kind))
-	if kind != mimeJSON && (kind != mimeBytes || !x.route.bytes) {
+	if kind != mimeJSON && (kind != mimeBytes || !x.route.bytes) && (kind != "" || !x.route.untyped) {
 		return unsupported("unsupported_media_type", "send the body as Content-Type: application/json")
 	}
 	if _, charset, ok := strings.Cut(strings.ToLower(params), "charset="); ok && strings.Trim(charset, `" `) != "utf-8" {
@@ -234,6 +237,16 @@ func parseTimeout(text string) (time.Duration, error) {
 
 // refuse logs an error that its client can't be told and turns it into an answer.
 func (x *exchange) refuse(err error) *reply {
+	f := x.refusal(err)
+	sh := x.route.shape
+	if x.route.path == processPath && sh == problemShape {
+		return f.processReply(x.req.id)
+	}
+	return f.reply(sh, x.req.id)
+}
+
+// refusal is what the client may know of an error; the log has the rest.
+func (x *exchange) refusal(err error) *fault {
 	if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = errors.Join(cause, err)
 	}
@@ -247,11 +260,7 @@ func (x *exchange) refuse(err error) *reply {
 		}
 		x.s.log.Log(context.Background(), level, "request failed", "request", x.req.id, "route", x.route.path, "code", f.code, "error", err.Error())
 	}
-	sh := x.route.shape
-	if x.route.path == processPath && sh == problemShape {
-		return f.processReply(x.req.id)
-	}
-	return f.reply(sh, x.req.id)
+	return f
 }
 
 // write sends a reply without a stream.
@@ -324,8 +333,12 @@ func (x *exchange) runStream(rep *reply, w *events) (err error) {
 			if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
 				err = errors.Join(cause, err)
 			}
-			w.data(x.s.faultOf(err).openai(x.req.id).Body())
-			w.done()
+			if f := x.s.faultOf(err); x.route.shape == oipShape {
+				w.data(f.oip(x.req.id))
+			} else {
+				w.data(f.openai(x.req.id).Body())
+				w.done()
+			}
 		}
 	}()
 	err = rep.stream(x.ctx, w)

@@ -136,6 +136,7 @@ type shape int
 const (
 	problemShape shape = iota // RFC 9457: 422 for valid JSON with a wrong shape or value
 	openaiShape               // /v1: such a value is 400 with param
+	oipShape                  // /v2: such a value is 400
 )
 
 // kinds are OpenAI's error types by status; others below 500 are invalid_request_error, above api_error.
@@ -198,10 +199,14 @@ func (f *fault) reply(sh shape, id string) *reply {
 	if f.allow != "" {
 		r.header["Allow"] = f.allow
 	}
+	if sh != problemShape && r.status == http.StatusUnprocessableEntity {
+		r.status = http.StatusBadRequest
+	}
+	if sh == oipShape {
+		r.contentType, r.body = mimeJSON, f.oip(id)
+		return r
+	}
 	if sh == openaiShape {
-		if r.status == http.StatusUnprocessableEntity {
-			r.status = http.StatusBadRequest
-		}
 		r.contentType, r.body = mimeJSON, f.openai(id).Body()
 		return r
 	}

@@ -162,7 +162,7 @@ func retryAfter(d time.Duration) string { return strconv.FormatInt(max(seconds(d
 
 // bodyLimit is the largest body that a path takes.
 func bodyLimit(path string) int {
-	if path == processPath {
+	if takesTensors(path) {
 		return tensorBody
 	}
 	return generateBody

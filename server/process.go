@@ -1,9 +1,12 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,12 +66,29 @@ func (s *Server) process(ctx context.Context, r *request) (*reply, error) {
 		header["X-Tensor-Shape"] = in.states.shapeText()
 		return &reply{status: http.StatusOK, contentType: mimeBytes, header: header, body: littleEndian(y)}, nil
 	}
-	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: in.states.encode(y), Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
+	out := processResult{RequestID: r.id, Routing: s.service.routing, Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
 	if in.info {
 		out.Info = s.routeInfo(in, routes)
 	}
-	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: mustJSON(out)}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: out.body(in.states, y)}, nil
 }
+
+// body is the result with its tensor, which is nearly all of it: numbers are written straight into the body.
+func (out processResult) body(st *states, y tensor.Matrix) []byte {
+	if st.form != formNested {
+		out.Output = base64.StdEncoding.EncodeToString(littleEndian(y))
+		return mustJSON(out)
+	}
+	head, tail, _ := bytes.Cut(mustJSON(out), []byte(noOutput)) // the request's id, before it, has no such text
+	b := make([]byte, 0, len(head)+len(tail)+len(noOutput)+numberText*y.Rows*y.Cols)
+	b = append(append(b, head...), `"output":`...)
+	return append(appendNested(b, st.shape, y), tail...)
+}
+
+const (
+	noOutput   = `"output":null`
+	numberText = 13 // bytes: what most numbers take as text, with their comma; with more the body grows once
+)
 
 // processInput reads either of the two bodies.
 func (s *Server) processInput(r *request) (*processInput, error) {
@@ -85,15 +105,15 @@ func (s *Server) processInput(r *request) (*processInput, error) {
 	if in.states == nil {
 		return in, nil
 	}
-	for _, l := range s.service.layers {
-		if in.layer == l {
-			return in, nil
-		}
+	return in, s.checkLayer(in.layer)
+}
+
+// checkLayer refuses a layer without experts; -1 is the first that has some.
+func (s *Server) checkLayer(layer int) error {
+	if layer == -1 || slices.Contains(s.service.layers, layer) {
+		return nil
 	}
-	if in.layer == -1 {
-		return in, nil
-	}
-	return nil, &strictjson.Error{Path: "layer", Expected: fmt.Sprintf("a layer with experts: one of %v", s.service.layers), Got: strconv.Itoa(in.layer)}
+	return &strictjson.Error{Path: "layer", Expected: fmt.Sprintf("a layer with experts: one of %v", s.service.layers), Got: strconv.Itoa(layer)}
 }
 
 // readJSON reads the fields of a JSON body. Exactly one of input_tensor, text and messages says what is asked.

@@ -21,6 +21,7 @@ type route struct {
 	work         bool        // runs on the model: has a deadline, watches its client, is refused while draining
 	bytes        bool        // also takes application/octet-stream
 	once         bool        // takes an Idempotency-Key
+	untyped      bool        // also takes a body without Content-Type
 	change       *change     // what is recorded of it; nil = it changes nothing
 	handle       handler
 }
@@ -53,7 +54,7 @@ const (
 // publicRoutes is everything on the public listener.
 func (s *Server) publicRoutes() []route {
 	const get, post = http.MethodGet, http.MethodPost
-	return append(s.healthRoutes(),
+	return append(append(s.healthRoutes(), s.oipRoutes()...),
 		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
 		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
 		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, once: true, handle: s.completions},
@@ -177,6 +178,8 @@ func (s *Server) unmatched(admin bool) fiber.ErrorHandler {
 		defer x.stop()
 		if path := c.Path(); strings.HasPrefix(path, "/v1/") || path == "/v1" {
 			x.route.shape = openaiShape
+		} else if strings.HasPrefix(path, oipPath+"/") || path == oipPath {
+			x.route.shape = oipShape
 		}
 		if rep := x.preflight(c); rep != nil {
 			x.write(c, rep)

@@ -78,6 +78,7 @@ type Server struct {
 	started time.Time
 
 	public, admin *listener // admin is nil where it is off
+	rpc           *door     // nil where it is off
 
 	base      context.Context // of all requests; cancelled when the server stops for good
 	cancel    context.CancelCauseFunc
@@ -150,6 +151,9 @@ func (s *Server) bind(o *options) error {
 	if s.public.app, err = s.app(s.publicRoutes(), false); err != nil {
 		return err
 	}
+	if err := s.openDoor(o); err != nil {
+		return err
+	}
 	if s.cfg.Server.AdminAddr == "off" {
 		return nil
 	}
@@ -180,7 +184,7 @@ func (s *Server) AdminAddr() string {
 // nil after a stop that ctx asked for.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.state.start(s.log)()
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	var serving sync.WaitGroup
 	for name, l := range map[string]*listener{"public": s.public, "admin": s.admin} {
 		if l == nil {
@@ -189,6 +193,13 @@ func (s *Server) Run(ctx context.Context) error {
 		serving.Go(func() {
 			if err := l.app.Listener(s.front(l)); err != nil && !errors.Is(err, net.ErrClosed) {
 				failed <- fmt.Errorf("serve %s listener on %s: %w", name, l.Addr(), err)
+			}
+		})
+	}
+	if s.rpc != nil {
+		serving.Go(func() {
+			if err := s.rpc.serve(); err != nil {
+				failed <- fmt.Errorf("serve gRPC listener on %s: %w", s.rpc.Addr(), err)
 			}
 		})
 	}
@@ -209,6 +220,9 @@ func (s *Server) Run(ctx context.Context) error {
 // stop is the graceful half of the end.
 func (s *Server) stop() {
 	s.drain.Store(true)
+	if s.rpc != nil {
+		s.rpc.leases.close()
+	}
 	began := time.Now()
 	s.state.pause()
 	s.log.Info("draining", "requests", s.running.count(), "timeout", s.now.Load().Server.DrainTimeout.String())
@@ -245,6 +259,9 @@ func (s *Server) Close() error {
 		s.drain.Store(true)
 		if s.running.count() > 0 {
 			s.cancel(errStopping)
+		}
+		if s.rpc != nil {
+			s.rpc.close(s.limits.lastWords)
 		}
 		for _, l := range []*listener{s.public, s.admin} {
 			if l == nil {

@@ -106,6 +106,7 @@ func (a Audit) Path(home string) string {
 type Server struct {
 	Addr      string `koanf:"addr"`       // public API; default 127.0.0.1:8080; not loopback needs APIKey or Auth
 	AdminAddr string `koanf:"admin_addr"` // admin API, loopback only; default 127.0.0.1:8081; "off" = none
+	GRPCAddr  string `koanf:"grpc_addr"`  // Open Inference Protocol over gRPC; "off" (default) = none; not loopback needs APIKey or Auth
 	Alias     string `koanf:"alias"`      // the model's id in the API; empty = its store name
 	// DrainTimeout is how long SIGTERM waits for running requests. Default 30 s.
 	DrainTimeout time.Duration `koanf:"drain_timeout"`

@@ -26,6 +26,7 @@ var about = map[string]string{
 	"mode":                                   "Preset that changes defaults; every value that is set anywhere else wins over it.",
 	"server.addr":                            "Listen address of the public API; anything but loopback needs api_key or auth.",
 	"server.admin_addr":                      "Listen address of the admin API, loopback only; \"off\" for none.",
+	"server.grpc_addr":                       "Listen address of the Open Inference Protocol over gRPC, such as 127.0.0.1:8001; anything but loopback needs api_key or auth; \"off\" for none.",
 	"server.alias":                           "The model's id in the API; empty for its own name.",
 	"server.drain_timeout":                   "How long a graceful stop waits for running requests.",
 	"server.tls.cert_file":                   "PEM file with the public listener's certificate and what leads to its authority; empty for HTTP. A running server follows its changes.",

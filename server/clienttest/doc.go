@@ -1,4 +1,4 @@
-// Package clienttest runs the official OpenAI clients for Python and JavaScript against a live server: models,
+// Package clienttest runs the official OpenAI clients for Python and JavaScript and Triton's for Python against a live server: models,
 // completions, chat, streams and error cases, with the clients' own types and exceptions; and logins at a real OpenID
 // Connect provider. It has no code of its own.
 //
