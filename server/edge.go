@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"runtime/debug"
@@ -45,6 +46,7 @@ type request struct {
 	group       string // of the path
 	query       url.Values
 	principal   access.Principal
+	client      netip.Addr // that the request counts for; see clientOf
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
@@ -102,7 +104,7 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	x := &exchange{s: s, route: rt, began: time.Now(), conn: c.Context().Conn(), stop: func() {}}
 	x.req = &request{
 		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
-		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")),
+		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")), client: s.clientOf(c),
 	}
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))

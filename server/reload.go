@@ -41,6 +41,9 @@ func (s *Server) reload(ctx context.Context) (*instance.Reloaded, error) {
 		return nil, rejected(err)
 	}
 	s.now.Store(&next)
+	if err := s.useWeb(next); err != nil { // can't happen: it has been validated
+		s.log.Error("web settings stay as they were", "error", err.Error())
+	}
 	keys := make([]string, len(done.Changes))
 	for i, c := range done.Changes {
 		keys[i] = c.Key

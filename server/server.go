@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/web"
 )
 
 // Option changes a Server in New.
@@ -52,6 +53,7 @@ type Server struct {
 	log     *slog.Logger
 	cfg     config.Config // as it was at the start
 	now     atomic.Pointer[config.Config]
+	web     atomic.Pointer[web.Policy]
 	read    func() (config.Config, error) // the configuration again; nil = it can't be reloaded
 	service service
 	forms   forms
@@ -109,7 +111,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
-	if err := s.newGuard(cfg); err != nil {
+	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(&o); err != nil {

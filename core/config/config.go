@@ -37,6 +37,8 @@ type Config struct {
 	APIKey string `koanf:"api_key" secret:"true"`
 	// Auth says who else is let in, and as what.
 	Auth Auth `koanf:"auth"`
+	// Web says which pages, names and proxies are trusted.
+	Web Web `koanf:"web"`
 	// Plugins says which executables may be started, and how they are confined.
 	Plugins Plugins `koanf:"plugins"`
 }

@@ -31,6 +31,7 @@ var live = []string{
 	"limits.max_concurrent_requests", "limits.max_queued_requests", "limits.request_timeout",
 	"log.level",
 	"plugins.dir", "plugins.catalogue",
+	"web.origins", "web.hosts", "web.trusted_proxies",
 }
 
 // Live reports whether a running host can take over another value of a key.

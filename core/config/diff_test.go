@@ -71,6 +71,8 @@ func alter(t *testing.T, key string, v reflect.Value) {
 		*x += time.Second
 	case *any:
 		*x = "layer"
+	case *[]string:
+		*x = append(slices.Clone(*x), "x")
 	case *map[string]string:
 		*x = map[string]string{"seed": "7"}
 	case *[]Override:

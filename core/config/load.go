@@ -60,6 +60,7 @@ func defaults(environ []string) Config {
 			MaxQueuedRequests: 1000, RequestTimeout: 30 * time.Second, MaxRetries: 2, CircuitBreakerThreshold: 10,
 		},
 		Auth:    defaultAuth(),
+		Web:     defaultWeb(),
 		Log:     Log{Level: "info", Format: "auto"},
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 	}

@@ -56,6 +56,7 @@ const (
 	actionTorn    = "audit.torn"    // the line before was cut off by a crash
 	actionDamaged = "audit.damaged" // the file was not what the head says; it was put aside
 	actionResumed = "audit.resumed" // records can be written again
+	actionLost    = "audit.lost"    // notices came faster than the disk took them
 )
 
 // ErrUnwritable says that a record can't be written: what it would record must not be done.

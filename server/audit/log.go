@@ -255,28 +255,24 @@ func (l *Log) summarise(all bool) {
 	}
 }
 
-// flush writes the notices that wait, and after a time without room a record that says so. The caller holds mu.
+// flush writes the notices that wait, after a time without room a record that says so, and how many found no place. The
+// caller holds mu.
 func (l *Log) flush() error {
 	if l.bad != nil {
-		l.queueing.Lock()
-		lost, refused := l.lost, l.refused
-		l.queueing.Unlock()
-		err := l.write(Record{Time: l.o.Now(), Actor: Host, Action: actionResumed, Object: filepath.Base(l.path), Outcome: Noticed, Details: map[string]any{
-			"why": reason(l.bad), "notices_lost": lost, "changes_refused": refused,
-		}})
-		if err != nil {
+		if err := l.account(actionResumed, map[string]any{"why": reason(l.bad)}); err != nil {
 			return err
 		}
-		l.queueing.Lock()
-		l.lost, l.refused = l.lost-lost, l.refused-refused
-		l.queueing.Unlock()
 		l.judge(nil)
 	}
 	for {
 		l.queueing.Lock()
 		if len(l.queue) == 0 {
+			lost := l.lost
 			l.queueing.Unlock()
-			return nil
+			if lost == 0 {
+				return nil
+			}
+			return l.account(actionLost, map[string]any{})
 		}
 		r := l.queue[0]
 		l.queueing.Unlock()
@@ -287,6 +283,22 @@ func (l *Log) flush() error {
 		l.queue = l.queue[1:]
 		l.queueing.Unlock()
 	}
+}
+
+// account records what could not be until now. More may be lost while it is written: that is for the next such record.
+func (l *Log) account(action string, details map[string]any) error {
+	l.queueing.Lock()
+	lost, refused := l.lost, l.refused
+	l.queueing.Unlock()
+	details["notices_lost"], details["changes_refused"] = lost, refused
+	err := l.write(Record{Time: l.o.Now(), Actor: Host, Action: action, Object: filepath.Base(l.path), Outcome: Noticed, Details: details})
+	if err != nil {
+		return err
+	}
+	l.queueing.Lock()
+	l.lost, l.refused = l.lost-lost, l.refused-refused
+	l.queueing.Unlock()
+	return nil
 }
 
 // reason is an error without paths: they are the host's.
