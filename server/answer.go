@@ -20,6 +20,11 @@ type dialect struct {
 
 // generate runs a request and answers it at once or as a stream.
 func (s *Server) generate(ctx context.Context, r *request, want *openai.Request, prompts []prompt, d dialect) (*reply, error) {
+	if r.live != nil {
+		if err := r.live.adapt(s, want, len(prompts)); err != nil {
+			return nil, err
+		}
+	}
 	g, err := s.start(ctx, r, want, prompts)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/ws"
 )
 
 // rules is what every route of both listeners asks for: the one list. A server with a route that is not in it does not
@@ -33,6 +34,19 @@ var rules = []access.Rule{
 	{Route: "POST /v1/completions", Role: access.User, Scope: "generate"},
 	{Route: "POST /v1/chat/completions", Role: access.User, Scope: "generate"},
 	{Route: "POST " + processPath, Role: access.User, Scope: "generate"},
+	{Route: "GET " + socketPath}, // the first message may bring the credential
+	{Route: "WS auth"},
+	{Route: "WS ping"},
+	{Route: "WS pong"},
+	{Route: "WS process", Role: access.User, Scope: "generate"},
+	{Route: "WS generate", Role: access.User, Scope: "generate"},
+	{Route: "WS resume", Role: access.User, Scope: "generate"},
+	{Route: "WS cancel", Role: access.User, Scope: "generate"},
+	{Route: "WS subscribe", Role: access.Viewer, Scope: "topics"},
+	{Route: "WS subscribe " + ws.SystemExperts, Role: access.Viewer, Scope: "experts"},
+	{Route: "WS subscribe " + ws.SystemStats, Role: access.Viewer, Scope: "stats"},
+	{Route: "WS unsubscribe", Role: access.Viewer, Scope: "topics"},
+	{Route: "WS publish", Role: access.User, Scope: "topics"},
 	{Route: "GET " + expertsPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + trialPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + rebalancePath, Role: access.Viewer, Scope: "experts"},
@@ -67,7 +81,12 @@ const (
 // principal is who a request is from. The admin listener judges a credential that is sent: it never makes more of one
 // than it is.
 func (s *Server) principal(ctx context.Context, c *fiber.Ctx, admin bool) (access.Principal, error) {
-	p, err := s.guard.Authenticate(ctx, s.credentials(c))
+	return s.judge(ctx, s.credentials(c), admin)
+}
+
+// judge is who has sent these credentials.
+func (s *Server) judge(ctx context.Context, cr access.Credentials, admin bool) (access.Principal, error) {
+	p, err := s.guard.Authenticate(ctx, cr)
 	if !errors.Is(err, access.ErrMissing) {
 		return p, err
 	}

@@ -43,6 +43,7 @@ func (s *Server) depart(ctx context.Context) {
 		}
 		_ = l.Listener.Close() // its socket lives on elsewhere
 	}
+	s.sockets.leave()
 	s.log.Info("handed over, ending what is under way", "requests", s.running.count())
 	until := began.Add(s.now.Load().Server.DrainTimeout)
 	for s.busy() && time.Now().Before(until) && ctx.Err() == nil {
@@ -52,7 +53,7 @@ func (s *Server) depart(ctx context.Context) {
 
 // busy reports whether somebody may still send or read something.
 func (s *Server) busy() bool {
-	return s.running.count() > 0 || s.public.app.Server().GetOpenConnectionsCount() > 0
+	return s.running.count() > 0 || s.sockets.count() > 0 || s.public.app.Server().GetOpenConnectionsCount() > 0
 }
 
 // listen is the inherited listener of that name and address, else a new one.

@@ -50,6 +50,8 @@ type request struct {
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
+	handshake                  *handshake                       // of the route of WebSockets
+	live                       *live                            // nil = a stream ends with its connection
 }
 
 // reply is an answer: a body, or a stream that is written event by event.
@@ -61,6 +63,7 @@ type reply struct {
 	body        []byte
 	stream      func(ctx context.Context, w *events) error
 	outcome     map[string]any // of a change, for the audit log
+	hijack      func(net.Conn) // takes the connection over, without an answer
 }
 
 // handler answers one route. An error becomes an error answer in the shape of the route.
@@ -87,6 +90,10 @@ func (s *Server) handle(rt route) fiber.Handler {
 		if err != nil {
 			rep = x.refuse(err)
 		}
+		if rep.hijack != nil {
+			x.takeOver(c, rep)
+			return nil
+		}
 		if rep.stream != nil {
 			x.writeStream(c, rep)
 			return nil
@@ -108,6 +115,9 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	}
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
+	}
+	if rt.path == socketPath {
+		x.req.handshake = s.handshakeOf(c)
 	}
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x

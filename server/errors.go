@@ -63,6 +63,9 @@ func (s *Server) faultOf(err error) *fault {
 	if f = faultOfAccess(err); f != nil {
 		return f
 	}
+	if f = faultOfSocket(err); f != nil {
+		return f
+	}
 	var shape *strictjson.Error
 	if errors.As(err, &shape) {
 		return faultOfShape(shape)

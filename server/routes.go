@@ -58,6 +58,7 @@ func (s *Server) publicRoutes() []route {
 		route{method: post, path: processPath, work: true, bytes: true, handle: s.process},
 		route{method: get, path: "/api/v1/stats", handle: s.stats},
 		route{method: get, path: metricsPath, handle: s.metrics},
+		route{method: get, path: socketPath, handle: s.socket},
 		route{method: get, path: "/docs", handle: s.docs},
 		route{method: get, path: openapiPath, handle: s.openapi},
 		route{method: get, path: access.LoginPath, handle: s.login},
@@ -134,6 +135,7 @@ func (s *Server) app(routes []route, admin bool) (*fiber.App, error) {
 	})
 	app.Server().HeaderReceived = s.bodyLimits
 	app.Server().CloseOnShutdown = true
+	app.Server().KeepHijackedConns = true // WebSockets are the hub's to close
 	return app, s.add(app, routes, admin)
 }
 

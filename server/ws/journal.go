@@ -11,6 +11,9 @@ import (
 // behind the one asked for were dropped.
 var ErrGone = errors.New("there is no such generation to resume here")
 
+// ErrAlone is the cause of the end of a generation that nobody has resumed.
+var ErrAlone = errors.New("nobody has resumed this generation in time")
+
 // Owner is whose a generation is.
 type Owner struct{ Kind, ID, Tenant string }
 
@@ -46,7 +49,7 @@ type Journal struct {
 	Generation string
 	store      *Store
 	owner      Owner
-	cancel     func() // ends the computation; it must not block or call the store
+	cancel     func(cause error) // ends the computation; it must not block or call the store
 
 	events []Event
 	bytes  int
@@ -61,7 +64,7 @@ type Journal struct {
 }
 
 // New begins a generation. Events up to number skip are dropped.
-func (s *Store) New(generation string, owner Owner, skip int, now time.Time, cancel func()) (*Journal, error) {
+func (s *Store) New(generation string, owner Owner, skip int, now time.Time, cancel func(cause error)) (*Journal, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, twice := s.all[generation]; twice {
@@ -102,9 +105,16 @@ func (s *Store) Sweep(now time.Time) {
 		case j.done && now.Sub(j.since) >= s.limits.Kept:
 			s.drop(j)
 		case !j.done && j.reader == nil && now.Sub(j.since) >= s.limits.Alone:
-			j.cancel()
+			j.cancel(ErrAlone)
 		}
 	}
+}
+
+// Drop forgets a generation that has come to nothing.
+func (s *Store) Drop(j *Journal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(j)
 }
 
 func (s *Store) drop(j *Journal) {
@@ -227,4 +237,4 @@ func (j *Journal) Detach(turn int, now time.Time) {
 }
 
 // Cancel ends the computation. Its last event still comes.
-func (j *Journal) Cancel() { j.cancel() }
+func (j *Journal) Cancel(cause error) { j.cancel(cause) }

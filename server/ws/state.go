@@ -33,10 +33,13 @@ var (
 	TooBig       = Close{1009, "the message is larger than this server takes"}
 	Overloaded   = Close{1013, "the server has no room for this message now"}
 	Unauthorised = Close{4401, "the credential is missing, wrong, expired or revoked"}
-	Forbidden    = Close{4403, "the credential is now somebody else's"}
+	Forbidden    = Close{4403, "the credential has other rights now: connect again"}
 	TimeOut      = Close{4408, "nothing came in time"}
 	Slow         = Close{4410, "the client reads too slowly"}
 )
+
+// Codes are those of them that are this protocol's own.
+var Codes = []int{Unauthorised.Code, Forbidden.Code, TimeOut.Code, Slow.Code}
 
 // The refusals of State.
 var (
