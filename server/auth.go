@@ -35,6 +35,7 @@ var rules = []access.Rule{
 	{Route: "POST /v1/chat/completions", Role: access.User, Scope: "generate"},
 	{Route: "POST " + processPath, Role: access.User, Scope: "generate"},
 	{Route: "GET " + socketPath}, // the first message may bring the credential
+	{Route: "GET " + topicsPath, Role: access.Viewer, Scope: "topics"},
 	{Route: "WS auth"},
 	{Route: "WS ping"},
 	{Route: "WS pong"},

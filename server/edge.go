@@ -116,7 +116,7 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
 	}
-	if rt.path == socketPath {
+	if rt.path == socketPath || rt.path == topicsPath {
 		x.req.handshake = s.handshakeOf(c)
 	}
 	x.ctx, x.cancel = context.WithCancelCause(s.base)

@@ -59,6 +59,7 @@ func (s *Server) publicRoutes() []route {
 		route{method: get, path: "/api/v1/stats", handle: s.stats},
 		route{method: get, path: metricsPath, handle: s.metrics},
 		route{method: get, path: socketPath, handle: s.socket},
+		route{method: get, path: topicsPath, handle: s.topics},
 		route{method: get, path: "/docs", handle: s.docs},
 		route{method: get, path: openapiPath, handle: s.openapi},
 		route{method: get, path: access.LoginPath, handle: s.login},

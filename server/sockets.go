@@ -60,25 +60,26 @@ var defaultSocketLimits = socketLimits{
 // sockets is the hub of all WebSockets: one goroutine looks at all of them in turn, so that a connection costs no timer.
 // Life: newSockets, serve for each connection, leave when they should go, close.
 type sockets struct {
-	s       *Server
-	limits  socketLimits
-	broker  *ws.Broker
-	store   *ws.Store
-	buffers sync.Pool // of writers
-	running sync.WaitGroup
-	reading atomic.Int64 // bytes of large messages
+	s        *Server
+	limits   socketLimits
+	broker   *ws.Broker
+	store    *ws.Store
+	buffers  sync.Pool // of writers
+	running  sync.WaitGroup
+	reading  atomic.Int64  // bytes of large messages
+	departed chan struct{} // closed when leaving is set
 
 	mu      sync.Mutex // guards all below
 	all     map[*socket]struct{}
 	waiting int64
 	leaving bool
 	closed  bool
-	quit    chan struct{} // closed by close; nil before the first connection
+	quit    chan struct{} // closed by close; nil before there is something to watch
 	experts [sha256.Size]byte
 }
 
 func newSockets(s *Server) *sockets {
-	h := &sockets{s: s, limits: defaultSocketLimits, broker: ws.NewBroker(), all: map[*socket]struct{}{}}
+	h := &sockets{s: s, limits: defaultSocketLimits, broker: ws.NewBroker(), all: map[*socket]struct{}{}, departed: make(chan struct{})}
 	h.store = ws.NewStore(h.limits.store)
 	r := s.service.metrics
 	r.Gauge("pimoe_ws_connections", func() float64 { return float64(h.count()) })
@@ -130,17 +131,33 @@ func (h *sockets) enter(c *socket, known bool) bool {
 	if h.closed || h.leaving {
 		return false
 	}
-	if h.quit == nil {
-		h.quit = make(chan struct{})
-		h.running.Add(1)
-		go h.watch(h.quit)
-	}
+	h.start()
 	h.running.Add(1)
 	h.all[c] = struct{}{}
 	if !known {
 		h.waiting++
 	}
 	return true
+}
+
+// start begins to look at connections and to publish. mu is held.
+func (h *sockets) start() {
+	if h.quit == nil {
+		h.quit = make(chan struct{})
+		h.running.Add(1)
+		go h.watch(h.quit)
+	}
+}
+
+// look is start for a listener that is no connection of the hub's.
+func (h *sockets) look() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.leaving {
+		return errStopping
+	}
+	h.start()
+	return nil
 }
 
 // left forgets a connection.
@@ -260,6 +277,9 @@ func same(a, b access.Principal) bool {
 // leave sends everybody away: who has nothing under way at once, the others when it ends.
 func (h *sockets) leave() {
 	h.mu.Lock()
+	if !h.leaving {
+		close(h.departed)
+	}
 	h.leaving = true
 	h.mu.Unlock()
 	for _, c := range h.list() {

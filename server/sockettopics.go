@@ -45,7 +45,7 @@ func (c *socket) subscribe(m ws.Message) error {
 	c.push("subscribed", m.ID, mustJSON(map[string]any{"topic": k.Topic}))
 	c.hub.broker.Subscribe(k, c) // this is the reader, so the connection can't have ended meanwhile
 	if k.System() {
-		c.Deliver(ws.Frame{Bytes: announcement(k, c.hub.s.systemTopic(k))})
+		c.Deliver(ws.Frame{Bytes: topicEvent(k, c.hub.s.systemTopic(k))})
 	}
 	return nil
 }
@@ -76,13 +76,13 @@ func (c *socket) publish(m ws.Message) error {
 	if most := c.hub.limits.payload; len(payload) > most {
 		return &fault{status: http.StatusRequestEntityTooLarge, code: "payload_too_large", message: "a published message is larger than this server takes", param: "data.payload"}
 	}
-	n := c.hub.broker.Publish(k, ws.Frame{Bytes: announcement(k, payload)})
+	n := c.hub.broker.Publish(k, ws.Frame{Bytes: topicEvent(k, payload)})
 	c.push("published", m.ID, mustJSON(map[string]any{"topic": k.Topic, "receivers": n}))
 	return nil
 }
 
-// announcement is what subscribers of a topic receive. payload is one JSON value.
-func announcement(k ws.Key, payload []byte) []byte {
+// topicEvent is what subscribers of a topic receive. payload is one JSON value.
+func topicEvent(k ws.Key, payload []byte) []byte {
 	return ws.Append(nil, "event", ws.ID{}, 0, mustJSON(map[string]any{"topic": k.Topic, "payload": json.RawMessage(payload)}))
 }
 
@@ -102,13 +102,13 @@ func (s *Server) systemTopic(k ws.Key) []byte {
 // publishSystem tells whoever listens how the host is; of the processes only when something about them is new.
 func (h *sockets) publishSystem() {
 	if k := (ws.Key{Topic: ws.SystemStats}); h.broker.Heard(k) {
-		h.broker.Publish(k, ws.Frame{Bytes: announcement(k, h.s.systemTopic(k))})
+		h.broker.Publish(k, ws.Frame{Bytes: topicEvent(k, h.s.systemTopic(k))})
 	}
 	if k := (ws.Key{Topic: ws.SystemExperts}); h.broker.Heard(k) {
 		now := h.s.systemTopic(k)
 		if sum := sha256.Sum256(now); sum != h.experts {
 			h.experts = sum
-			h.broker.Publish(k, ws.Frame{Bytes: announcement(k, now)})
+			h.broker.Publish(k, ws.Frame{Bytes: topicEvent(k, now)})
 		}
 	}
 }
