@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	// flood is what is published to those who may or may not read: every message fills a twentieth of what the system keeps for
-	// a client.
-	flood      = 4 << 10
-	floodEvery = 200 * time.Millisecond
+	// flood is what is published to those who may or may not read: some ten messages fill what the system keeps for a client.
+	flood      = 16 << 10
+	floodEvery = time.Second
+	// stallFor is how long each of the three is measured: who does not read is there for most of it.
+	stallFor = 20 * time.Second
 	// others are the streams whose tokens are timed, length is how long each is.
 	others = 4
 	length = 64
@@ -30,6 +31,7 @@ const (
 
 // stall times the tokens of other streams: alone, while a crowd reads what is published to it, and while it does not.
 func (o Options) stall(ctx context.Context, r *Report) (err error) {
+	o.Hold = min(o.Hold, stallFor)
 	o.Say("%d streams alone for %v", others, o.Hold)
 	if r.GapsAlone, err = o.gaps(ctx); err != nil {
 		return err
