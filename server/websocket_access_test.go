@@ -207,7 +207,7 @@ func TestEveryMessageWithEveryRole(t *testing.T) {
 				body = fmt.Sprintf(`{"topic":%q}`, topic)
 			}
 			id := strings.ReplaceAll(rule.Route, " ", "/")
-			p.say(`{"type":%q,"id":%q,"data":%s}`, kind, id, orNull(body))
+			p.say(`{"type":%q,"id":%q,"data":%s,"resumable":false}`, kind, id, orNull(body))
 			m := p.next()
 			for m.ID != id { // events of topics and generations
 				m = p.next()
@@ -261,7 +261,7 @@ func TestACredentialEnds(t *testing.T) {
 
 	open := serveConfig(t, fakeService(&fakeEngine{}), testConfig(t.TempDir()), quick)
 	anybody := open.open()
-	if _, _, err := access.NewKeyFile(open.cfg.Auth.KeysPath(open.cfg.Home), time.Now).Create(access.Template{Role: access.User}); err != nil {
+	if _, _, err := access.NewKeyFile(open.cfg.Auth.KeysPath(open.cfg.Home), time.Now).Create(access.Template{Role: access.User, Tenant: access.DefaultTenant}); err != nil {
 		t.Fatal(err)
 	}
 	anybody.ends(4401)
