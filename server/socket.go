@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -191,8 +193,13 @@ func (c *socket) deadline(d time.Duration) {
 	}
 }
 
-// receive does what one message says.
+// receive does what one message says. A panic ends this message alone.
 func (c *socket) receive(binary bool, frame []byte) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.refuse(ws.ID{}, "WS", fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+		}
+	}()
 	m, err := ws.Parse(binary, frame)
 	c.mu.Lock()
 	closing := c.closing != nil

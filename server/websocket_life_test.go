@@ -485,6 +485,35 @@ func TestRandomAborts(t *testing.T) {
 	})
 }
 
+// A panic while a message or an answer is worked on ends that one alone.
+func TestPanicEndsOneMessage(t *testing.T) {
+	f := &fakeEngine{script: func(context.Context, int) (engine.Token, error) { panic("on purpose") }, hidden: func(tensor.Matrix) (tensor.Matrix, error) { panic("on purpose") }}
+	svc := fakeService(f)
+	svc.experts = func() any { panic("on purpose") }
+	r := serve(t, svc, func(s *Server) { s.sockets.limits.tick = time.Hour }) // nor is system.experts published
+	p := r.open()
+	for _, m := range []string{
+		`{"type":"generate","id":"a","data":{"model":"fake","prompt":"abc"}}`, `{"type":"process","id":"a","data":{"input_tensor":[[[1,2]]]}}`,
+		`{"type":"subscribe","id":"a","data":{"topic":"system.experts"}}`,
+	} {
+		p.say("%s", m)
+		for {
+			g := p.next()
+			if g.Type != "error" {
+				continue
+			}
+			if g.at("code") != "internal_error" || strings.Contains(g.raw, "purpose") {
+				t.Errorf("%s: %s", m, g.raw)
+			}
+			break
+		}
+	}
+	p.say(`{"type":"ping","id":"p"}`)
+	if m := p.next(); m.Type != "pong" {
+		t.Errorf("%s", m.raw)
+	}
+}
+
 // FuzzSocket sends any bytes behind a handshake: the connection ends or goes on, and the server is whole.
 func FuzzSocket(f *testing.F) {
 	frame := func(head byte, payload string) []byte {

@@ -24,7 +24,7 @@ func TestConnections(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the server's memory is in /proc")
 	}
-	cmd := exec.Command(filepath.Join(coretest.Binaries(t), "pimoe"), "bench", "connections", "--sockets", "400", "--streams", "100", "--stalled", "50", "--for", "2s", "-o", "json")
+	cmd := exec.Command(filepath.Join(coretest.Binaries(t), "pimoe"), "bench", "connections", "--sockets", "400", "--streams", "100", "--stalled", "50", "--for", "700ms", "-o", "json")
 	cmd.Env = append(os.Environ(), "PIMOE_HOME="+home(t))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -124,7 +124,7 @@ func TestSocketsOverAHandOver(t *testing.T) {
 	p.ready(t)
 	body := `{"model":"pimoe-tiny","prompt":"Once upon a time","max_tokens":%d,"ignore_eos":true,"temperature":1%s}`
 	c := p.talk(t)
-	if err := c.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"type":"generate","id":"a","data":`+body+`}`, 1500, "")); err != nil {
+	if err := c.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"type":"generate","id":"a","data":`+body+`}`, 900, "")); err != nil {
 		t.Fatal(err)
 	}
 	begin := hear(t, c, 20)
@@ -135,10 +135,10 @@ func TestSocketsOverAHandOver(t *testing.T) {
 	}
 	p.ended(t, "it has handed over")
 	whole := strings.Join(append(begin.texts, rest.texts...), "")
-	if n := len(begin.texts) + len(rest.texts); n < 1500 {
+	if n := len(begin.texts) + len(rest.texts); n < 800 {
 		t.Errorf("%d events", n)
 	}
-	resume := fmt.Sprintf(`{"type":"resume","id":"b","data":{"generation":%q,"last_event":20,"request":`+body+`}}`, begin.name, 1500, fmt.Sprintf(`,"seed":%d`, begin.seed))
+	resume := fmt.Sprintf(`{"type":"resume","id":"b","data":{"generation":%q,"last_event":20,"request":`+body+`}}`, begin.name, 900, fmt.Sprintf(`,"seed":%d`, begin.seed))
 	goOn := func(p *program, enough int) heard {
 		c := p.talk(t)
 		if err := c.WriteMessage(websocket.TextMessage, []byte(resume)); err != nil {
