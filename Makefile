@@ -68,6 +68,10 @@ BENCH ?= --backend int8 --trunk-backend int8
 bench-serve: build ## 32 streaming clients over HTTP
 	@./$(BIN)/pimoe bench http --shape $(SHAPE) $(BENCH)
 
+.PHONY: connections
+connections: build ## 10,000 WebSockets and event streams held for a minute, then 1,000 that do not read; writes docs/benchmarks.md
+	@scripts/connections.sh
+
 .PHONY: bench-kernels
 bench-kernels: build ## every kernel beside the machine's limits
 	@./$(BIN)/pimoe bench kernels --backend cpu,int8

@@ -21,6 +21,11 @@ type dialect struct {
 
 // generate answers a request at once or as a stream, with a kept answer where there is one.
 func (s *Server) generate(ctx context.Context, r *request, want *openai.Request, prompts []prompt, d dialect) (*reply, error) {
+	if r.live != nil {
+		if err := r.live.adapt(s, want, len(prompts)); err != nil {
+			return nil, err
+		}
+	}
 	l := s.lookup(ctx, r, want, prompts, d.kind)
 	if want.Stream {
 		return s.generateStream(ctx, r, want, prompts, d, l)

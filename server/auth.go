@@ -11,6 +11,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/ws"
 )
 
 // rules is what every route of both listeners asks for: the one list. A server with a route that is not in it does not
@@ -39,6 +40,20 @@ var rules = []access.Rule{
 	{Route: "DELETE " + jobPath, Role: access.User, Scope: "jobs"},
 	{Route: "GET " + jobPath + "/result", Role: access.User, Scope: "jobs"},
 	{Route: "POST " + jobPath + "/cancel", Role: access.User, Scope: "jobs"},
+	{Route: "GET " + socketPath}, // the first message may bring the credential
+	{Route: "GET " + topicsPath, Role: access.Viewer, Scope: "topics"},
+	{Route: "WS auth"},
+	{Route: "WS ping"},
+	{Route: "WS pong"},
+	{Route: "WS process", Role: access.User, Scope: "generate"},
+	{Route: "WS generate", Role: access.User, Scope: "generate"},
+	{Route: "WS resume", Role: access.User, Scope: "generate"},
+	{Route: "WS cancel", Role: access.User, Scope: "generate"},
+	{Route: "WS subscribe", Role: access.Viewer, Scope: "topics"},
+	{Route: "WS subscribe " + ws.SystemExperts, Role: access.Viewer, Scope: "experts"},
+	{Route: "WS subscribe " + ws.SystemStats, Role: access.Viewer, Scope: "stats"},
+	{Route: "WS unsubscribe", Role: access.Viewer, Scope: "topics"},
+	{Route: "WS publish", Role: access.User, Scope: "topics"},
 	{Route: "GET " + expertsPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + trialPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + rebalancePath, Role: access.Viewer, Scope: "experts"},

@@ -68,6 +68,7 @@ const (
 	whyAsked   = "request"        // Cache-Control
 	whySampled = "sampled"        // the answer would be another one each time
 	whyRouting = "load-dependent" // it depends on what else the server does
+	whySocket  = "websocket"      // events are numbered, and a resumed answer goes on at one of them
 	whyCanary  = "canary"         // some requests get another version
 	whyUnknown = "unknown-version"
 )
@@ -84,6 +85,8 @@ func (s *Server) lookup(ctx context.Context, r *request, want *openai.Request, p
 		return l
 	case noStore:
 		l.why = whyAsked
+	case r.live != nil:
+		l.why = whySocket
 	case params.Temperature != 0:
 		l.why = whySampled
 	case s.service.routing != "":

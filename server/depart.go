@@ -50,6 +50,7 @@ func (s *Server) depart(ctx context.Context) {
 		s.rpc.Listener.(*lingering).kept.Store(true)
 		s.rpc.leave()
 	}
+	s.sockets.leave()
 	s.log.Info("handed over, ending what is under way", "requests", s.running.count())
 	until := began.Add(s.now.Load().Server.DrainTimeout)
 	defer s.state.yield(ctx, until, s.log)() // the successor waits for it
@@ -60,7 +61,7 @@ func (s *Server) depart(ctx context.Context) {
 
 // busy reports whether somebody may still send or read something.
 func (s *Server) busy() bool {
-	return s.running.count() > 0 || s.rpc != nil && !s.rpc.gone() || s.public.app.Server().GetOpenConnectionsCount() > 0
+	return s.running.count() > 0 || s.sockets.count() > 0 || s.rpc != nil && !s.rpc.gone() || s.public.app.Server().GetOpenConnectionsCount() > 0
 }
 
 // listen is the inherited listener of that name and address, else a new one.

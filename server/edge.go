@@ -60,6 +60,8 @@ type request struct {
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
+	handshake                  *handshake                       // of the route of WebSockets
+	live                       *live                            // nil = a stream ends with its connection
 }
 
 // reply is an answer: a body, or a stream that is written event by event.
@@ -72,6 +74,7 @@ type reply struct {
 	stream      func(ctx context.Context, w *events) error
 	lasting     bool           // the same for everybody who may see it, until the server changes: browsers and CDNs may keep it
 	outcome     map[string]any // of a change, for the audit log
+	hijack      func(net.Conn) // takes the connection over, without an answer
 }
 
 // handler answers one route. An error becomes an error answer in the shape of the route.
@@ -105,6 +108,10 @@ func (s *Server) handle(rt route) fiber.Handler {
 		if err != nil {
 			rep = x.refuse(err)
 		}
+		if rep.hijack != nil {
+			x.takeOver(c, rep)
+			return nil
+		}
 		rep = x.validated(rep)
 		if rep.stream != nil {
 			x.writeStream(c, rep)
@@ -133,6 +140,9 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	if rt.once {
 		x.key = strings.Clone(c.Get(onceHeader))
 	}
+	if rt.path == socketPath || rt.path == topicsPath {
+		x.req.handshake = s.handshakeOf(c)
+	}
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x
 }
@@ -152,7 +162,7 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 		return nil, err
 	}
 	if x.route.work {
-		if err := x.admit(c); err != nil {
+		if err := x.admit(c.Get("Pimoe-Priority"), c.Request().Header.ContentLength()); err != nil {
 			return nil, err
 		}
 	}

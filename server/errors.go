@@ -65,6 +65,9 @@ func (s *Server) faultOf(err error) *fault {
 	if f = faultOfAccess(err); f != nil {
 		return f
 	}
+	if f = faultOfSocket(err); f != nil {
+		return f
+	}
 	if f = faultOfState(err); f != nil {
 		return f
 	}

@@ -11,9 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/durable"
 	"github.com/pimoe/pimoe/server/jobs"
+	"github.com/pimoe/pimoe/server/limit"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -303,7 +305,13 @@ func (s *Server) runJob(ctx context.Context, j jobs.Job, body []byte) (jobs.Resu
 	if r.take, err = acceptOf(j.Accept); err != nil {
 		return jobs.Result{}, err
 	}
+	r.priority = engine.Low // nobody waits for it
+	grant, err := s.turn(ctx, j.Owner, len(body))
+	if err != nil {
+		return jobs.Result{}, err
+	}
 	rep, err := kind.handle(s)(access.With(ctx, j.Owner), r)
+	grant.Close(context.WithoutCancel(ctx), int64(r.tokens.prompt+r.tokens.completion))
 	s.tenants.count(j.Owner.Tenant, r.tokens.prompt, r.tokens.completion)
 	code := "done"
 	if err != nil {
@@ -320,4 +328,27 @@ func (s *Server) runJob(ctx context.Context, j jobs.Job, body []byte) (jobs.Resu
 		return jobs.Result{}, err
 	}
 	return jobs.Result{Status: rep.status, ContentType: rep.contentType, Header: rep.header, Body: rep.body}, nil
+}
+
+// turn waits until the limits of a job's owner let it run: a job is not refused for what its owner does at the moment.
+func (s *Server) turn(ctx context.Context, owner access.Principal, length int) (*limit.Grant, error) {
+	for {
+		grant, err := s.limiter.Admit(ctx, owner, s.estimate(length))
+		var refused *limit.Refused
+		if !errors.As(err, &refused) {
+			return grant, err
+		}
+		wait := refused.After
+		switch {
+		case refused.Kind == limit.Concurrent:
+			wait = time.Second
+		case wait == 0: // never
+			return nil, failureOf(faultOfLimit(refused))
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }

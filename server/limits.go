@@ -44,17 +44,17 @@ func (s *Server) useLimits(l config.Limits) { s.limiter.Use(rulesOf(l)) }
 
 // admit decides whether a request may go on, by its principal's limits and by what the engine foretells. Its body has not been
 // read.
-func (x *exchange) admit(c *fiber.Ctx) (err error) {
+func (x *exchange) admit(priority string, length int) (err error) {
 	if x.s.drain.Load() {
 		return errStopping
 	}
-	if x.req.priority, err = priorityOf(c.Get("Pimoe-Priority"), x.req.principal); err != nil {
+	if x.req.priority, err = priorityOf(priority, x.req.principal); err != nil {
 		return err
 	}
 	if err := x.s.service.engine.Admits(x.req.principal.Tenant, x.req.priority, time.Time{}); err != nil {
 		return err
 	}
-	x.grant, err = x.s.limiter.Admit(x.ctx, x.req.principal, x.s.estimate(c.Request().Header.ContentLength()))
+	x.grant, err = x.s.limiter.Admit(x.ctx, x.req.principal, x.s.estimate(length))
 	var refused *limit.Refused
 	if errors.As(err, &refused) {
 		x.windows = refused.Windows

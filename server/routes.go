@@ -68,6 +68,8 @@ func (s *Server) publicRoutes() []route {
 		route{method: get, path: jobPath + "/result", handle: s.jobResult},
 		route{method: post, path: jobPath + "/cancel", handle: s.cancelJob},
 		route{method: get, path: metricsPath, handle: s.metrics},
+		route{method: get, path: socketPath, handle: s.socket},
+		route{method: get, path: topicsPath, handle: s.topics},
 		route{method: get, path: "/docs", handle: s.docs},
 		route{method: get, path: openapiPath, handle: s.openapi},
 		route{method: get, path: access.LoginPath, handle: s.login},
@@ -145,6 +147,7 @@ func (s *Server) app(routes []route, admin bool) (*fiber.App, error) {
 	})
 	app.Server().HeaderReceived = s.bodyLimits
 	app.Server().CloseOnShutdown = true
+	app.Server().KeepHijackedConns = true // WebSockets are the hub's to close
 	return app, s.add(app, routes, admin)
 }
 

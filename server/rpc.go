@@ -343,11 +343,11 @@ func (c *call) receive(in proto.Message) error {
 // run answers a request that was read, within its time.
 func (c *call) run(m method, in proto.Message) error {
 	if m.work {
-		if c.s.drain.Load() {
-			return errStopping
-		}
 		md, _ := metadata.FromIncomingContext(c.ss.Context())
-		var err error
+		err := c.exchange.admit(first(md, "pimoe-priority"), proto.Size(in))
+		if err != nil {
+			return err
+		}
 		if c.req.take, err = acceptOf(first(md, "pimoe-accept")); err != nil {
 			return err
 		}
@@ -390,7 +390,11 @@ func (c *call) finish(err error) error {
 	}
 	f := c.refusal(err)
 	c.end(f.status)
-	c.ss.SetTrailer(metadata.Pairs("pimoe-code", f.code))
+	trailer := metadata.Pairs("pimoe-code", f.code)
+	if f.retry {
+		trailer.Set("retry-after", retryAfter(f.after))
+	}
+	c.ss.SetTrailer(trailer)
 	return status.Error(f.grpc(), f.message)
 }
 

@@ -86,7 +86,8 @@ type Server struct {
 	leaving   atomic.Bool   // another process has the listeners: connections end with their next answer
 	left      chan struct{} // closed by Leave
 	leave     sync.Once
-	wasUp     atomic.Bool  // the instance has been ready once
+	wasUp     atomic.Bool // the instance has been ready once
+	sockets   *sockets
 	running   *tally       // requests between their first byte read and their last event written
 	once      sync.Once    // Close
 	reloading sync.Mutex   // held by reload
@@ -120,6 +121,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 		svc.metrics.Gauge("pimoe_audit_writable", s.auditWritable)
 	}
 	s.tenants, s.clock = newTenants(), time.Now
+	s.sockets = newSockets(s)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
@@ -226,6 +228,7 @@ func (s *Server) stop() {
 	began := time.Now()
 	s.state.pause()
 	s.log.Info("draining", "requests", s.running.count(), "timeout", s.now.Load().Server.DrainTimeout.String())
+	s.sockets.leave()
 	ctx, cancel := context.WithTimeout(context.Background(), s.now.Load().Server.DrainTimeout)
 	defer cancel()
 	err := s.service.engine.Drain(ctx)
@@ -276,6 +279,7 @@ func (s *Server) Close() error {
 			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
 		}
 		s.cancel(errStopping)
+		s.sockets.close()
 		s.state.stopJobs(s.base) // whose end is now
 		s.closeCache()
 		err = errors.Join(err, s.closeShared())

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,11 +21,12 @@ import (
 	"github.com/pimoe/pimoe/server/seal"
 )
 
-// again starts the same command line once more.
+// again starts the same command line once more, with nobody to take over from.
 func (p *program) again(t *testing.T) *program {
 	t.Helper()
 	s := &program{stderr: &safeBuffer{}, exited: make(chan struct{}), url: p.url, admin: p.admin}
-	s.cmd = exec.Command(p.cmd.Path, p.cmd.Args[1:]...)
+	args := slices.DeleteFunc(slices.Clone(p.cmd.Args[1:]), func(arg string) bool { return arg == "--take-over" })
+	s.cmd = exec.Command(p.cmd.Path, args...)
 	s.cmd.Env = p.cmd.Env
 	s.cmd.Stdout, s.cmd.Stderr = s.stderr, s.stderr
 	if err := s.cmd.Start(); err != nil {

@@ -30,6 +30,7 @@ func TestOfficialClients(t *testing.T) {
 	url := ""
 	for name, c := range map[string]struct{ installed, program, script string }{
 		"python":     {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "client.py"},
+		"websocket":  {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "wsclient.py"},
 		"schemas":    {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "schemas.py"},
 		"javascript": {filepath.Join(cache, "node.stamp"), "node", "client.mjs"},
 	} {
