@@ -39,6 +39,11 @@ func (s *Server) generate(ctx context.Context, r *request, want *openai.Request,
 	}
 	q := g.quality()
 	r.quality = q.Status()
+	if g.trace != nil {
+		if d.head.Pimoe, err = g.record(); err != nil {
+			return nil, err
+		}
+	}
 	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q, g.programs()), body: d.whole(d.head, choices, u, s.meta(q))}, nil
 }
 
@@ -63,6 +68,10 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 			m.Index = &p.Index
 			w.named("degraded", d.meta(d.head, *m, g.want.IncludeUsage))
 		}
+		if p.traced != nil {
+			g.emitTraced(d, p, w)
+			return w.err
+		}
 		if p.Text != "" && p.Finish == "" && p.Logprobs == nil && p.Calls == nil {
 			event = plain[p.Index].Append(event[:0], p.Text)
 			w.data(event)
@@ -83,6 +92,15 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 		r.quality = q.Status()
 		w.named("summary", d.meta(d.head, *g.s.meta(q), g.want.IncludeUsage))
 	}
+	if g.trace != nil {
+		record, err := g.record()
+		if err != nil {
+			return err
+		}
+		h := d.head
+		h.Pimoe = record
+		w.data(d.meta(h, *g.s.meta(g.quality()), g.want.IncludeUsage))
+	}
 	if g.want.IncludeUsage {
 		w.data(d.usage(d.head, u))
 	}
@@ -91,6 +109,20 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 	}
 	w.done()
 	return nil
+}
+
+// emitTraced writes the events of a piece, of which the first has the trace, also where the text is still held back.
+func (g *generation) emitTraced(d dialect, p piece, w *events) {
+	h := d.head
+	h.Pimoe = g.trace.event(p.Index, p.traced)
+	list := split(p.Choice)
+	if len(list) == 0 {
+		list = []openai.Choice{{Index: p.Index}}
+	}
+	for _, e := range list {
+		w.data(d.event(h, e, g.want.IncludeUsage))
+		h.Pimoe = nil
+	}
 }
 
 // split makes the events of a piece: none for a token whose text is still held back, and one of its own for the finish

@@ -32,6 +32,8 @@ var rules = []access.Rule{
 	{Route: "GET /api/v1/stats", Role: access.Viewer, Scope: "stats"},
 	{Route: "POST /v1/completions", Role: access.User, Scope: "generate"},
 	{Route: "POST /v1/chat/completions", Role: access.User, Scope: "generate"},
+	{Route: "POST " + embeddingsPath, Role: access.User, Scope: "generate"},
+	{Route: "POST " + responsesPath, Role: access.User, Scope: "generate"},
 	{Route: "POST " + processPath, Role: access.User, Scope: "generate"},
 	{Route: "GET " + expertsPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + trialPath, Role: access.Viewer, Scope: "experts"},

@@ -59,6 +59,8 @@ type reply struct {
 	body        []byte
 	stream      func(ctx context.Context, w *events) error
 	outcome     map[string]any // of a change, for the audit log
+	// fail writes the error that ends a stream; nil = as OpenAI's streams of chunks do.
+	fail func(w *events, f *fault)
 }
 
 // handler answers one route. An error becomes an error answer in the shape of the route.
@@ -284,8 +286,12 @@ func (x *exchange) runStream(rep *reply, w *events) (err error) {
 			if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
 				err = errors.Join(cause, err)
 			}
-			w.data(x.s.faultOf(err).openai(x.req.id).Body())
-			w.done()
+			if f := x.s.faultOf(err); rep.fail != nil {
+				rep.fail(w, f)
+			} else {
+				w.data(f.openai(x.req.id).Body())
+				w.done()
+			}
 		}
 	}()
 	err = rep.stream(x.ctx, w)

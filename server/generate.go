@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
+	"github.com/pimoe/pimoe/server/replay"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
 
@@ -29,6 +30,7 @@ type generation struct {
 	take    moe.Accept
 	want    *openai.Request
 	form    *grammar.Grammar // nil = any text
+	trace   *trace           // nil = nobody asks
 	choices []*choice
 }
 
@@ -38,6 +40,7 @@ type choice struct {
 	prompt []int32
 	echo   *echo       // nil = the prompt is not part of the answer
 	calls  *callParser // nil = there are no tools
+	tracer *tracer     // nil = nobody asks
 	stream engine.Stream
 	first  bool // its prompt is counted in the usage: once for all n choices
 	offset int  // characters of the answer's text so far, for logprobs
@@ -54,6 +57,7 @@ type prompt struct {
 type piece struct {
 	openai.Choice
 	quality engine.Quality
+	traced  []replay.Token // nil = nobody asks
 }
 
 // start submits all choices. The caller must call close on the generation.
@@ -74,6 +78,9 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 		}
 	}
 	g := &generation{s: s, id: r.id, take: r.take, want: want, form: form}
+	if want.Trace.Tokens {
+		g.trace = newTrace()
+	}
 	for i, p := range prompts {
 		for n := range want.N {
 			c := &choice{index: i*want.N + n, prompt: p.ids, first: n == 0}
@@ -108,6 +115,12 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 		if g.want.Logprobs >= 0 {
 			r.Observe = c.echo.observer()
 		}
+	}
+	if g.trace != nil {
+		if r.MaxTokens == 0 {
+			r.MaxTokens = g.s.service.context - len(p.ids)
+		}
+		c.tracer = g.trace.follow(&r, c.index, g.want, tracedForm(g.want), g.s.service.routing == "")
 	}
 	var err error
 	c.stream, err = g.s.service.engine.Submit(ctx, r)
@@ -189,11 +202,22 @@ func (g *generation) read(ctx context.Context, c *choice, out chan<- piece) (err
 			return err
 		}
 		select {
-		case out <- piece{g.piece(c, t), t.Quality}:
+		case out <- g.pieceOf(c, t):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// pieceOf is one token as a part of the answer, with its trace if one is asked for.
+func (g *generation) pieceOf(c *choice, t engine.Token) piece {
+	p := piece{quality: t.Quality}
+	if c.tracer != nil {
+		p.traced = c.tracer.take(t)
+		t.Top = t.Top[:min(max(g.want.Logprobs, 0), len(t.Top))] // the trace may have wanted more
+	}
+	p.Choice = g.piece(c, t)
+	return p
 }
 
 // piece is one token as a part of the answer, behind the echoed prompt if it is the first.

@@ -27,6 +27,7 @@ type Request struct {
 	IgnoreEOS     bool
 	Logprobs      int // alternatives for each token; -1 = no logprobs
 	Echo          bool
+	Trace         Trace
 	Stream        bool
 	IncludeUsage  bool // the stream ends with an event that has the usage
 	streamOptions bool
@@ -180,5 +181,5 @@ func decodeBody(body []byte, table fields, required ...string) (*Request, error)
 	if r.streamOptions && !r.Stream {
 		return nil, &strictjson.Error{Path: "stream_options", Expected: "stream to be true with it", Got: "stream false"}
 	}
-	return r, nil
+	return r, r.checkTrace()
 }
