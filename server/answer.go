@@ -39,7 +39,7 @@ func (s *Server) generate(ctx context.Context, r *request, want *openai.Request,
 	}
 	q := g.quality()
 	r.quality = q.Status()
-	if g.trace != nil {
+	if g.recorder != nil {
 		if d.head.Pimoe, err = g.record(); err != nil {
 			return nil, err
 		}
@@ -92,7 +92,7 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 		r.quality = q.Status()
 		w.named("summary", d.meta(d.head, *g.s.meta(q), g.want.IncludeUsage))
 	}
-	if g.trace != nil {
+	if g.recorder != nil {
 		record, err := g.record()
 		if err != nil {
 			return err
@@ -114,7 +114,7 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 // emitTraced writes the events of a piece, of which the first has the trace, also where the text is still held back.
 func (g *generation) emitTraced(d dialect, p piece, w *events) {
 	h := d.head
-	h.Pimoe = g.trace.event(p.Index, p.traced)
+	h.Pimoe = g.traceOf(p)
 	list := split(p.Choice)
 	if len(list) == 0 {
 		list = []openai.Choice{{Index: p.Index}}

@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
+	"github.com/pimoe/pimoe/server/recorder"
 	"github.com/pimoe/pimoe/server/replay"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -30,17 +31,18 @@ type generation struct {
 	take    moe.Accept
 	want    *openai.Request
 	form    *grammar.Grammar // nil = any text
-	trace   *trace           // nil = nobody asks
 	choices []*choice
+	// recorder makes the trace; nil = nobody asks.
+	recorder *recorder.Recorder
 }
 
 // choice is one continuation.
 type choice struct {
 	index  int
 	prompt []int32
-	echo   *echo       // nil = the prompt is not part of the answer
-	calls  *callParser // nil = there are no tools
-	tracer *tracer     // nil = nobody asks
+	echo   *echo            // nil = the prompt is not part of the answer
+	calls  *callParser      // nil = there are no tools
+	traced *recorder.Choice // nil = nobody asks
 	stream engine.Stream
 	first  bool // its prompt is counted in the usage: once for all n choices
 	offset int  // characters of the answer's text so far, for logprobs
@@ -79,7 +81,7 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 	}
 	g := &generation{s: s, id: r.id, take: r.take, want: want, form: form}
 	if want.Trace.Tokens {
-		g.trace = newTrace()
+		g.recorder = recorder.New(want.Trace.Prompt)
 	}
 	for i, p := range prompts {
 		for n := range want.N {
@@ -116,11 +118,11 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 			r.Observe = c.echo.observer()
 		}
 	}
-	if g.trace != nil {
+	if g.recorder != nil {
 		if r.MaxTokens == 0 {
 			r.MaxTokens = g.s.service.context - len(p.ids)
 		}
-		c.tracer = g.trace.follow(&r, c.index, g.want, tracedForm(g.want), g.s.service.routing == "")
+		c.traced = g.recorder.Follow(&r, tracedForm(g.want), g.s.service.routing == "")
 	}
 	var err error
 	c.stream, err = g.s.service.engine.Submit(ctx, r)
@@ -212,8 +214,8 @@ func (g *generation) read(ctx context.Context, c *choice, out chan<- piece) (err
 // pieceOf is one token as a part of the answer, with its trace if one is asked for.
 func (g *generation) pieceOf(c *choice, t engine.Token) piece {
 	p := piece{quality: t.Quality}
-	if c.tracer != nil {
-		p.traced = c.tracer.take(t)
+	if c.traced != nil {
+		p.traced = c.traced.Take(t)
 		t.Top = t.Top[:min(max(g.want.Logprobs, 0), len(t.Top))] // the trace may have wanted more
 	}
 	p.Choice = g.piece(c, t)

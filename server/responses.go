@@ -76,7 +76,7 @@ func (a *response) begin(emit func(kind string, event []byte)) {
 
 // end finishes the answer.
 func (a *response) end() ([]byte, error) {
-	if a.g.trace != nil {
+	if a.g.recorder != nil {
 		record, err := a.g.record()
 		if err != nil {
 			return nil, err
@@ -119,7 +119,7 @@ func (a *response) stream(ctx context.Context, w *events) error {
 			a.out.Emit("response.pimoe.degraded", map[string]any{"meta": a.g.s.meta(p.quality)})
 		}
 		if p.traced != nil {
-			a.out.Emit("response.pimoe.trace", map[string]any{"pimoe": a.g.trace.event(0, p.traced)})
+			a.out.Emit("response.pimoe.trace", map[string]any{"pimoe": a.g.traceOf(p)})
 		}
 		a.out.Push(p.Choice)
 		return w.err

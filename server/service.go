@@ -112,14 +112,7 @@ func serviceOf(i *instance.Instance) service {
 
 // vocabulary is what the tokens write, for the forms of answers.
 func (s *service) vocabulary() (*grammar.Vocabulary, error) {
-	size := min(s.vocab, s.text.Size())
-	var lead []int32
-	for id := range int32(size) {
-		if behind, first := s.text.Writes(id); string(behind) != string(first) {
-			lead = append(lead, id)
-		}
-	}
-	return grammar.NewVocabulary(size, func(id int32) []byte { b, _ := s.text.Writes(id); return b }, s.eos, lead)
+	return instance.VocabularyOf(s.text, s.vocab, s.eos)
 }
 
 // defaultsOf are OpenAI's defaults, temperature 1 and everything else off, where generation_config.json says nothing.

@@ -14,8 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pimoe/pimoe/core/engine"
-	"github.com/pimoe/pimoe/core/moe"
-	"github.com/pimoe/pimoe/server/openai"
+	"github.com/pimoe/pimoe/server/recorder"
 	"github.com/pimoe/pimoe/server/replay"
 )
 
@@ -87,7 +86,7 @@ func checkRun(t *testing.T, r *replay.Record, run *replay.Run, prompt bool) {
 		}
 	}
 	for i, tok := range run.Tokens {
-		if tok.Position != len(run.Prompt)+i || tok.Step <= 0 || tok.Queue < 0 || len(tok.Top) != tracedTop || tok.Quality != nil {
+		if tok.Position != len(run.Prompt)+i || tok.Step <= 0 || tok.Queue < 0 || len(tok.Top) != recorder.Top || tok.Quality != nil {
 			t.Errorf("token %d: %+v", i, tok)
 		}
 		check(fmt.Sprint("token ", i), tok.Position-1, tok.Layers)
@@ -245,27 +244,6 @@ func TestTraceRefusals(t *testing.T) {
 	}
 }
 
-// What a trace holds is bounded; a position that is computed again begins anew.
-func TestTraceIsBounded(t *testing.T) {
-	tr := newTrace()
-	tr.left = 5
-	f := tr.follow(&engine.Request{Prompt: []int32{1, 2}, MaxTokens: 3}, 0, &openai.Request{}, nil, true)
-	by := &moe.Answer{Group: "e0", PID: 1, Attempts: 2}
-	hop := func(position, layer int) {
-		f.hop(position, &moe.Hop{Layer: layer, Experts: []moe.Served{{Expert: 0, Other: 0, By: by}, {Expert: 1, Other: 2}}})
-	}
-	hop(1, 0)
-	hop(1, 0) // again, after an outage
-	if got := f.take(engine.Token{ID: 7, HasToken: true}); len(got[0].Layers) != 1 || got[0].Layers[0].Experts[0].Attempts != 2 ||
-		got[0].Layers[0].Experts[1].Process != -1 || *got[0].Layers[0].Experts[1].Instead != 2 {
-		t.Errorf("token %+v", got)
-	}
-	hop(2, 0)
-	if got := f.take(engine.Token{ID: 7, HasToken: true, Finish: engine.FinishLength}); got[0].Layers != nil || !tr.truncated || f.run.Finish != "length" {
-		t.Errorf("beyond the bound: %+v, truncated %v", got, tr.truncated)
-	}
-}
-
 // What a request without a trace costs is what it cost before: run with -bench to compare.
 func BenchmarkTrace(b *testing.B) {
 	inst := openShared(b)
@@ -274,7 +252,7 @@ func BenchmarkTrace(b *testing.B) {
 			for b.Loop() {
 				r := engine.Request{Prompt: []int32{1, 2, 3, 4}, MaxTokens: 64, Logprobs: -1, IgnoreEOS: true}
 				if traced {
-					newTrace().follow(&r, 0, &openai.Request{}, nil, true)
+					recorder.New(false).Follow(&r, nil, true)
 				}
 				s, err := inst.Engine.Submit(context.Background(), r)
 				for err == nil {

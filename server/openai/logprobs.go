@@ -15,10 +15,10 @@ type Token struct {
 	Offset  int     // where the token begins in the choice's text, in characters
 }
 
-// LeastLogprob stands for minus infinity, which JSON lacks; OpenAI's API prints the same number.
-const LeastLogprob = -9999
+// leastLogprob stands for minus infinity, which JSON lacks; OpenAI's API prints the same number.
+const leastLogprob = -9999
 
-func (t Token) logprob() float32 { return max(t.Logprob, LeastLogprob) }
+func (t Token) logprob() float32 { return max(t.Logprob, leastLogprob) }
 
 // text is the token as text. A part of a character is shown as escaped bytes behind a prefix.
 func (t Token) text(prefix string) string {

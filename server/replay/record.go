@@ -141,12 +141,12 @@ func (r *Record) sum() (string, error) {
 	return "sha256:" + hex.EncodeToString(h[:]), nil
 }
 
-// WithoutLayers is the record without the tokens' ways through the model: all that a replay needs.
+// WithoutLayers is the record without the ways of the continuations' tokens through the model, which a replay does not
+// need. It is not sealed.
 func (r *Record) WithoutLayers() *Record {
 	c := *r
 	c.Runs = make([]Run, len(r.Runs))
 	for i, run := range r.Runs {
-		run.PromptTokens = nil
 		run.Tokens = append([]Token{}, run.Tokens...)
 		for j := range run.Tokens {
 			run.Tokens[j].Layers = nil
