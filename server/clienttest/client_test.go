@@ -31,6 +31,7 @@ func TestOfficialClients(t *testing.T) {
 	for name, c := range map[string]struct{ installed, program, script string }{
 		"python":     {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "client.py"},
 		"schemas":    {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "schemas.py"},
+		"langchain":  {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "langchain.py"},
 		"javascript": {filepath.Join(cache, "node.stamp"), "node", "client.mjs"},
 	} {
 		t.Run(name, func(t *testing.T) {
