@@ -46,6 +46,7 @@ type choice struct {
 	stream engine.Stream
 	first  bool // its prompt is counted in the usage: once for all n choices
 	offset int  // characters of the answer's text so far, for logprobs
+	score  score
 }
 
 // prompt is one prompt of a request: its ids, and the text to echo.
@@ -117,6 +118,9 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 		if g.want.Logprobs >= 0 {
 			r.Observe = c.echo.observer()
 		}
+	}
+	if g.want.Best > 0 {
+		r.Logprobs = max(r.Logprobs, 0)
 	}
 	if g.recorder != nil {
 		if r.MaxTokens == 0 {
@@ -214,6 +218,7 @@ func (g *generation) read(ctx context.Context, c *choice, out chan<- piece) (err
 // pieceOf is one token as a part of the answer, with its trace if one is asked for.
 func (g *generation) pieceOf(c *choice, t engine.Token) piece {
 	p := piece{quality: t.Quality}
+	c.score.add(t)
 	if c.traced != nil {
 		p.traced = c.traced.Take(t)
 		t.Top = t.Top[:min(max(g.want.Logprobs, 0), len(t.Top))] // the trace may have wanted more
@@ -270,7 +275,7 @@ func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
 	for i := range out {
 		out[i].Text = texts[i].String()
 	}
-	return out, err
+	return g.best(out), err
 }
 
 // joinCalls adds pieces of calls to whole ones.
