@@ -139,4 +139,8 @@ func (a *response) stream(ctx context.Context, w *events) error {
 }
 
 // fail is the last event of a stream that has failed.
-func (a *response) fail(_ *events, f *fault) { a.out.Fail(f.openai(a.r.id)) }
+func (a *response) fail(_ *events, f *fault) {
+	if a.out != nil { // nil = it has failed before its first event
+		a.out.Fail(f.openai(a.r.id))
+	}
+}

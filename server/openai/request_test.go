@@ -39,7 +39,7 @@ var documented = []struct {
 	{"completion", "max_tokens", `0 16`, `-1 1.5`},
 	{"completion", "logprobs", `0 5`, `6 true`},
 	{"completion", "echo", `true false`, `1`},
-	{"completion", "best_of", `1`, `2 0`},
+	{"completion", "best_of", `1 2`, `0`},
 	{"completion", "suffix", `""`, `"end"`},
 	{"completion", "prompt_cache_key", ``, `"k"`},
 	{"chat", "max_tokens", `1 16`, `0`},

@@ -57,6 +57,8 @@ func (r *Recorder) Follow(q *engine.Request, form *replay.Form, draw bool) *Choi
 	if draw && q.Sampling.Temperature > 0 && !q.Sampling.Seeded {
 		q.Sampling.Seeded, q.Sampling.Seed = true, rand.Uint64()
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	c := &Choice{r: r, ways: map[int][]replay.Layer{}}
 	c.run = replay.Run{
 		Index: len(r.choices), Prompt: q.Prompt, Sampling: samplingOf(q.Sampling), MaxTokens: q.MaxTokens, Stop: q.Stop, IgnoreEOS: q.IgnoreEOS,
@@ -88,6 +90,9 @@ func samplingOf(p sampler.Params) replay.Sampling {
 // hop takes a position's way through one layer; it runs in the decode loop. A position that is computed again, after an
 // outage, begins anew.
 func (c *Choice) hop(position int, h *moe.Hop) {
+	if !c.r.prompts && position < len(c.run.Prompt)-1 { // somebody else observes the prompt
+		return
+	}
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
 	way := c.ways[position]
