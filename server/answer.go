@@ -34,6 +34,7 @@ func (s *Server) generate(ctx context.Context, r *request, want *openai.Request,
 	if err != nil {
 		return nil, err
 	}
+	d.head.Pimoe = a.record
 	header := s.disclosure(a.quality, a.Programs)
 	l.tell(header)
 	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: d.whole(d.head, a.Choices, a.Usage, s.meta(a.quality))}, nil
@@ -81,6 +82,10 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 			m.Index = &p.Index
 			w.named("degraded", d.meta(d.head, *m, g.want.IncludeUsage))
 		}
+		if p.traced != nil {
+			g.emitTraced(d, p, w)
+			return w.err
+		}
 		if p.Text != "" && p.Finish == "" && p.Logprobs == nil && p.Calls == nil {
 			event = plain[p.Index].Append(event[:0], p.Text)
 			w.data(event)
@@ -100,6 +105,15 @@ func (g *generation) stream(ctx context.Context, r *request, d dialect, w *event
 	if q := g.quality(); g.s.streamed(r) {
 		r.quality = q.Status()
 		w.named("summary", d.meta(d.head, *g.s.meta(q), g.want.IncludeUsage))
+	}
+	if g.recorder != nil {
+		record, err := g.record()
+		if err != nil {
+			return err
+		}
+		h := d.head
+		h.Pimoe = record
+		w.data(d.meta(h, *g.s.meta(g.quality()), g.want.IncludeUsage))
 	}
 	d.finish(u, g.programs(), g.want, w)
 	kept.keep(g)
@@ -125,6 +139,20 @@ func (d dialect) finish(u openai.Usage, programs string, want *openai.Request, w
 		w.remark("plugins " + programs)
 	}
 	w.done()
+}
+
+// emitTraced writes the events of a piece, of which the first has the trace, also where the text is still held back.
+func (g *generation) emitTraced(d dialect, p piece, w *events) {
+	h := d.head
+	h.Pimoe = g.traceOf(p)
+	list := split(p.Choice)
+	if len(list) == 0 {
+		list = []openai.Choice{{Index: p.Index}}
+	}
+	for _, e := range list {
+		w.data(d.event(h, e, g.want.IncludeUsage))
+		h.Pimoe = nil
+	}
 }
 
 // split makes the events of a piece: none for a token whose text is still held back, and one of its own for the finish

@@ -33,6 +33,8 @@ var rules = []access.Rule{
 	{Route: "GET /api/v1/stats", Role: access.Viewer, Scope: "stats"},
 	{Route: "POST /v1/completions", Role: access.User, Scope: "generate"},
 	{Route: "POST /v1/chat/completions", Role: access.User, Scope: "generate"},
+	{Route: "POST " + embeddingsPath, Role: access.User, Scope: "generate"},
+	{Route: "POST " + responsesPath, Role: access.User, Scope: "generate"},
 	{Route: "POST " + processPath, Role: access.User, Scope: "generate"},
 	{Route: "POST " + jobsPath, Role: access.User, Scope: "jobs"}, // and the right of the job's kind
 	{Route: "GET " + jobsPath, Role: access.User, Scope: "jobs"},

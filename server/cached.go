@@ -17,6 +17,7 @@ import (
 	"github.com/pimoe/pimoe/core/sampler"
 	"github.com/pimoe/pimoe/server/cache"
 	"github.com/pimoe/pimoe/server/openai"
+	"github.com/pimoe/pimoe/server/replay"
 	"github.com/pimoe/pimoe/server/seal"
 )
 
@@ -48,6 +49,7 @@ type kept struct {
 	Version  string // of what computed it
 
 	quality engine.Quality // only exact answers are kept
+	record  *replay.Record // of a traced answer, which is not kept
 }
 
 // lookup is what the cache may do for one request.
@@ -69,6 +71,7 @@ const (
 	whySampled = "sampled"        // the answer would be another one each time
 	whyRouting = "load-dependent" // it depends on what else the server does
 	whySocket  = "websocket"      // events are numbered, and a resumed answer goes on at one of them
+	whyTraced  = "traced"         // a record is of one computation
 	whyCanary  = "canary"         // some requests get another version
 	whyUnknown = "unknown-version"
 )
@@ -85,6 +88,8 @@ func (s *Server) lookup(ctx context.Context, r *request, want *openai.Request, p
 		return l
 	case noStore:
 		l.why = whyAsked
+	case want.Trace.Tokens:
+		l.why = whyTraced
 	case r.live != nil:
 		l.why = whySocket
 	case params.Temperature != 0:
@@ -220,7 +225,10 @@ func (s *Server) compute(ctx context.Context, r *request, want *openai.Request, 
 		return nil, err
 	}
 	r.quality = a.quality.Status()
-	return a, nil
+	if g.recorder != nil {
+		a.record, err = g.record()
+	}
+	return a, err
 }
 
 // find looks for a kept answer, without waiting for an equal request.

@@ -74,7 +74,7 @@ func TestDescriptionMatchesRoutes(t *testing.T) {
 func TestDescriptionListsEveryField(t *testing.T) {
 	doc := loadDescription(t)
 	r := serve(t, nil, nil)
-	for schema, path := range map[string]string{"CompletionRequest": "/v1/completions", "ChatRequest": "/v1/chat/completions", "ProcessRequest": processPath} {
+	for schema, path := range map[string]string{"CompletionRequest": "/v1/completions", "ChatRequest": "/v1/chat/completions", "EmbeddingRequest": embeddingsPath, "ResponseRequest": responsesPath, "ProcessRequest": processPath} {
 		s := doc.Components.Schemas[schema].Value
 		for name := range s.Properties {
 			// A value of a type that no field has: a known field complains about the value, an unknown one about the name.
@@ -109,6 +109,10 @@ func TestAnswersFitTheDescription(t *testing.T) {
 		{"POST", "/v1/completions", story + `,"echo":true,"logprobs":2,"n":2,"stop":["."],"logit_bias":{"5":1},"seed":3,"stream":null}`},
 		{"POST", "/v1/chat/completions", chat + "}"},
 		{"POST", "/v1/chat/completions", chat + `,"logprobs":true,"top_logprobs":2,"tools":[],"response_format":{"type":"text"},"modalities":["text"],"store":false,"metadata":{}}`},
+		{"POST", "/v1/completions", story + `,"n":2,"pimoe":{"trace":true,"prompt":true}}`},
+		{"POST", "/v1/chat/completions", chat + `,"pimoe":{"trace":true}}`},
+		{"POST", embeddingsPath, `{"model":"pimoe-tiny","input":"Once","encoding_format":"base64"}`},
+		{"POST", responsesPath, `{"model":"pimoe-tiny","input":[{"role":"user","content":[{"type":"input_text","text":"Once"}]}],"max_output_tokens":4,"include":["message.output_text.logprobs"],"pimoe":{"trace":true}}`},
 		{"POST", processPath, `{"text":"Once","max_tokens":2,"return_comprehensive_info":true}`},
 		{"POST", processPath, `{"input_tensor":` + nested(hiddenStates(2, inst.Model.Hidden), 1) + `,"attention_mask":[[1,0]],"return_comprehensive_info":true}`},
 		{"GET", "/api/v1/stats", ""}, {"GET", "/health", ""}, {"GET", "/livez", ""}, {"GET", "/readyz?verbose", ""}, {"GET", "/startupz", ""},
@@ -143,7 +147,7 @@ func TestAnswersFitTheDescription(t *testing.T) {
 			visit(t, doc.Components.Schemas["ChatCompletionChunk"], []byte(e))
 		}
 	}
-	for _, e := range r.sse("/v1/completions", story+`,"logprobs":1,"stream":true,"stream_options":{"include_usage":true}}`) {
+	for _, e := range r.sse("/v1/completions", story+`,"pimoe":{"trace":true},"logprobs":1,"stream":true,"stream_options":{"include_usage":true}}`) {
 		if e != "[DONE]" {
 			visit(t, doc.Components.Schemas["Completion"], []byte(e))
 		}

@@ -75,6 +75,8 @@ type reply struct {
 	lasting     bool           // the same for everybody who may see it, until the server changes: browsers and CDNs may keep it
 	outcome     map[string]any // of a change, for the audit log
 	hijack      func(net.Conn) // takes the connection over, without an answer
+	// fail writes the error that ends a stream; nil = as OpenAI's streams of chunks do.
+	fail func(w *events, f *fault)
 }
 
 // handler answers one route. An error becomes an error answer in the shape of the route.
@@ -343,7 +345,9 @@ func (x *exchange) runStream(rep *reply, w *events) (err error) {
 			if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
 				err = errors.Join(cause, err)
 			}
-			if f := x.s.faultOf(err); x.route.shape == oipShape {
+			if f := x.s.faultOf(err); rep.fail != nil {
+				rep.fail(w, f)
+			} else if x.route.shape == oipShape {
 				w.data(f.oip(x.req.id))
 			} else {
 				w.data(f.openai(x.req.id).Body())

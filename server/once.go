@@ -42,7 +42,7 @@ func (x *exchange) once(c *fiber.Ctx, run func(context.Context, handler) (*reply
 	}
 	if kept != nil {
 		x.s.meters.r.Counter("pimoe_idempotent_replays_total").Inc()
-		return replay(kept)
+		return repeated(kept)
 	}
 	x.req.claim = claim
 	streams := false
@@ -82,8 +82,8 @@ func (x *exchange) print(c *fiber.Ctx) []byte {
 	return idempotency.Print([]byte(x.route.name()), []byte(r.contentType), c.Context().URI().QueryString(), []byte(r.shape), []byte(r.accept), fmt.Append(nil, r.take), r.body)
 }
 
-// replay is a kept answer, byte for byte.
-func replay(a *idempotency.Answer) (*reply, error) {
+// repeated is a kept answer, byte for byte.
+func repeated(a *idempotency.Answer) (*reply, error) {
 	if !a.Whole {
 		return nil, &fault{status: http.StatusConflict, code: "idempotent_answer_too_large", message: "the request with this Idempotency-Key was answered, and the answer was too large to be kept"}
 	}

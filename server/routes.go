@@ -59,6 +59,8 @@ func (s *Server) publicRoutes() []route {
 		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
 		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, once: true, handle: s.completions},
 		route{method: post, path: "/v1/chat/completions", shape: openaiShape, work: true, once: true, handle: s.chat},
+		route{method: post, path: embeddingsPath, shape: openaiShape, work: true, once: true, handle: s.embeddings},
+		route{method: post, path: responsesPath, shape: openaiShape, work: true, once: true, handle: s.responses},
 		route{method: post, path: processPath, work: true, bytes: true, once: true, handle: s.process},
 		route{method: get, path: "/api/v1/stats", handle: s.stats},
 		route{method: post, path: jobsPath, once: true, handle: s.createJob},

@@ -3,6 +3,8 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -48,6 +50,7 @@ type service struct {
 	groups  func() any   // one entry for each group: how many processes it has and should have
 	release func(group string, replica int) (int, error)
 	router  func() any
+	routed  func() string // name of the strategy
 	reload  func(ctx context.Context, next config.Config) (*instance.Reloaded, error)
 	applied func() config.Config
 	changes changesAPI // nil where nothing can be changed
@@ -97,6 +100,7 @@ func serviceOf(i *instance.Instance) service {
 		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
+		routed:  func() string { return i.Applied().Router.Plugin },
 		changes: i, reload: i.Reload, applied: i.Applied, version: i.Version,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
@@ -113,14 +117,7 @@ func serviceOf(i *instance.Instance) service {
 
 // vocabulary is what the tokens write, for the forms of answers.
 func (s *service) vocabulary() (*grammar.Vocabulary, error) {
-	size := min(s.vocab, s.text.Size())
-	var lead []int32
-	for id := range int32(size) {
-		if behind, first := s.text.Writes(id); string(behind) != string(first) {
-			lead = append(lead, id)
-		}
-	}
-	return grammar.NewVocabulary(size, func(id int32) []byte { b, _ := s.text.Writes(id); return b }, s.eos, lead)
+	return instance.VocabularyOf(s.text, s.vocab, s.eos)
 }
 
 // defaultsOf are OpenAI's defaults, temperature 1 and everything else off, where generation_config.json says nothing.
@@ -140,10 +137,20 @@ func defaultsOf(d model.Defaults) sampler.Params {
 	return p
 }
 
-// fingerprint names the weights in OpenAI's system_fingerprint.
+// fingerprint names what computes in OpenAI's system_fingerprint: the weights, and the arithmetic and the router that
+// decide about the bits. With the same one, the same request and seed give the same answer.
 func (s *service) fingerprint() string {
 	digest := strings.TrimPrefix(s.digest, "sha256:")
-	return "pimoe-" + digest[:min(len(digest), 12)]
+	how := sha256.Sum256([]byte(s.class() + "\x00" + s.routerName()))
+	return "pimoe-" + digest[:min(len(digest), 12)] + "-" + hex.EncodeToString(how[:3])
+}
+
+// routerName is the name of the router's strategy; empty where nobody says.
+func (s *service) routerName() string {
+	if s.routed == nil {
+		return ""
+	}
+	return s.routed()
 }
 
 // template renders a conversation with the model's own chat template. tools are described to the model, nil = none.

@@ -270,7 +270,7 @@ func (l *loop) launchStep(entries []entry) {
 		l.schedule(e.s, now)
 	}
 	ctx, deadline := l.patience.get(from, to, now)
-	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, cancel: l.patience.cancel}
+	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, began: now, cancel: l.patience.cancel}
 	l.flight, l.stepped = &l.flown, true
 	l.crowded = len(l.queue) > 0
 	l.launched = now
@@ -383,6 +383,9 @@ func (l *loop) land(r result) {
 		case s.step.missing.Err != nil:
 			l.suspend(s, now)
 		default:
+			if s.clocked() {
+				s.queue, s.took = s.waited(f.began), r.took
+			}
 			l.advance(s, e, now)
 		}
 	}
@@ -390,6 +393,14 @@ func (l *loop) land(r result) {
 		l.box.measured(l.worked, now.Sub(l.launched))
 	}
 	l.worked = 0
+}
+
+// waited is how long a sequence has waited for a step: since its last token, or before its first step.
+func (s *sequence) waited(began time.Time) time.Duration {
+	if s.last.IsZero() {
+		return s.usage.Queued
+	}
+	return began.Sub(s.last)
 }
 
 // learn tells the pace of a step with prompts.
@@ -473,7 +484,7 @@ func (l *loop) promptDone(s *sequence) {
 // token adds a chosen token to a sequence and to its stream.
 func (l *loop) token(s *sequence, d drawn, now time.Time) {
 	l.clock(s, now)
-	t := Token{ID: d.id, Top: d.top}
+	t := Token{ID: d.id, Top: d.top, Queue: s.queue, Step: s.took}
 	if s.request.Logprobs >= 0 {
 		t.Logprob = d.logprob
 	}

@@ -27,7 +27,8 @@ type Request struct {
 	Accept moe.Accept
 
 	// Observe, if not nil, sees every row the model computes for this request, in order. It is called from the decode
-	// loop and must not block or keep its arguments. It implies NoReuse, so that every prompt position is seen.
+	// loop and must not block or keep its arguments. It implies NoReuse unless it sees no position before the prompt's last,
+	// so that every position that it wants is seen.
 	Observe *Observer
 	// Form, if not nil, holds the continuation to a form: it is complete within MaxTokens. A request with a Form has
 	// neither IgnoreEOS nor Forced tokens. Its log-probabilities are those of the model, without the form.
@@ -59,6 +60,13 @@ type Observer struct {
 	Logits func(position int, logits []float32)
 	// Route of a position in a layer. nil = not wanted.
 	Route func(layer, position int, ids []int32, weights []float32)
+	// Hop is the way of a position through a layer: who computed it, and how long that took. nil = not wanted. With it, each
+	// Token says how long it has waited.
+	Hop func(position int, h *moe.Hop)
+	// State of a position, as the head gets it. nil = not wanted.
+	State func(position int, state []float32)
+	// From is the first position that is seen. Beyond 0 it goes with Route, Hop and State alone.
+	From int
 }
 
 // FinishReason says why a continuation ended, in OpenAI's words where those exist.
@@ -80,6 +88,9 @@ type Token struct {
 	Finish   FinishReason // empty until the last Token
 	HasToken bool         // false for a closing event that only carries Text or Finish (end-of-text tokens are not counted as text)
 	Quality  Quality      // of all that this token depends on: prompt, the tokens before it and itself
+
+	// Where Observe has Hop: how long the token has waited for the step that computed it, and how long this took.
+	Queue, Step time.Duration
 }
 
 // TopLogprob is one alternative.

@@ -59,13 +59,14 @@ type sequence struct {
 	outage     outage
 
 	submitted, last time.Time
+	queue, took     time.Duration // of the step under way, where they are asked for
 	usage           Usage
 }
 
 // newSequence makes a sequence for a request with at most most new tokens.
 func newSequence(r Request, most int, now time.Time) *sequence {
 	s := &sequence{
-		request: r, most: most, submitted: now, reuse: !r.NoReuse && r.Observe == nil,
+		request: r, most: most, submitted: now, reuse: !r.NoReuse && (r.Observe == nil || r.Observe.From >= len(r.Prompt)-1),
 		tokens:  append(append(make([]int32, 0, len(r.Prompt)+min(most, 4096)), r.Prompt...), r.Forced[:min(most, len(r.Forced))]...),
 		sampler: sampler.New(r.Sampling, r.Prompt),
 		usage:   Usage{PromptTokens: len(r.Prompt)},
@@ -152,6 +153,27 @@ func (w *watcher) route(layer, position int, ids []int32, weights []float32) {
 		w.observer.Route(layer, position, ids, weights)
 	}
 }
+
+// hop shows the way of one row through a layer.
+func (w *watcher) hop(position int, h *moe.Hop) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && position >= w.seen {
+		w.observer.Hop(position, h)
+	}
+}
+
+// state shows what the head gets of one row.
+func (w *watcher) state(position int, state []float32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && position >= w.seen {
+		w.observer.State(position, state)
+	}
+}
+
+// clocked reports whether the request wants to know how long its tokens take.
+func (s *sequence) clocked() bool { return s.watcher != nil && s.watcher.observer.Hop != nil }
 
 // advance says that all positions below n were shown.
 func (w *watcher) advance(n int) {

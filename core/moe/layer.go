@@ -92,6 +92,7 @@ type work struct {
 	to      tensor.Matrix // that is being combined
 	k       int
 	lost    []lost // calls without an answer that need not end the Forward
+	hops    *hops  // nil = nobody traces
 }
 
 // Forward routes, dispatches, waits and combines. A failing call does not leave others behind: every call that was
@@ -119,19 +120,24 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if l.predicted != nil {
 		return l.ahead(ctx, in, y, batch, w)
 	}
+	watch := in.stopwatch()
 	if err := l.routed(in, w.routes, l.router.Route(ctx, batch, w.routes)); err != nil {
 		return err
 	}
+	route := watch.took()
 	l.send(ctx, in, w, l.groupsOf(in))
 	in.meanwhile()
 	if err := l.receive(in, w); err != nil {
 		return err
 	}
 	l.show(in.Layer, w, nil)
+	w.witness(in, nil)
 	if err := l.rescue(ctx, in, w, nil); err != nil {
 		return err
 	}
+	watch = in.stopwatch()
 	w.combine(y, l.k, l.team)
+	w.tell(in, route, watch.took())
 	return nil
 }
 
@@ -141,6 +147,7 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	answer := l.work()
 	defer l.pool.Put(answer)
 	answer.routes = resizeRoutes(answer.routes, in.X.Rows, l.k)
+	watch := in.stopwatch()
 	pending := l.predicted.Begin(ctx, batch, answer.routes)
 	sent := l.predicted.Predict(ctx, batch, w.routes) && CheckRoutes(w.routes, in.Layer, l.experts) == nil
 	if sent {
@@ -148,6 +155,7 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 		in.meanwhile()
 	}
 	err := l.routed(in, answer.routes, pending.Wait())
+	route := watch.took()
 	switch {
 	case err == nil && !sent:
 		copy(w.routes.IDs, answer.routes.IDs)
@@ -170,14 +178,20 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	}
 	l.show(in.Layer, w, answer.of)
 	l.show(in.Layer, answer, nil)
+	w.witness(in, answer.of)
+	answer.witness(in, nil)
 	if err := l.rescue(ctx, in, w, answer.of); err != nil {
 		return err
 	}
 	if err := l.rescue(ctx, in, answer, nil); err != nil {
 		return err
 	}
+	watch = in.stopwatch()
 	w.combine(y, l.k, l.team)
 	answer.combine(y, l.k, l.team)
+	combine := watch.took()
+	w.tell(in, route, combine)
+	answer.tell(in, route, combine)
 	return nil
 }
 
@@ -199,7 +213,7 @@ func (a *atEdition) Forward(ctx context.Context, in Input, y tensor.Matrix) erro
 func (l *Layer) work() *work {
 	w := l.pool.Get().(*work)
 	clear(w.lost)
-	w.of, w.calls, w.lost = w.of[:0], w.calls[:0], w.lost[:0]
+	w.of, w.calls, w.lost, w.hops = w.of[:0], w.calls[:0], w.lost[:0], nil
 	return w
 }
 
@@ -297,6 +311,7 @@ func (l *Layer) send(ctx context.Context, in Input, w *work, groups []int) {
 			}
 		}
 	}
+	w.note(in)
 }
 
 // start sends one call. Where a missing expert need not end everything, nobody waits for its restart here.

@@ -35,6 +35,8 @@ type Input struct {
 	// Judge, if not nil, lets a Lenient block answer without an expert that is missing, and is told of it. Then no row waits
 	// for a restart. nil = every row waits for its experts, as long as ctx lets it.
 	Judge Judge
+	// Trace, if not nil, is told of rows' ways through the layer.
+	Trace Tracer
 }
 
 // Predicted is a router.Router whose answer can be known before it comes, because the host has the rule too. The experts

@@ -32,6 +32,7 @@ func TestOfficialClients(t *testing.T) {
 		"python":     {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "client.py"},
 		"websocket":  {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "wsclient.py"},
 		"schemas":    {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "schemas.py"},
+		"langchain":  {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "langchain.py"},
 		"javascript": {filepath.Join(cache, "node.stamp"), "node", "client.mjs"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -118,11 +118,11 @@ func write(t testing.TB, name string, v any) string {
 // TestContract holds the commands and flags that scripts rely on.
 func TestContract(t *testing.T) {
 	commands := map[string]string{
-		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw output isolation", "chat": "model isolation",
+		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw record output isolation", "chat": "model isolation",
 		"eval": "model ids-file logits routes greedy text-file ctx full texts-file against output isolation", "tokenize": "model texts-file special chat-file template-file output",
 		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "bench routers": "routers texts-file texts passes rounds workload markdown output", "import": "", "models": "", "plugins list": "", "plugins test": "",
 		"chaos": "kill stop slow corrupt oom router for load replicas seed model pairs calm keep output", "chaos host": "times seed", "chaos soak": "requests restarts seed",
-		"experts": "admin", "experts list": "admin output", "experts release": "admin", "experts swap": "admin backend plugin precision", "experts canary": "admin backend percent max-relative", "experts shadow": "admin backend percent", "experts promote": "admin", "experts rollback": "admin", "experts scale": "admin replicas auto", "experts rebalance": "admin dry-run output print", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
+		"replay": "url model isolation output", "experts": "admin", "experts list": "admin output", "experts release": "admin", "experts swap": "admin backend plugin precision", "experts canary": "admin backend percent max-relative", "experts shadow": "admin backend percent", "experts promote": "admin", "experts rollback": "admin", "experts scale": "admin replicas auto", "experts rebalance": "admin dry-run output print", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
 	}
 	a := &app{}
 	root := a.root()
