@@ -43,6 +43,8 @@ type request struct {
 	quality     string // of the answer, for the log; empty = none yet
 	model       string // of the path
 	group       string // of the path
+	asset       string // of the path
+	ifNoneMatch string
 	query       url.Values
 	principal   access.Principal
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
@@ -81,6 +83,7 @@ func (s *Server) handle(rt route) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		x := s.begin(c, rt)
 		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
+		x.req.asset, x.req.ifNoneMatch = strings.Clone(c.Params("asset")), strings.Clone(c.Get(fiber.HeaderIfNoneMatch))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
@@ -141,7 +144,7 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 			return nil, err
 		}
 	}
-	return x.changing(x.ctx, x.route.handle)
+	return x.shown(x.changing(x.ctx, x.route.handle))
 }
 
 // readBody copies the body of a known type. A compressed one is refused: it may unpack to a thousand times its size.

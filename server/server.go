@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/live"
 )
 
 // Option changes a Server in New.
@@ -61,6 +62,7 @@ type Server struct {
 	guard   *access.Guard
 	table   *access.Table
 	tenants *tenants
+	live    *live.Hub
 	clock   func() time.Time // by which credentials are judged
 	started time.Time
 
@@ -101,6 +103,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	s.left = make(chan struct{})
 	s.forms.vocabulary = sync.OnceValues(svc.vocabulary)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.live = live.New(svc.live, live.Options{})
 	s.meters = newMeters(svc.metrics, s.build, s.running)
 	if s.audit != nil {
 		svc.metrics.Gauge("pimoe_audit_writable", s.auditWritable)
@@ -189,6 +192,7 @@ func (s *Server) Run(ctx context.Context) error {
 // stop is the graceful half of the end.
 func (s *Server) stop() {
 	s.drain.Store(true)
+	s.live.Close() // who watches would be waited for
 	began := time.Now()
 	s.log.Info("draining", "requests", s.running.count(), "timeout", s.now.Load().Server.DrainTimeout.String())
 	ctx, cancel := context.WithTimeout(context.Background(), s.now.Load().Server.DrainTimeout)
@@ -221,6 +225,7 @@ func (s *Server) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.drain.Store(true)
+		s.live.Close()
 		if s.running.count() > 0 {
 			s.cancel(errStopping)
 		}

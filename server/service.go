@@ -20,6 +20,7 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/live"
 )
 
 // service is what the edge needs of an instance: values, and the few things it calls.
@@ -50,6 +51,7 @@ type service struct {
 	reload  func(ctx context.Context, next config.Config) (*instance.Reloaded, error)
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
+	live    live.Source // what watchers see; the zero value shows nothing
 }
 
 // engineAPI is the part of *engine.Engine that the edge calls.
@@ -70,6 +72,9 @@ type changesAPI interface {
 	Lend(group string, patience time.Duration) (socket string, err error)
 	Scale(group string, replicas int) (*host.GroupStatus, error)
 	Rebalance() (*instance.Rebalance, error)
+	Restart(ctx context.Context, group string, replica int) error
+	Drain(group string, replica int) (*host.GroupStatus, error)
+	Hurt(group string, replica int, fault string) (pid int, err error)
 }
 
 // textAPI is the part of *tokenizer.Tokenizer that the edge calls.
@@ -92,7 +97,7 @@ func serviceOf(i *instance.Instance) service {
 		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
-		changes: i, reload: i.Reload,
+		changes: i, reload: i.Reload, live: liveOf(i),
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n
@@ -104,6 +109,19 @@ func serviceOf(i *instance.Instance) service {
 		s.routing = sdk.CapLoadDependent
 	}
 	return s
+}
+
+// liveOf is what watchers see of an instance.
+func liveOf(i *instance.Instance) live.Source {
+	first, inter := i.Metrics.Distribution(engine.TimeToFirstToken, nil), i.Metrics.Distribution(engine.InterToken, nil)
+	answers := func(status string) uint64 { return i.Metrics.Counter(engine.Answers, "status", status).Get() }
+	return live.Source{
+		Model: i.ID, Layout: i.Host.Layout, Rows: i.Host.Rows, Processes: i.Host.Status, Groups: i.Host.Scaling, Router: i.Host.RouterStatus,
+		Trial: i.Host.Trial, Engine: i.Engine.Stats, FirstToken: first.Counts, InterToken: inter.Counts, Bounds: first.Bounds(),
+		Answers: func() live.Answers {
+			return live.Answers{Exact: answers(engine.StatusExact), Fallback: answers(engine.StatusFallback), Degraded: answers(engine.StatusDegraded)}
+		},
+	}
 }
 
 // vocabulary is what the tokens write, for the forms of answers.

@@ -39,6 +39,13 @@ type Config struct {
 	Auth Auth `koanf:"auth"`
 	// Plugins says which executables may be started, and how they are confined.
 	Plugins Plugins `koanf:"plugins"`
+	Chaos   Chaos   `koanf:"chaos"`
+}
+
+// Chaos is for demonstrations and rehearsals.
+type Chaos struct {
+	// Enabled lets admins kill and stop expert processes through the API and the console. Default false.
+	Enabled bool `koanf:"enabled"`
 }
 
 // Plugins are the executables that serve experts and routers.
