@@ -83,7 +83,7 @@ func compare(before, after *State) []Event {
 			continue
 		}
 		if now.Death != nil && (was.Death == nil || *was.Death != *now.Death) {
-			add(Died, at.String(), now.Death.Cause)
+			out = append(out, Event{At: now.Death.At, What: Died, Object: at.String(), Why: now.Death.Cause})
 		}
 		switch {
 		case now.Quarantine != "" && was.Quarantine == "":

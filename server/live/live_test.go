@@ -124,7 +124,7 @@ func TestWatchersSeeWhatHappens(t *testing.T) {
 		m.processes[1].Quarantine = "gave other numbers"
 	})
 	died := next(t, operator, KindEvent, nil)
-	if died["what"] != Died || died["object"] != "e0/0" || died["why"] != "was killed by SIGKILL" {
+	if died["what"] != Died || died["object"] != "e0/0" || died["why"] != "was killed by SIGKILL" || died["t"] != 5.0 {
 		t.Errorf("event: %v", died)
 	}
 	if v := next(t, operator, KindEvent, nil); v["what"] != Ready || v["object"] != "e0/0" {

@@ -7,10 +7,12 @@ import { on } from "./store.js";
 import { call, events, failure, may } from "./session.js";
 
 const mostMessages = 200; // on the page; older ones are taken away
+const leastSpan = 50; // ms: a rate over less says how the network delivers, and that since the question counts
 const mostEntered = 100000; // characters of one answer that are shown
 
 let conversation = []; // what is sent
 let running = null; // AbortController
+let skew = 0; // ms that this machine's clock is ahead of the server's, and what a message takes
 
 export function chat() {
   $("ask").addEventListener("submit", (e) => { e.preventDefault(); send(); });
@@ -27,6 +29,7 @@ export function chat() {
     if (!me) clear();
     else models();
   });
+  on("state", (s) => { skew = Date.now() - s.t; });
   clear();
 }
 
@@ -118,7 +121,7 @@ async function stream(messages, shown, signal) {
     if (choice?.finish_reason) finished = choice.finish_reason;
     if (value.usage) tokens = value.usage.completion_tokens;
     const now = performance.now();
-    shown.times({ first: first && (first - began) / 1000, tokens, rate: first && tokens > 1 && now > first ? ((tokens - 1) * 1000) / (now - first) : 0 });
+    shown.times({ first: first && (first - began) / 1000, tokens, rate: now > first + leastSpan ? ((tokens - 1) * 1000) / (now - first) : (tokens * 1000) / (now - began) });
   }
   if (!finished) throw new Error("the connection ended before the answer did");
   shown.end(finished);
@@ -144,14 +147,17 @@ function answerView() {
     if (following) list.scrollTop = list.scrollHeight;
   };
   const soon = () => { if (!frame) frame = requestAnimationFrame(draw); };
-  const deaths = (event) => {
-    if (event.what !== "process.died" || over || notes.childElementCount >= 4) return;
+  const began = Date.now();
+  let ended = Infinity;
+  const off = on("event", (event) => {
+    const at = event.t + skew;
+    if (event.what !== "process.died" || at < began || at > ended || notes.childElementCount >= 4) return;
     notes.append(h("span", { class: "note", title: "The answer went on: the call was repeated on its successor." }, `${event.object} died meanwhile`));
-  };
-  const off = on("event", deaths);
+  });
   const finish = () => {
     over = true;
-    off();
+    ended = Date.now();
+    setTimeout(off, 2000); // the news of a death takes a moment
     body.removeAttribute("aria-busy");
     soon();
   };
@@ -169,7 +175,7 @@ function answerView() {
     times(t) {
       parts = [];
       if (t.first) parts.push(`first token ${seconds(t.first)}`);
-      if (t.rate) parts.push(`${rate(t.rate)} tokens/s`);
+      if (t.first && t.rate > 0) parts.push(`${rate(t.rate)} tokens/s`);
       if (t.tokens) parts.push(`${count(t.tokens)} tokens`);
       soon();
     },

@@ -1,4 +1,5 @@
 // Background requests: stories that nobody reads, so that there is something to watch. Each is counted; a failed one would show.
+// There are three at most: browsers open six connections to a server, and chat, events and actions need theirs.
 
 import { $, setText } from "./dom.js";
 import { count } from "./format.js";

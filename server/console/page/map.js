@@ -156,7 +156,7 @@ function draw(now = performance.now()) {
   for (let u = 0; u < layout.units.length; u++) {
     const x = label + cell * (u % layout.experts);
     const y = top + row * Math.floor(u / layout.experts);
-    const at = Math.round(64 * Math.sqrt(Math.min(heat[u] / scale, 1)));
+    const at = Math.round(64 * Math.min(heat[u] / scale, 1) ** 0.8);
     context.fillStyle = colours.ramp[at];
     box(context, x + gap, y + gap, cell - 2 * gap, row - 2 * gap, gap ? 3 : 0);
     const group = layout.units[u];
