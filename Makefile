@@ -125,6 +125,11 @@ schemas: build ## answers held to 1,000 JSON Schemas of hypothesis-jsonschema, j
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SCHEMAS=$(SCHEMAS) PIMOE_SEED=$(SEED) \
 	  $(GO) test -count=1 -v -timeout 1h -run 'TestOfficialClients/schemas' ./server/clienttest
 
+.PHONY: console-shots
+console-shots: build ## use the console in a real browser and write pictures of it to build/console
+	server/clienttest/setup.sh
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SHOTS=$(CURDIR)/build/console $(GO) test -count=1 -v -run '^TestConsole$$' ./server/clienttest
+
 .PHONY: byzantine
 byzantine: build ## an expert that lies in every way it knows, 1,000 requests each
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BYZANTINE_REQUESTS=1000 \

@@ -14,6 +14,7 @@ command -v python3 >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev
 [ -x /usr/bin/python3 ] && ! /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null && packages+=(python3-venv)
 [ -x /usr/bin/python3 ] || packages+=(python3 python3-venv)
 want curl curl
+want chromium chromium # of the console's tests
 [ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)
 [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
 

@@ -16,8 +16,8 @@ const views = {};
 const series = { rate: [], running: [], queued: [], first: [], inter: [] };
 
 export function charts() {
-  views.rate = view("chart-rate", "Tokens a second", "rate");
-  views.queue = view("chart-queue", "Requests", "running", "queued");
+  views.rate = view("chart-rate", "Tokens a second", 1);
+  views.queue = view("chart-queue", "Requests", 2);
   views.first = view("chart-first", "Time to first token");
   views.inter = view("chart-inter", "Time between tokens");
   on("hello", (m) => { bounds = m.bounds ?? []; });
@@ -29,17 +29,18 @@ export function charts() {
   on("link", (l) => { if (l.state !== "live") lastState = 0; });
 }
 
-function view(id, title, ...lines) {
+function view(id, title, lines = 0) {
   const value = h("p", { class: "value" }, "-");
   const note = h("p", { class: "sub" }, "");
-  const paths = lines.map((name, i) => svg("path", { class: `line line-${i}` }));
-  const areas = lines.slice(0, 1).map(() => svg("path", { class: "area" }));
+  const paths = Array.from({ length: lines }, (_, i) => svg("path", { class: `line line-${i}` }));
+  const areas = lines ? [svg("path", { class: "area" })] : [];
   const bars = svg("g", { class: "bars" });
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}: nothing yet` }, areas, paths, bars);
   const low = h("span", {}, "");
   const high = h("span", {}, "");
-  $(id).append(h("h2", {}, title), h("div", { class: "figures" }, value, note), picture, h("p", { class: "axis", "aria-hidden": "true" }, low, high));
-  return { title, lines, value, note, paths, areas, bars, picture, low, high };
+  const foot = h("p", { class: "sub" });
+  $(id).append(h("h2", {}, title), h("div", { class: "figures" }, value, note), picture, h("p", { class: "axis", "aria-hidden": "true" }, low, high), foot);
+  return { title, foot, value, note, paths, areas, bars, picture, low, high };
 }
 
 let lastState = 0;
@@ -87,6 +88,9 @@ function show(s) {
   setText(views.queue.value, count(s.running));
   setText(views.queue.note, `running \u00b7 ${count(s.queued)} waiting`);
   label(views.queue, `${s.running} running, ${s.queued} waiting; at most ${Math.max(0, ...series.running)} and ${Math.max(0, ...series.queued)} in the last minute`);
+  const { exact = 0, fallback = 0, degraded = 0 } = s.answers;
+  setText(views.queue.foot, `${count(exact + fallback + degraded)} answered${fallback ? `, ${count(fallback)} by fallback` : ""}, ${count(degraded)} degraded`);
+  views.queue.foot.classList.toggle("bad", degraded > 0);
   histogram(views.first, series.first);
   histogram(views.inter, series.inter);
 }

@@ -251,7 +251,6 @@ let described = 0;
 function describe(atOnce = false) {
   const now = Date.now();
   if (!atOnce && now - described < 1000) return;
-  described = now;
   if (cursor >= 0) {
     const name = layout.groups[layout.units[cursor]] ?? "none";
     const g = groups.get(name);
@@ -260,6 +259,7 @@ function describe(atOnce = false) {
     return;
   }
   if (document.activeElement === $("map") || !total) return;
+  described = now;
   let best = 0;
   for (let i = 1; i < totals.length; i++) if (totals[i] > totals[best]) best = i;
   setText($("map-details"), `${count(total)} rows since the page was opened; most at layer ${layout.layers[Math.floor(best / layout.experts)]}, expert ${best % layout.experts} (${((100 * totals[best]) / total).toFixed(1)} %).`);
