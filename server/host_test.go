@@ -158,7 +158,7 @@ func TestAdminListener(t *testing.T) {
 			}
 		}
 	}
-	for path, want := range map[string]int{"/health": 200, "/livez": 200, "/readyz": 200, "/startupz": 200, "/metrics": 200, "/v1/models": 404, "/debug/pprof/": 404} {
+	for path, want := range map[string]int{"/health": 200, "/livez": 200, "/readyz": 200, "/startupz": 200, "/metrics": 200, "/v1/models": 200, "/console": 200, "/v1/completions": 404, "/debug/pprof/": 404} { // the console chats there, too
 		if a := do(t, http.MethodGet, admin+path, ""); a.status != want {
 			t.Errorf("admin %s: %d, want %d", path, a.status, want)
 		}
