@@ -140,6 +140,10 @@ schemas: build ## answers held to 1,000 JSON Schemas of hypothesis-jsonschema, j
 .PHONY: smuggling
 smuggling: ## every attack on the framing of requests, directly and through nginx with a kept connection
 	PIMOE_ATTACKS=1 $(GO) test -count=1 -v -timeout 10m -run 'TestVectors|Smuggling' ./server/framing ./server
+.PHONY: console-shots
+console-shots: build ## use the console in a real browser and write pictures of it to build/console
+	server/clienttest/setup.sh
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SHOTS=$(CURDIR)/build/console $(GO) test -count=1 -v -run '^TestConsole$$' ./server/clienttest
 
 .PHONY: byzantine
 byzantine: build ## an expert that lies in every way it knows, 1,000 requests each

@@ -21,8 +21,8 @@ type dialect struct {
 
 // generate answers a request at once or as a stream, with a kept answer where there is one.
 func (s *Server) generate(ctx context.Context, r *request, want *openai.Request, prompts []prompt, d dialect) (*reply, error) {
-	if r.live != nil {
-		if err := r.live.adapt(s, want, len(prompts)); err != nil {
+	if r.numbered != nil {
+		if err := r.numbered.adapt(s, want, len(prompts)); err != nil {
 			return nil, err
 		}
 	}

@@ -70,6 +70,12 @@ var rules = []access.Rule{
 	{Route: "POST " + rebalancePath, Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "scale", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "attach", Role: access.Admin, Scope: "experts"}, // a process that the host neither starts nor confines
+	{Route: "GET " + consolePath},
+	{Route: "GET " + assetPath},
+	{Route: "GET " + livePath, Role: access.Viewer, Scope: "live"}, // operators see more: seesProcesses
+	{Route: "POST " + groupPath + "restart", Role: access.Operator, Scope: "experts"},
+	{Route: "POST " + groupPath + "drain", Role: access.Operator, Scope: "experts"},
+	{Route: "POST " + groupPath + "chaos", Role: access.Admin, Scope: "chaos"},
 	{Route: "GET " + profilesPath, Role: access.Admin, Scope: "profiles"},
 	{Route: "GET " + oipPath + "/health/live"},
 	{Route: "GET " + oipPath + "/health/ready"},
@@ -165,6 +171,9 @@ func (x *exchange) authorise(c *fiber.Ctx) error {
 		return nil
 	}
 	p, err := x.s.principal(x.ctx, c, x.route.admin)
+	if err == nil && x.route.credential && p.Kind == access.Anonymous {
+		err = access.ErrMissing
+	}
 	if err == nil {
 		err = x.route.rule.Allow(p)
 	}

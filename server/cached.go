@@ -90,7 +90,7 @@ func (s *Server) lookup(ctx context.Context, r *request, want *openai.Request, p
 		l.why = whyAsked
 	case want.Trace.Tokens:
 		l.why = whyTraced
-	case r.live != nil:
+	case r.numbered != nil:
 		l.why = whySocket
 	case params.Temperature != 0:
 		l.why = whySampled

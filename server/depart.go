@@ -36,6 +36,7 @@ func (s *Server) Leave() { s.leave.Do(func() { close(s.left) }) }
 // depart answers what still comes on the connections that are open, until all have ended.
 func (s *Server) depart(ctx context.Context) {
 	s.leaving.Store(true)
+	s.live.Close() // who watches comes again, to the other process
 	began := time.Now()
 	for _, l := range []*listener{s.public, s.admin} {
 		if l == nil {

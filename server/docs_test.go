@@ -225,7 +225,7 @@ func TestDocsPage(t *testing.T) {
 	a := r.get("/docs")
 	page, policy := string(a.body), a.header.Get("Content-Security-Policy")
 	for _, rt := range r.publicRoutes() {
-		if !strings.Contains(page, "<code>"+strings.NewReplacer(":model", "{model}", ":job", "{job}", ":version", "{version}").Replace(rt.path)+"</code>") {
+		if !strings.Contains(page, "<code>"+strings.NewReplacer(":model", "{model}", ":job", "{job}", ":version", "{version}", ":asset", "{asset}").Replace(rt.path)+"</code>") {
 			t.Errorf("the page lacks %s", rt.path)
 		}
 	}

@@ -52,6 +52,7 @@ type request struct {
 	group       string // of the path
 	version     string // of the path
 	inferHeader string // Inference-Header-Content-Length
+	asset       string // of the path
 	query       url.Values
 	principal   access.Principal
 	client      netip.Addr         // that the request counts for; see clientOf
@@ -61,7 +62,7 @@ type request struct {
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
 	handshake                  *handshake                       // of the route of WebSockets
-	live                       *live                            // nil = a stream ends with its connection
+	numbered                   *numbered                        // nil = a stream ends with its connection
 }
 
 // reply is an answer: a body, or a stream that is written event by event.
@@ -106,6 +107,7 @@ func (s *Server) handle(rt route) fiber.Handler {
 		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
 		x.req.job = strings.Clone(c.Params("job"))
 		x.req.version, x.req.inferHeader = strings.Clone(c.Params("version")), strings.Clone(c.Get(headerLength))
+		x.req.asset = strings.Clone(c.Params("asset"))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
@@ -187,7 +189,7 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 			return nil, err
 		}
 	}
-	return x.once(c, x.changing)
+	return x.shown(x.once(c, x.changing))
 }
 
 // readBody copies the body of a known type. A compressed one is refused: it may unpack to a thousand times its size.

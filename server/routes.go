@@ -23,6 +23,7 @@ type route struct {
 	once         bool        // takes an Idempotency-Key
 	untyped      bool        // also takes a body without Content-Type
 	change       *change     // what is recorded of it; nil = it changes nothing
+	credential   bool        // nobody is let in without a credential, whatever the listener makes of them
 	handle       handler
 }
 
@@ -54,7 +55,7 @@ const (
 // publicRoutes is everything on the public listener.
 func (s *Server) publicRoutes() []route {
 	const get, post = http.MethodGet, http.MethodPost
-	return append(append(s.healthRoutes(), s.oipRoutes()...),
+	routes := append(append(s.healthRoutes(), s.oipRoutes()...),
 		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
 		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
 		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, once: true, handle: s.completions},
@@ -78,17 +79,39 @@ func (s *Server) publicRoutes() []route {
 		route{method: get, path: access.CallbackPath, handle: s.callback},
 		route{method: get, path: access.SessionPath, handle: s.session},
 		route{method: post, path: access.LogoutPath, handle: s.logout},
+		route{method: get, path: livePath, handle: s.watchLive},
 	)
+	routes = append(routes, s.consoleRoutes(false)...)
+	if s.cfg.Auth.PublicAdmin {
+		for _, r := range s.changeRoutes() {
+			r.credential = true
+			routes = append(routes, r)
+		}
+	}
+	return routes
 }
 
-// adminRoutes is everything on the admin listener, beside profiles. It listens on loopback only; see anonymity.
+// adminRoutes is everything on the admin listener, beside profiles. It listens on loopback only; see anonymity. It has also what the
+// console needs.
 func (s *Server) adminRoutes() []route {
+	const get = http.MethodGet
+	routes := append(s.healthRoutes(),
+		route{method: get, path: metricsPath, handle: s.metrics},
+		route{method: get, path: access.SessionPath, handle: s.session},
+		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
+		route{method: http.MethodPost, path: "/v1/chat/completions", shape: openaiShape, work: true, handle: s.chat},
+		route{method: get, path: livePath, handle: s.watchLive},
+	)
+	return append(append(routes, s.consoleRoutes(true)...), s.changeRoutes()...)
+}
+
+// changeRoutes is the admin API: what shows and changes the host. The public listener has it only with auth.public_admin.
+func (s *Server) changeRoutes() []route {
 	version := []string{"backend", "plugin", "precision"}
 	trial := append([]string{"percent", "max_relative"}, version...)
-	return append(s.healthRoutes(),
+	return append(s.replicaRoutes(),
 		route{method: http.MethodGet, path: expertsPath, handle: s.experts},
 		route{method: http.MethodPost, path: releasePath, change: &change{"experts.release", []string{"replica"}}, handle: s.release},
-		route{method: http.MethodGet, path: metricsPath, handle: s.metrics},
 		route{method: http.MethodGet, path: configPath, handle: s.config},
 		route{method: http.MethodPost, path: reloadPath, change: &change{"config.reload", nil}, handle: s.reloadNow},
 		route{method: http.MethodGet, path: trialPath, handle: s.trial},
@@ -125,6 +148,7 @@ type serverLimits struct {
 	keepAlive time.Duration // between events of a stream that has nothing to say
 	watch     time.Duration // between two looks at a running request's socket
 	lastWords time.Duration // to write errors at the end
+	watching  time.Duration // that one stream of /api/v1/live lasts
 	linger    time.Duration // least time between the begin of a drain and the end of kept connections
 }
 
@@ -136,6 +160,7 @@ var defaultLimits = serverLimits{
 	keepAlive: 5 * time.Second,        // below the idle limits of proxies
 	watch:     200 * time.Millisecond, // ten looks within the two seconds in which a gone client's slot must be free
 	lastWords: 2 * time.Second,
+	watching:  10 * time.Minute,       // so long may somebody watch on who has lost the right to
 	linger:    500 * time.Millisecond, // clients under load send their next request well within it; a person who stops the host hardly notices
 }
 

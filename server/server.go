@@ -23,6 +23,7 @@ import (
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/limit"
+	"github.com/pimoe/pimoe/server/live"
 	"github.com/pimoe/pimoe/server/redisdb"
 	"github.com/pimoe/pimoe/server/web"
 )
@@ -73,6 +74,7 @@ type Server struct {
 	limiter *limit.Limiter
 	redis   *redisdb.DB // nil where redis.url is empty
 	answers *cache.Cache
+	live    *live.Hub
 	clock   func() time.Time // by which credentials are judged
 	state   state            // jobs and kept answers
 	started time.Time
@@ -116,6 +118,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	s.left = make(chan struct{})
 	s.forms.vocabulary = sync.OnceValues(svc.vocabulary)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.live = live.New(svc.live, live.Options{})
 	s.meters = newMeters(svc.metrics, s.build, s.running)
 	if s.audit != nil {
 		svc.metrics.Gauge("pimoe_audit_writable", s.auditWritable)
@@ -222,6 +225,7 @@ func (s *Server) Run(ctx context.Context) error {
 // stop is the graceful half of the end.
 func (s *Server) stop() {
 	s.drain.Store(true)
+	s.live.Close() // who watches would be waited for
 	if s.rpc != nil {
 		s.rpc.leases.close()
 	}
@@ -260,6 +264,7 @@ func (s *Server) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.drain.Store(true)
+		s.live.Close()
 		if s.running.count() > 0 {
 			s.cancel(errStopping)
 		}

@@ -34,6 +34,7 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	defaultLimits.watching = 100 * time.Millisecond // tests of all routes read answers to their end
 	code := m.Run()
 	if shared.inst != nil {
 		if err := shared.inst.Close(); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/live"
 )
 
 // service is what the edge needs of an instance: values, and the few things it calls.
@@ -55,6 +56,7 @@ type service struct {
 	applied func() config.Config
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
+	live    live.Source // what watchers see; the zero value shows nothing
 }
 
 // engineAPI is the part of *engine.Engine that the edge calls.
@@ -78,6 +80,9 @@ type changesAPI interface {
 	Scale(group string, replicas int) (*host.GroupStatus, error)
 	Rebalance() (*instance.Rebalance, error)
 	Regroup(ctx context.Context) (*instance.Rebalance, *instance.Reloaded, error)
+	Restart(ctx context.Context, group string, replica int) error
+	Drain(group string, replica int) (*host.GroupStatus, error)
+	Hurt(group string, replica int, fault string) (pid int, err error)
 }
 
 // textAPI is the part of *tokenizer.Tokenizer that the edge calls.
@@ -101,7 +106,7 @@ func serviceOf(i *instance.Instance) service {
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
 		routed:  func() string { return i.Applied().Router.Plugin },
-		changes: i, reload: i.Reload, applied: i.Applied, version: i.Version,
+		changes: i, reload: i.Reload, applied: i.Applied, version: i.Version, live: liveOf(i),
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n
@@ -113,6 +118,19 @@ func serviceOf(i *instance.Instance) service {
 		s.routing = sdk.CapLoadDependent
 	}
 	return s
+}
+
+// liveOf is what watchers see of an instance.
+func liveOf(i *instance.Instance) live.Source {
+	first, inter := i.Metrics.Distribution(engine.TimeToFirstToken, nil), i.Metrics.Distribution(engine.InterToken, nil)
+	answers := func(status string) uint64 { return i.Metrics.Counter(engine.Answers, "status", status).Get() }
+	return live.Source{
+		Model: i.ID, Layout: i.Host.Layout, Rows: i.Host.Rows, Processes: i.Host.Status, Groups: i.Host.Scaling, Router: i.Host.RouterStatus,
+		Trial: i.Host.Trial, Engine: i.Engine.Stats, FirstToken: first.Counts, InterToken: inter.Counts, Bounds: first.Bounds(),
+		Answers: func() live.Answers {
+			return live.Answers{Exact: answers(engine.StatusExact), Fallback: answers(engine.StatusFallback), Degraded: answers(engine.StatusDegraded)}
+		},
+	}
 }
 
 // vocabulary is what the tokens write, for the forms of answers.

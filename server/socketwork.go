@@ -32,17 +32,17 @@ const (
 // errCancelled is the cause of a request that its client has cancelled.
 var errCancelled = &fault{status: statusGone, code: "cancelled", message: "the client has cancelled the request"}
 
-// live is a generation whose events are numbered and can be had again.
-type live struct {
+// numbered is a generation whose events are numbered and can be had again.
+type numbered struct {
 	skip int    // events that the client has from another server
 	seed *int64 // by which the same answer can be had again; nil where there is no such thing
 }
 
 // adapt makes a stream of the request that can be repeated: a server that does not know the generation can compute the
 // rest of it.
-func (l *live) adapt(s *Server, want *openai.Request, prompts int) error {
+func (n *numbered) adapt(s *Server, want *openai.Request, prompts int) error {
 	want.Stream = true
-	if l.skip > 0 {
+	if n.skip > 0 {
 		if prompts*want.N > 1 {
 			return &strictjson.Error{Path: "n", Expected: "one choice in a request that another server goes on with: the events of several come in any order", Got: strconv.Itoa(prompts * want.N)}
 		}
@@ -54,7 +54,7 @@ func (l *live) adapt(s *Server, want *openai.Request, prompts int) error {
 		seed := rand.Int64N(1 << 53) // that JavaScript can say
 		want.Sampling.Seed = &seed
 	}
-	l.seed = want.Sampling.Seed
+	n.seed = want.Sampling.Seed
 	return nil
 }
 
@@ -162,7 +162,7 @@ func (c *socket) generate(m ws.Message, skip int) error {
 		return err
 	}
 	return c.begin(m, m.Resumable, func(x *exchange) (int, error) {
-		x.req.live = &live{skip: skip}
+		x.req.numbered = &numbered{skip: skip}
 		j, err := c.hub.store.New(x.req.id, owner(x.req.principal), skip, time.Now(), x.cancel)
 		if err != nil {
 			return 0, err
@@ -173,8 +173,8 @@ func (c *socket) generate(m ws.Message, skip int) error {
 			return 0, err
 		}
 		accepted := map[string]any{"generation": j.Generation, "model_digest": c.hub.s.service.digest}
-		if x.req.live.seed != nil {
-			accepted["seed"] = *x.req.live.seed
+		if x.req.numbered.seed != nil {
+			accepted["seed"] = *x.req.numbered.seed
 		}
 		c.push("accepted", m.ID, mustJSON(accepted))
 		err = c.follow(m.ID, j, skip)

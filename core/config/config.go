@@ -50,6 +50,13 @@ type Config struct {
 	// Redis is what hosts share, where they do.
 	Redis Redis `koanf:"redis"`
 	Cache Cache `koanf:"cache"`
+	Chaos Chaos `koanf:"chaos"`
+}
+
+// Chaos is for demonstrations and rehearsals.
+type Chaos struct {
+	// Enabled lets admins kill and stop expert processes through the API and the console. Default false.
+	Enabled bool `koanf:"enabled"`
 }
 
 // Plugins are the executables that serve experts and routers.

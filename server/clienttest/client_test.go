@@ -64,6 +64,12 @@ func serve(t *testing.T) string {
 // serveWith runs a server until the test of the whole package ends.
 func serveWith(t *testing.T, change func(*config.Config)) string {
 	t.Helper()
+	return "http://" + start(t, change).Addr()
+}
+
+// start is serveWith for those who need more than the public address.
+func start(t *testing.T, change func(*config.Config)) *server.Server {
+	t.Helper()
 	cfg := config.Default()
 	home, err := os.MkdirTemp("", "pimoe-clienttest")
 	if err != nil {
@@ -93,7 +99,7 @@ func serveWith(t *testing.T, change func(*config.Config)) string {
 		cancel()
 		return errors.Join(before(), <-done, inst.Close(), os.RemoveAll(home))
 	}
-	return "http://" + s.Addr()
+	return s
 }
 
 // cleanup ends the servers; subtests share one, so it outlives the one that started it.

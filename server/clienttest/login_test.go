@@ -196,7 +196,7 @@ func TestLogin(t *testing.T) {
 		t.Errorf("before the login: %d", status)
 	}
 	a := ann.do("GET", ann.callback("boss").String(), "")
-	if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/docs" {
+	if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/console" {
 		t.Fatalf("callback: %s %s", a.Status, a.text)
 	}
 	for _, c := range a.Cookies() {
