@@ -34,7 +34,9 @@ func (s *Server) generate(ctx context.Context, r *request, want *openai.Request,
 	if err != nil {
 		return nil, err
 	}
-	d.head.Pimoe = a.record
+	if a.record != nil {
+		d.head.Pimoe = a.record
+	}
 	header := s.disclosure(a.quality, a.Programs)
 	l.tell(header)
 	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: d.whole(d.head, a.Choices, a.Usage, s.meta(a.quality))}, nil

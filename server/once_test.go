@@ -231,7 +231,7 @@ func TestOnceGoesOnWithoutItsClient(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(conn, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%s: %s\r\nContent-Length: %d\r\n\r\n%s", onceHeader, key, len(body), body)
+		fmt.Fprintf(conn, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%s: %s\r\nContent-Length: %d\r\n\r\n%s", onceHeader, key, len(body), body)
 		eventually(t, 10*time.Second, "it runs", func() bool { return f.slots.Load() == 1 })
 		if stream { // it reads the begin
 			if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "200") {
