@@ -20,6 +20,7 @@ type route struct {
 	admin        bool        // on the admin listener; filled in by add
 	work         bool        // runs on the model: has a deadline, watches its client, is refused while draining
 	bytes        bool        // also takes application/octet-stream
+	pack         bool        // its answers are compressed for those who take that; see pack
 	change       *change     // what is recorded of it; nil = it changes nothing
 	handle       handler
 }
@@ -51,15 +52,15 @@ const (
 func (s *Server) publicRoutes() []route {
 	const get, post = http.MethodGet, http.MethodPost
 	return append(s.healthRoutes(),
-		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
+		route{method: get, path: "/v1/models", shape: openaiShape, pack: true, handle: s.models},
 		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
 		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, handle: s.completions},
 		route{method: post, path: "/v1/chat/completions", shape: openaiShape, work: true, handle: s.chat},
 		route{method: post, path: processPath, work: true, bytes: true, handle: s.process},
-		route{method: get, path: "/api/v1/stats", handle: s.stats},
-		route{method: get, path: metricsPath, handle: s.metrics},
-		route{method: get, path: "/docs", handle: s.docs},
-		route{method: get, path: openapiPath, handle: s.openapi},
+		route{method: get, path: "/api/v1/stats", pack: true, handle: s.stats},
+		route{method: get, path: metricsPath, pack: true, handle: s.metrics},
+		route{method: get, path: "/docs", pack: true, handle: s.docs},
+		route{method: get, path: openapiPath, pack: true, handle: s.openapi},
 		route{method: get, path: access.LoginPath, handle: s.login},
 		route{method: get, path: access.CallbackPath, handle: s.callback},
 		route{method: get, path: access.SessionPath, handle: s.session},

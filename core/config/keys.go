@@ -84,6 +84,7 @@ var about = map[string]string{
 	"limits.threads":                         "Threads for arithmetic; 0 for all cores.",
 	"log.level":                              "Least level that is logged.",
 	"log.format":                             "console, json, or auto for console on a terminal and json elsewhere.",
+	"log.mask":                               "Kinds of personal data that are masked in the log: email, card, phone; keys, tokens and other secrets always are.",
 	"audit.file":                             "File of the log of changes; empty for audit/audit.jsonl in home, off for none.",
 	"api_key":                                "A key with role user, at least 16 characters; pimoe keys makes others. An address beyond loopback needs one, or auth.",
 	"auth.admin":                             "local: the admin listener takes whoever reaches it without a credential as admin; required: it asks for a credential.",

@@ -61,7 +61,7 @@ func defaults(environ []string) Config {
 		},
 		Auth:    defaultAuth(),
 		Web:     defaultWeb(),
-		Log:     Log{Level: "info", Format: "auto"},
+		Log:     Log{Level: "info", Format: "auto", Mask: []string{"email", "card", "phone"}},
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 	}
 }
