@@ -279,6 +279,7 @@ func (x *exchange) refusal(err error) *fault {
 
 // write sends a reply without a stream.
 func (x *exchange) write(c *fiber.Ctx, rep *reply) {
+	x.pack(c.Get(fiber.HeaderAcceptEncoding), rep)
 	x.head(c, rep)
 	c.Context().Response.SetBodyRaw(rep.body)
 	x.writeDeadline(x.s.limits.write)
@@ -293,10 +294,10 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	for k, v := range safety {
 		h.Set(k, v)
 	}
-	x.around.headers(h)
 	for k, v := range rep.header {
 		h.Set(k, v)
 	}
+	x.around.headers(h)
 	x.limitHeaders(h.Set)
 	for _, v := range rep.cookies {
 		h.Add(fiber.HeaderSetCookie, v)

@@ -22,6 +22,7 @@ type route struct {
 	bytes        bool        // also takes application/octet-stream
 	once         bool        // takes an Idempotency-Key
 	untyped      bool        // also takes a body without Content-Type
+	pack         bool        // its answers are compressed for those who take that; see pack
 	change       *change     // what is recorded of it; nil = it changes nothing
 	credential   bool        // nobody is let in without a credential, whatever the listener makes of them
 	handle       handler
@@ -56,25 +57,25 @@ const (
 func (s *Server) publicRoutes() []route {
 	const get, post = http.MethodGet, http.MethodPost
 	routes := append(append(s.healthRoutes(), s.oipRoutes()...),
-		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
+		route{method: get, path: "/v1/models", shape: openaiShape, pack: true, handle: s.models},
 		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
 		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, once: true, handle: s.completions},
 		route{method: post, path: "/v1/chat/completions", shape: openaiShape, work: true, once: true, handle: s.chat},
 		route{method: post, path: embeddingsPath, shape: openaiShape, work: true, once: true, handle: s.embeddings},
 		route{method: post, path: responsesPath, shape: openaiShape, work: true, once: true, handle: s.responses},
 		route{method: post, path: processPath, work: true, bytes: true, once: true, handle: s.process},
-		route{method: get, path: "/api/v1/stats", handle: s.stats},
+		route{method: get, path: "/api/v1/stats", pack: true, handle: s.stats},
 		route{method: post, path: jobsPath, once: true, handle: s.createJob},
 		route{method: get, path: jobsPath, handle: s.listJobs},
 		route{method: get, path: jobPath, handle: s.job},
 		route{method: http.MethodDelete, path: jobPath, handle: s.deleteJob},
 		route{method: get, path: jobPath + "/result", handle: s.jobResult},
 		route{method: post, path: jobPath + "/cancel", handle: s.cancelJob},
-		route{method: get, path: metricsPath, handle: s.metrics},
+		route{method: get, path: metricsPath, pack: true, handle: s.metrics},
 		route{method: get, path: socketPath, handle: s.socket},
 		route{method: get, path: topicsPath, handle: s.topics},
-		route{method: get, path: "/docs", handle: s.docs},
-		route{method: get, path: openapiPath, handle: s.openapi},
+		route{method: get, path: "/docs", pack: true, handle: s.docs},
+		route{method: get, path: openapiPath, pack: true, handle: s.openapi},
 		route{method: get, path: access.LoginPath, handle: s.login},
 		route{method: get, path: access.CallbackPath, handle: s.callback},
 		route{method: get, path: access.SessionPath, handle: s.session},

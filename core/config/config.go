@@ -230,4 +230,6 @@ type Limits struct {
 type Log struct {
 	Level  string `koanf:"level"`  // trace, debug, info (default), warn, error
 	Format string `koanf:"format"` // console (default on a terminal) or json; "auto"
+	// Mask are the kinds of personal data that never get into a line: email, card, phone; default all. Secrets never do.
+	Mask []string `koanf:"mask"`
 }

@@ -97,6 +97,7 @@ var about = map[string]string{
 	"limits.threads":                         "Threads for arithmetic; 0 for all cores.",
 	"log.level":                              "Least level that is logged.",
 	"log.format":                             "console, json, or auto for console on a terminal and json elsewhere.",
+	"log.mask":                               "Kinds of personal data that are masked in the log: email, card, phone; keys, tokens and other secrets always are.",
 	"audit.file":                             "File of the log of changes; empty for audit/audit.jsonl in home, off for none.",
 	"encryption.key_file":                    "File with the keys that seal records at rest, as pimoe encryption new-key makes it; empty keeps records as they are.",
 	"state.file":                             "File of the database of jobs and idempotency keys; empty for state.db in home, off for none of both.",

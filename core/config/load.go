@@ -62,7 +62,7 @@ func defaults(environ []string) Config {
 		},
 		Auth: defaultAuth(),
 		Web:  defaultWeb(),
-		Log:  Log{Level: "info", Format: "auto"},
+		Log:  Log{Level: "info", Format: "auto", Mask: []string{"email", "card", "phone"}},
 		Jobs: defaultJobs(), Idempotency: defaultIdempotency(),
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 		Redis:   defaultRedis(),

@@ -213,7 +213,7 @@ func (c *Conn) headEnds() Refusal {
 		c.place = atSize
 	case h.length > 0:
 		c.place, c.left = inBody, h.length
-	case h.upgrade && h.connectionUpgrade && h.get:
+	case h.get && h.upgrade && h.connectionUpgrade:
 		c.place = switching
 	default:
 		c.place = atStart

@@ -23,8 +23,9 @@ func (h *head) reset() {
 	*h = head{authority: h.authority[:0], host: h.host[:0]} // the copies' memory is used again
 }
 
-// bodiless are methods of requests whose body some implementations read and others don't.
-var bodiless = []string{"GET", "HEAD", "TRACE", "CONNECT"}
+// bodiless are methods whose requests have no body by definition. Those of GET and HEAD are read like all others, and
+// nobody looks at them.
+var bodiless = []string{"TRACE", "CONNECT"}
 
 // first judges the request line.
 func (h *head) first(line []byte) Refusal {

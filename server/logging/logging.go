@@ -20,14 +20,15 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/server/logging/mask"
 )
 
 // LevelTrace is below slog.LevelDebug by the distance that slog's own levels have.
 const LevelTrace = slog.LevelDebug - 4
 
 // New makes a logger that writes to w. terminal says whether w is one, for the format "auto", and color whether it may
-// be coloured.
-func New(w io.Writer, c config.Log, terminal, color bool) *slog.Logger {
+// be coloured. The secrets, and what c.Mask names, are in no record.
+func New(w io.Writer, c config.Log, terminal, color bool, secrets ...string) *slog.Logger {
 	o := &hclog.LoggerOptions{
 		Name: "pimoe", Level: hclog.LevelFromString(c.Level), Output: w,
 		JSONFormat: c.Format == "json" || c.Format == "auto" && !terminal,
@@ -39,7 +40,7 @@ func New(w io.Writer, c config.Log, terminal, color bool) *slog.Logger {
 	if o.Level == hclog.NoLevel {
 		o.Level = hclog.Info
 	}
-	return slog.New(&handler{sink: hclog.New(o)})
+	return slog.New(&handler{sink: hclog.New(o), mask: mask.New(c.Mask, secrets...)})
 }
 
 // SetLevel changes the least level that a logger of New writes, and those made of it.
@@ -52,6 +53,7 @@ func SetLevel(l *slog.Logger, name string) {
 // handler passes records on to an hclog logger.
 type handler struct {
 	sink   hclog.Logger
+	mask   *mask.Masker
 	prefix string // of open groups, with a dot at the end
 	args   []any  // of WithAttrs, as hclog's alternating keys and values
 }
@@ -63,10 +65,10 @@ func (h *handler) Enabled(_ context.Context, l slog.Level) bool { return h.sink.
 func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	args := slices.Clip(h.args)
 	r.Attrs(func(a slog.Attr) bool {
-		args = appendAttr(args, h.prefix, a)
+		args = h.appendAttr(args, h.prefix, a)
 		return true
 	})
-	h.sink.Log(level(r.Level), escape(r.Message), args...)
+	h.sink.Log(level(r.Level), h.clean(r.Message), args...)
 	return nil
 }
 
@@ -75,7 +77,7 @@ func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	out := *h
 	out.args = slices.Clip(h.args)
 	for _, a := range attrs {
-		out.args = appendAttr(out.args, h.prefix, a)
+		out.args = h.appendAttr(out.args, h.prefix, a)
 	}
 	return &out
 }
@@ -91,42 +93,45 @@ func (h *handler) WithGroup(name string) slog.Handler {
 }
 
 // appendAttr flattens an attribute to keys and values; the empty attribute is left out, as slog asks.
-func appendAttr(args []any, prefix string, a slog.Attr) []any {
+func (h *handler) appendAttr(args []any, prefix string, a slog.Attr) []any {
 	v := a.Value.Resolve()
 	if v.Kind() == slog.KindGroup {
 		if a.Key != "" {
 			prefix += a.Key + "."
 		}
 		for _, sub := range v.Group() {
-			args = appendAttr(args, prefix, sub)
+			args = h.appendAttr(args, prefix, sub)
 		}
 		return args
 	}
 	if a.Equal(slog.Attr{}) {
 		return args
 	}
-	return append(args, escape(prefix+a.Key), plain(v))
+	return append(args, h.clean(prefix+a.Key), h.plain(v))
 }
 
 // plain is a value that both formats print on one line.
-func plain(v slog.Value) any {
+func (h *handler) plain(v slog.Value) any {
 	switch v.Kind() {
 	case slog.KindString, slog.KindDuration, slog.KindTime:
-		return escape(v.String())
+		return h.clean(v.String())
 	case slog.KindAny:
 		switch x := v.Any().(type) {
 		case error:
-			return escape(x.Error())
+			return h.clean(x.Error())
 		case fmt.Stringer:
-			return escape(x.String())
+			return h.clean(x.String())
 		case []byte:
-			return escape(string(x))
+			return h.clean(string(x))
 		default:
-			return escape(fmt.Sprint(x))
+			return h.clean(fmt.Sprint(x))
 		}
 	}
 	return v.Any()
 }
+
+// clean is a text without secrets that stays on its line.
+func (h *handler) clean(s string) string { return escape(h.mask.Text(s)) }
 
 // escape makes control characters, line separators and invalid bytes visible.
 func escape(s string) string {

@@ -178,7 +178,7 @@ func (a *app) loadWith(c *cobra.Command, sets []string, base ...config.Setting) 
 var quiet = config.Setting{Key: "log.level", Value: "warn"}
 
 func (a *app) logger(cfg config.Config) *slog.Logger {
-	return logging.New(a.err, cfg.Log, a.errTTY, a.color())
+	return logging.New(a.err, cfg.Log, a.errTTY, a.color(), cfg.Secrets()...)
 }
 
 // color follows https://no-color.org.

@@ -53,6 +53,9 @@ listeners as soon as it is ready. Logs go to standard error.`,
 			if err != nil {
 				return err
 			}
+			if err := keepNoCores(); err != nil {
+				return fmt.Errorf("limit core dumps: %w", err)
+			}
 			if err := a.useShape(c.Context(), &cfg, shape); err != nil {
 				return err
 			}
