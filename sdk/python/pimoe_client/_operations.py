@@ -20,29 +20,53 @@ class Client(Transport):
         """One model: GET /v1/models/{model}"""
         return self._json("GET", "/v1/models/{model}", {"model": model}, {}, {}, None)
 
-    def create_completion(self, body: m.CompletionRequest) -> m.Completion:
+    def create_completion(self, body: m.CompletionRequest, *, idempotency_key: str | None = None) -> m.Completion:
         """Continue a text: POST /v1/completions"""
-        return self._json("POST", "/v1/completions", {}, {}, {}, body)
+        return self._json("POST", "/v1/completions", {}, {}, {"Idempotency-Key": idempotency_key}, body)
 
-    def stream_completion(self, body: m.CompletionRequest) -> Iterator[m.Completion]:
+    def stream_completion(self, body: m.CompletionRequest, *, idempotency_key: str | None = None) -> Iterator[m.Completion]:
         """Continue a text: POST /v1/completions"""
-        return self._events("POST", "/v1/completions", {}, {}, {}, {**body, "stream": True})
+        return self._events("POST", "/v1/completions", {}, {}, {"Idempotency-Key": idempotency_key}, {**body, "stream": True})
 
-    def create_chat_completion(self, body: m.ChatRequest) -> m.ChatCompletion:
+    def create_chat_completion(self, body: m.ChatRequest, *, idempotency_key: str | None = None) -> m.ChatCompletion:
         """Answer a conversation: POST /v1/chat/completions"""
-        return self._json("POST", "/v1/chat/completions", {}, {}, {}, body)
+        return self._json("POST", "/v1/chat/completions", {}, {}, {"Idempotency-Key": idempotency_key}, body)
 
-    def stream_chat_completion(self, body: m.ChatRequest) -> Iterator[m.ChatCompletionChunk]:
+    def stream_chat_completion(self, body: m.ChatRequest, *, idempotency_key: str | None = None) -> Iterator[m.ChatCompletionChunk]:
         """Answer a conversation: POST /v1/chat/completions"""
-        return self._events("POST", "/v1/chat/completions", {}, {}, {}, {**body, "stream": True})
+        return self._events("POST", "/v1/chat/completions", {}, {}, {"Idempotency-Key": idempotency_key}, {**body, "stream": True})
 
-    def process(self, body: m.ProcessRequest, *, shape: str | None = None, x_tensor_shape: str | None = None, layer: int | None = None, all_layers: bool | None = None, return_comprehensive_info: bool | None = None, request_id: str | None = None) -> m.ProcessResult:
+    def process(self, body: m.ProcessRequest, *, idempotency_key: str | None = None, shape: str | None = None, x_tensor_shape: str | None = None, layer: int | None = None, all_layers: bool | None = None, return_comprehensive_info: bool | None = None, request_id: str | None = None) -> m.ProcessResult:
         """Run MoE layers on hidden states, or continue a text: POST /api/v1/process"""
-        return self._json("POST", "/api/v1/process", {}, {"shape": shape, "layer": layer, "all_layers": all_layers, "return_comprehensive_info": return_comprehensive_info, "request_id": request_id}, {"X-Tensor-Shape": x_tensor_shape}, body)
+        return self._json("POST", "/api/v1/process", {}, {"shape": shape, "layer": layer, "all_layers": all_layers, "return_comprehensive_info": return_comprehensive_info, "request_id": request_id}, {"Idempotency-Key": idempotency_key, "X-Tensor-Shape": x_tensor_shape}, body)
 
-    def process_bytes(self, body: bytes, *, shape: str | None = None, x_tensor_shape: str | None = None, layer: int | None = None, all_layers: bool | None = None, return_comprehensive_info: bool | None = None, request_id: str | None = None) -> bytes:
+    def process_bytes(self, body: bytes, *, idempotency_key: str | None = None, shape: str | None = None, x_tensor_shape: str | None = None, layer: int | None = None, all_layers: bool | None = None, return_comprehensive_info: bool | None = None, request_id: str | None = None) -> bytes:
         """Run MoE layers on hidden states, or continue a text: POST /api/v1/process"""
-        return self._bytes("POST", "/api/v1/process", {}, {"shape": shape, "layer": layer, "all_layers": all_layers, "return_comprehensive_info": return_comprehensive_info, "request_id": request_id}, {"X-Tensor-Shape": x_tensor_shape}, body)
+        return self._bytes("POST", "/api/v1/process", {}, {"shape": shape, "layer": layer, "all_layers": all_layers, "return_comprehensive_info": return_comprehensive_info, "request_id": request_id}, {"Idempotency-Key": idempotency_key, "X-Tensor-Shape": x_tensor_shape}, body)
+
+    def create_job(self, body: m.JobRequest, *, idempotency_key: str | None = None) -> m.Job:
+        """Run a request later: POST /api/v1/jobs"""
+        return self._json("POST", "/api/v1/jobs", {}, {}, {"Idempotency-Key": idempotency_key}, body)
+
+    def list_jobs(self, *, limit: int | None = None, state: Any | None = None, cursor: str | None = None) -> m.JobPage:
+        """The jobs of the caller's tenant, the newest first: GET /api/v1/jobs"""
+        return self._json("GET", "/api/v1/jobs", {}, {"limit": limit, "state": state, "cursor": cursor}, {}, None)
+
+    def get_job(self, *, job: str) -> m.Job:
+        """One job: GET /api/v1/jobs/{job}"""
+        return self._json("GET", "/api/v1/jobs/{job}", {"job": job}, {}, {}, None)
+
+    def delete_job(self, *, job: str) -> str:
+        """Remove a job and its result; one that is not over is cancelled: DELETE /api/v1/jobs/{job}"""
+        return self._text("DELETE", "/api/v1/jobs/{job}", {"job": job}, {}, {}, None, "*/*")
+
+    def get_job_result(self, *, job: str) -> dict[str, Any]:
+        """The answer that the request would have had: GET /api/v1/jobs/{job}/result"""
+        return self._json("GET", "/api/v1/jobs/{job}/result", {"job": job}, {}, {}, None)
+
+    def cancel_job(self, *, job: str) -> m.Job:
+        """End a job that is not over: POST /api/v1/jobs/{job}/cancel"""
+        return self._json("POST", "/api/v1/jobs/{job}/cancel", {"job": job}, {}, {}, None)
 
     def stats(self) -> m.Stats:
         """The state of the host as one tree: GET /api/v1/stats"""

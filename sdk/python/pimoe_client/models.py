@@ -7,8 +7,56 @@ from typing import Any, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
+JobState: TypeAlias = Literal['queued', 'running', 'done', 'failed', 'cancelled']
 
-class Error1(TypedDict, closed=True):
+
+class JobRequest(TypedDict, closed=True):
+    kind: Literal['chat', 'completion', 'process']
+    request: dict[str, Any]
+    """
+    The body of /v1/chat/completions, /v1/completions or /api/v1/process (JSON)
+    """
+    accept: NotRequired[Literal['exact']]
+    """
+    As the header pimoe-accept
+    """
+
+
+class Error(TypedDict, closed=True):
+    status: int
+    code: str
+    message: str
+    param: str | None
+
+
+class Job(TypedDict, closed=True):
+    id: str
+    kind: str
+    state: JobState
+    attempts: int
+    """
+    runs that have begun
+    """
+    created: str
+    started: str | None
+    """
+    of the last attempt
+    """
+    finished: str | None
+    expires: str | None
+    """
+    when it is removed, or given up if it still waits
+    """
+    result_bytes: int
+    error: Error | None
+
+
+class JobPage(TypedDict, closed=True):
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class Error2(TypedDict, closed=True):
     message: str
     type: Literal['invalid_request_error', 'service_unavailable_error', 'timeout_error', 'api_error']
     param: str | None
@@ -19,11 +67,11 @@ class Error1(TypedDict, closed=True):
     request_id: str
 
 
-class Error(TypedDict, closed=True):
-    error: Error1
+class Error1(TypedDict, closed=True):
+    error: Error2
 
 
-class Error2(TypedDict, closed=True):
+class Error3(TypedDict, closed=True):
     field: str
     expected: str
     got: str
@@ -36,7 +84,7 @@ class Problem(TypedDict, closed=True):
     detail: str
     code: str
     request_id: str
-    errors: NotRequired[list[Error2]]
+    errors: NotRequired[list[Error3]]
     success: NotRequired[bool]
     """
     false, on /api/v1/process
@@ -489,6 +537,10 @@ class Stats(TypedDict, closed=True):
     system: dict[str, Any]
     monitoring: dict[str, Any]
     queue: dict[str, Any]
+    state: dict[str, Any] | None
+    """
+    jobs of the caller's tenant by state; for operators those of all, and the idempotency keys; null where state.file is off
+    """
     tenants: dict[str, Any]
     """
     requests and tokens of the caller's tenant; for operators, of all

@@ -97,6 +97,89 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/jobs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The jobs of the caller's tenant, the newest first */
+        get: operations["listJobs"];
+        put?: never;
+        /**
+         * Run a request later
+         * @description Takes the body of another route, checks it and answers at once; the job runs when it is its turn, and its result is
+         *     kept for `jobs.retention`. A job survives restarts and the death of the host: one that was running is run again, so
+         *     that it may be computed more than once, but has one result. Needs the right of the kind's own route as well.
+         *     `stream` is not taken. As many jobs as the limits allow is 429.
+         */
+        post: operations["createJob"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One job */
+        get: operations["getJob"];
+        put?: never;
+        post?: never;
+        /** Remove a job and its result; one that is not over is cancelled */
+        delete: operations["deleteJob"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job}/result": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The answer that the request would have had
+         * @description Status, headers and body as of the kind's own route. 409 `job_not_over` with Retry-After while the job waits or runs,
+         *     409 `job_over` if it was cancelled, and the status and code of its failure if it has failed.
+         */
+        get: operations["getJobResult"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * End a job that is not over
+         * @description It takes no body. 409 `job_over` if the job is over.
+         */
+        post: operations["cancelJob"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/stats": {
         parameters: {
             query?: never;
@@ -305,6 +388,51 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @enum {unknown} */
+        JobState: "queued" | "running" | "done" | "failed" | "cancelled";
+        JobRequest: {
+            /** @enum {unknown} */
+            kind: "chat" | "completion" | "process";
+            /** @description The body of /v1/chat/completions, /v1/completions or /api/v1/process (JSON) */
+            request: Record<string, never>;
+            /**
+             * @description As the header pimoe-accept
+             * @constant
+             */
+            accept?: "exact";
+        };
+        Job: {
+            id: string;
+            kind: string;
+            state: components["schemas"]["JobState"];
+            /** @description runs that have begun */
+            attempts: number;
+            /** Format: date-time */
+            created: string;
+            /**
+             * Format: date-time
+             * @description of the last attempt
+             */
+            started: string | null;
+            /** Format: date-time */
+            finished: string | null;
+            /**
+             * Format: date-time
+             * @description when it is removed, or given up if it still waits
+             */
+            expires: string | null;
+            result_bytes: number;
+            error: {
+                status: number;
+                code: string;
+                message: string;
+                param: string | null;
+            } | null;
+        };
+        JobPage: {
+            jobs: components["schemas"]["Job"][];
+            next_cursor: string | null;
+        };
         Error: {
             error: {
                 message: string;
@@ -757,6 +885,8 @@ export interface components {
             system: Record<string, never>;
             monitoring: Record<string, never>;
             queue: Record<string, never>;
+            /** @description jobs of the caller's tenant by state; for operators those of all, and the idempotency keys; null where state.file is off */
+            state: Record<string, never> | null;
             /** @description requests and tokens of the caller's tenant; for operators, of all */
             tenants: Record<string, never>;
             experts: Record<string, never>;
@@ -846,7 +976,10 @@ export interface operations {
     createCompletion: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description 1 to 255 printable characters that name this request: it is computed once, and a repetition gets the same bytes */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -880,7 +1013,10 @@ export interface operations {
     createChatCompletion: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description 1 to 255 printable characters that name this request: it is computed once, and a repetition gets the same bytes */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -931,6 +1067,8 @@ export interface operations {
                 request_id?: string;
             };
             header?: {
+                /** @description 1 to 255 printable characters that name this request: it is computed once, and a repetition gets the same bytes */
+                "Idempotency-Key"?: string;
                 "X-Tensor-Shape"?: string;
             };
             path?: never;
@@ -958,6 +1096,161 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["ProcessResult"];
                     "application/octet-stream": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listJobs: {
+        parameters: {
+            query?: {
+                limit?: number;
+                state?: components["schemas"]["JobState"];
+                /** @description next_cursor of the page before */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobPage"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    createJob: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description 1 to 255 printable characters that name this request: it is computed once, and a repetition gets the same bytes */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "kind": "completion",
+                 *       "request": {
+                 *         "model": "pimoe-tiny",
+                 *         "prompt": "Once upon a time",
+                 *         "max_tokens": 16
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["JobRequest"];
+            };
+        };
+        responses: {
+            /** @description The job is on the disk */
+            202: {
+                headers: {
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    getJob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The job */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    deleteJob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    getJobResult: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The result */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": Record<string, never>;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    cancelJob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The job */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
                 };
             };
             default: components["responses"]["Problem"];
