@@ -200,6 +200,9 @@ func (x *exchange) readBody(c *fiber.Ctx) error {
 	if enc := c.Get(fiber.HeaderContentEncoding); enc != "" && !strings.EqualFold(enc, "identity") {
 		return unsupported("unsupported_encoding", "compressed bodies are not taken: send the body without Content-Encoding")
 	}
+	if x.route.bare && x.req.contentType == "" && len(c.Context().Request.Body()) == 0 {
+		return nil
+	}
 	kind, params, _ := strings.Cut(x.req.contentType, ";")
 	kind = strings.ToLower(strings.TrimSpace(kind))
 	if kind != mimeJSON && (kind != mimeBytes || !x.route.bytes) && (kind != "" || !x.route.untyped) {

@@ -104,6 +104,23 @@ func TestJobs(t *testing.T) {
 		t.Errorf("%v", j)
 	}
 	visit(t, doc.Components.Schemas["Job"], mustJSON(j))
+	for contentType, want := range map[string]int{"": 409, "application/json": 409, "text/plain": 415} {
+		req, err := http.NewRequest(http.MethodPost, r.url+jobsPath+"/"+id+"/cancel", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if contentType != "" {
+			req.Header.Set("Content-Type", contentType)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("cancel what is over with content type %q: %d, want %d", contentType, resp.StatusCode, want)
+		}
+	}
 	if a := r.get(jobsPath + "/" + id + "/result"); a.status != http.StatusUnprocessableEntity || a.json(t)["code"] != "context_length_exceeded" {
 		t.Errorf("the result of a job that has failed: %d %s", a.status, a.body)
 	}

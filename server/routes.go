@@ -20,6 +20,7 @@ type route struct {
 	admin        bool        // on the admin listener; filled in by add
 	work         bool        // runs on the model: has a deadline, watches its client, is refused while draining
 	bytes        bool        // also takes application/octet-stream
+	bare         bool        // a POST that also comes without a body
 	once         bool        // takes an Idempotency-Key
 	untyped      bool        // also takes a body without Content-Type
 	pack         bool        // its answers are compressed for those who take that; see pack
@@ -70,7 +71,7 @@ func (s *Server) publicRoutes() []route {
 		route{method: get, path: jobPath, handle: s.job},
 		route{method: http.MethodDelete, path: jobPath, handle: s.deleteJob},
 		route{method: get, path: jobPath + "/result", handle: s.jobResult},
-		route{method: post, path: jobPath + "/cancel", handle: s.cancelJob},
+		route{method: post, path: jobPath + "/cancel", bare: true, handle: s.cancelJob},
 		route{method: get, path: metricsPath, pack: true, handle: s.metrics},
 		route{method: get, path: socketPath, handle: s.socket},
 		route{method: get, path: topicsPath, handle: s.topics},

@@ -11,10 +11,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -47,7 +49,9 @@ type Options struct {
 const (
 	defaultPatience = 5 * time.Second
 	lockWait        = 50 * time.Millisecond  // of one look at the lock; bbolt looks once and then each 50 ms
-	lockEvery       = 100 * time.Millisecond // between two looks
+	lockEvery       = 100 * time.Millisecond // between two looks, as long as this may be a hand-over
+	lockLater       = 2 * time.Second        // afterwards: two hosts share a home
+	handOver        = 2 * time.Minute        // longer than a host is given to end its requests
 )
 
 // ErrElsewhere says that another host has the database: it is being handed over, or two hosts share a home.
@@ -67,7 +71,8 @@ type DB struct {
 	waiting sync.WaitGroup
 }
 
-// Open opens the file, and makes and migrates what it lacks. Where another host has it, Open returns at once and the
+// Open opens the file, and makes and migrates what it lacks. Where it may not be written at all, as on a read-only disk, the
+// log says so and transactions are refused. Where another host has it, Open returns at once and the
 // database opens as soon as that host lets go; transactions wait for it.
 func Open(o Options) (*DB, error) {
 	if o.Patience == 0 {
@@ -76,26 +81,39 @@ func Open(o Options) (*DB, error) {
 	d := &DB{opts: o, ready: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
-	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
+	err := os.MkdirAll(filepath.Dir(o.Path), 0o700)
+	if err == nil {
+		err = d.open()
 	}
-	switch err := d.open(); {
+	switch {
 	case err == nil:
 		close(d.ready)
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS):
+		d.unusable(err)
 	case errors.Is(err, ErrElsewhere):
 		o.Log.Info("another host has the database; waiting for it", "file", o.Path)
 		d.waiting.Go(func() { d.wait(ctx) })
 	default:
 		cancel()
-		return nil, err
+		return nil, fmt.Errorf("open database %s: %w", o.Path, err)
 	}
 	return d, nil
+}
+
+// unusable says that there will be no database. The host does all else that it can.
+func (d *DB) unusable(err error) {
+	d.opts.Log.Error("the database can't be used: jobs and idempotency keys are unavailable", "file", d.opts.Path, "error", err.Error())
+	d.mu.Lock()
+	d.err = fmt.Errorf("%w: %w", sdk.ErrUnavailable, err)
+	d.mu.Unlock()
+	close(d.ready)
 }
 
 // wait tries until the file is free, it turns out to be unusable, or Close is called.
 func (d *DB) wait(ctx context.Context) {
 	tick := time.NewTicker(lockEvery)
 	defer tick.Stop()
+	defer time.AfterFunc(handOver, func() { tick.Reset(lockLater) }).Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -107,31 +125,35 @@ func (d *DB) wait(ctx context.Context) {
 			continue
 		}
 		if err != nil {
-			d.opts.Log.Error("the database can't be used: jobs and idempotency keys are unavailable", "error", err.Error())
-			d.mu.Lock()
-			d.err = fmt.Errorf("%w: %w", sdk.ErrUnavailable, err)
-			d.mu.Unlock()
-		} else {
-			d.opts.Log.Info("the database is here", "file", d.opts.Path)
+			d.unusable(err)
+			return
 		}
+		d.opts.Log.Info("the database is here", "file", d.opts.Path)
 		close(d.ready)
 		return
 	}
 }
 
+// boltOptions look at the lock once, and keep the list of free pages in memory: it is made again at a start.
+func boltOptions() *bbolt.Options {
+	return &bbolt.Options{Timeout: lockWait, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}
+}
+
 // open takes the lock and brings the file up to date.
 func (d *DB) open() error {
-	b, err := bbolt.Open(d.opts.Path, 0o600, &bbolt.Options{Timeout: lockWait, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
+	before, _ := os.Stat(d.opts.Path) // nil = there is none yet
+	b, err := bbolt.Open(d.opts.Path, 0o600, boltOptions())
 	if errors.Is(err, berrors.ErrTimeout) {
 		return ErrElsewhere
 	}
-	if err == nil {
-		if err = prepare(b, d.opts); err != nil {
-			err = errors.Join(err, b.Close())
-		}
-	}
 	if err != nil {
-		return fmt.Errorf("open database %s: %w", d.opts.Path, err)
+		return err
+	}
+	if after, err := os.Stat(d.opts.Path); before != nil && (err != nil || !os.SameFile(before, after)) {
+		return errors.Join(ErrElsewhere, b.Close()) // another host has put a new file in its place meanwhile
+	}
+	if b, err = prepare(b, d.opts); err != nil {
+		return errors.Join(err, b.Close())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -188,6 +189,22 @@ func TestNewerFileWhileWaiting(t *testing.T) {
 	}
 }
 
+// TestReadOnly: a home that can't be written is no reason not to serve.
+func TestReadOnly(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 { // to whom every folder of a disk is writable
+		dir = "/sys"
+	}
+	f := &fixture{TB: t, path: filepath.Join(dir, "sub", "state.db")}
+	d := f.open(f.options(false, notes(1)))
+	if _, err := get(d, "a"); !errors.Is(err, sdk.ErrUnavailable) || errors.Is(err, ErrElsewhere) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestSealing(t *testing.T) {
 	f := newFixture(t)
 	d := f.open(f.options(false, notes(1)))
@@ -218,6 +235,13 @@ func TestSealing(t *testing.T) {
 		if n != 20 {
 			t.Errorf("%d records", n)
 		}
+		file, err := os.ReadFile(f.path)
+		if err != nil || strings.Contains(string(file), "secret yyy") {
+			t.Errorf("the file still has what was not sealed: %v", err)
+		}
+	}
+	if err := os.WriteFile(f.path+".new", []byte("half a file"), 0o600); err != nil { // of a host that was killed
+		t.Fatal(err)
 	}
 	sealedBy(first) // turned on
 	second, err := seal.Rotate(f.keys)

@@ -2,7 +2,12 @@ package durable
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 
@@ -18,12 +23,65 @@ var (
 	versionOf    = []byte("version of ") // and a part's name: its version
 )
 
-// prepare brings a file up to date: in one transaction the schema, then the seals.
-func prepare(b *bbolt.DB, o Options) error {
+// prepare brings a file up to date: in one transaction the schema, then the seals. It gives back the database that is open
+// afterwards, which may be another one.
+func prepare(b *bbolt.DB, o Options) (*bbolt.DB, error) {
 	if err := b.Update(func(tx *bbolt.Tx) error { return migrate(&Tx{tx, o.Box}, o.Parts) }); err != nil {
+		return b, err
+	}
+	now, before := o.Box.KeyID(), ""
+	if err := b.View(func(tx *bbolt.Tx) error {
+		before = string(tx.Bucket(schemaBucket).Get(sealedBy))
+		return nil
+	}); err != nil || now == before {
+		return b, err
+	}
+	count, err := reseal(b, o, before == "")
+	if err != nil {
+		return b, err
+	}
+	if count > 0 {
+		o.Log.Info("records sealed again", "records", count, "key", now)
+	}
+	// Also where nothing was left to seal: a host may have been killed before this.
+	return rewrite(b, o.Path, func(b *bbolt.DB) error {
+		return b.Update(func(tx *bbolt.Tx) error { return tx.Bucket(schemaBucket).Put(sealedBy, []byte(now)) })
+	})
+}
+
+// rewrite copies the database into a new file, which takes the old one's place: the old one still has, in pages that are free,
+// what was in it before it was sealed. The lock of the new one is held before its name is there, and the old one's until then.
+func rewrite(b *bbolt.DB, path string, mark func(*bbolt.DB) error) (*bbolt.DB, error) {
+	name := path + ".new"
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a host that was killed
+		return b, err
+	}
+	fresh, err := bbolt.Open(name, 0o600, boltOptions())
+	if err != nil {
+		return b, err
+	}
+	if err = bbolt.Compact(fresh, b, resealChunk); err == nil {
+		err = mark(fresh)
+	}
+	if err == nil {
+		err = os.Rename(name, path)
+	}
+	if err != nil {
+		return b, errors.Join(fmt.Errorf("rewrite: %w", err), fresh.Close(), os.Remove(name))
+	}
+	return fresh, errors.Join(b.Close(), syncFolder(filepath.Dir(path)))
+}
+
+// syncFolder makes the new file's name last.
+func syncFolder(dir string) error {
+	if runtime.GOOS == "windows" { // which has no such call
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
 		return err
 	}
-	return reseal(b, o)
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // migrate refuses what a newer version has written before it changes anything.
@@ -64,28 +122,19 @@ func migrate(t *Tx, parts []Part) error {
 // resealChunk bounds what one transaction rewrites: bbolt keeps its changed pages in memory until it commits.
 const resealChunk = 16 << 20
 
-// reseal seals again what another key than the first one has sealed, or none. It may be stopped anywhere: the key is noted
-// only after the last record, and the next start begins again.
-func reseal(b *bbolt.DB, o Options) error {
-	now, before := o.Box.KeyID(), ""
-	if err := b.View(func(tx *bbolt.Tx) error {
-		before = string(tx.Bucket(schemaBucket).Get(sealedBy))
-		return nil
-	}); err != nil || now == before {
-		return err
-	}
-	count := 0
+// reseal seals again what another key than the first one has sealed, or none, and tells how many records that were. It may be
+// stopped anywhere: the key is noted only afterwards, and the next start begins again.
+func reseal(b *bbolt.DB, o Options, plain bool) (count int, err error) {
 	for _, p := range o.Parts {
 		for _, bucket := range p.Buckets {
 			for from := []byte(nil); ; {
-				err := b.Update(func(tx *bbolt.Tx) (err error) {
+				if err := b.Update(func(tx *bbolt.Tx) (err error) {
 					var n int
-					from, n, err = resealSome(&Tx{tx, o.Box}, bucket, from, before == "")
+					from, n, err = resealSome(&Tx{tx, o.Box}, bucket, from, plain)
 					count += n
 					return err
-				})
-				if err != nil {
-					return err
+				}); err != nil {
+					return count, err
 				}
 				if from == nil {
 					break
@@ -93,10 +142,7 @@ func reseal(b *bbolt.DB, o Options) error {
 			}
 		}
 	}
-	if count > 0 {
-		o.Log.Info("records sealed again", "records", count, "key", now)
-	}
-	return b.Update(func(tx *bbolt.Tx) error { return tx.Bucket(schemaBucket).Put(sealedBy, []byte(now)) })
+	return count, nil
 }
 
 // resealSome seals a chunk of a bucket's records from a key on, and tells with which key to go on; nil = there are no more.

@@ -20,29 +20,129 @@ class Client(Transport):
         """One model: GET /v1/models/{model}"""
         return self._json("GET", "/v1/models/{model}", {"model": model}, {}, {}, None)
 
-    def create_completion(self, body: m.CompletionRequest) -> m.Completion:
+    def create_completion(self, body: m.CompletionRequest, *, idempotency_key: str | None = None) -> m.Completion:
         """Continue a text: POST /v1/completions"""
-        return self._json("POST", "/v1/completions", {}, {}, {}, body)
+        return self._json("POST", "/v1/completions", {}, {}, {"Idempotency-Key": idempotency_key}, body)
 
-    def stream_completion(self, body: m.CompletionRequest) -> Iterator[m.Completion]:
+    def stream_completion(self, body: m.CompletionRequest, *, idempotency_key: str | None = None) -> Iterator[m.Completion]:
         """Continue a text: POST /v1/completions"""
-        return self._events("POST", "/v1/completions", {}, {}, {}, {**body, "stream": True})
+        return self._events("POST", "/v1/completions", {}, {}, {"Idempotency-Key": idempotency_key}, {**body, "stream": True})
 
-    def create_chat_completion(self, body: m.ChatRequest) -> m.ChatCompletion:
+    def create_chat_completion(self, body: m.ChatRequest, *, idempotency_key: str | None = None) -> m.ChatCompletion:
         """Answer a conversation: POST /v1/chat/completions"""
-        return self._json("POST", "/v1/chat/completions", {}, {}, {}, body)
+        return self._json("POST", "/v1/chat/completions", {}, {}, {"Idempotency-Key": idempotency_key}, body)
 
-    def stream_chat_completion(self, body: m.ChatRequest) -> Iterator[m.ChatCompletionChunk]:
+    def stream_chat_completion(self, body: m.ChatRequest, *, idempotency_key: str | None = None) -> Iterator[m.ChatCompletionChunk]:
         """Answer a conversation: POST /v1/chat/completions"""
-        return self._events("POST", "/v1/chat/completions", {}, {}, {}, {**body, "stream": True})
+        return self._events("POST", "/v1/chat/completions", {}, {}, {"Idempotency-Key": idempotency_key}, {**body, "stream": True})
 
-    def process(self, body: m.ProcessRequest, *, shape: str | None = None, x_tensor_shape: str | None = None, layer: int | None = None, all_layers: bool | None = None, return_comprehensive_info: bool | None = None, request_id: str | None = None) -> m.ProcessResult:
-        """Run MoE layers on hidden states, or continue a text: POST /api/v1/process"""
-        return self._json("POST", "/api/v1/process", {}, {"shape": shape, "layer": layer, "all_layers": all_layers, "return_comprehensive_info": return_comprehensive_info, "request_id": request_id}, {"X-Tensor-Shape": x_tensor_shape}, body)
+    def create_embedding(self, body: m.EmbeddingRequest) -> m.Embeddings:
+        """Texts as vectors: POST /v1/embeddings"""
+        return self._json("POST", "/v1/embeddings", {}, {}, {}, body)
 
-    def process_bytes(self, body: bytes, *, shape: str | None = None, x_tensor_shape: str | None = None, layer: int | None = None, all_layers: bool | None = None, return_comprehensive_info: bool | None = None, request_id: str | None = None) -> bytes:
+    def create_response(self, body: m.ResponseRequest) -> m.Response:
+        """Answer a conversation, in the words of OpenAI's Responses API: POST /v1/responses"""
+        return self._json("POST", "/v1/responses", {}, {}, {}, body)
+
+    def stream_response(self, body: m.ResponseRequest) -> Iterator[dict[str, Any]]:
+        """Answer a conversation, in the words of OpenAI's Responses API: POST /v1/responses"""
+        return self._events("POST", "/v1/responses", {}, {}, {}, {**body, "stream": True})
+
+    def process(self, body: m.ProcessRequest, *, idempotency_key: str | None = None, shape: str | None = None, x_tensor_shape: str | None = None, layer: int | None = None, all_layers: bool | None = None, return_comprehensive_info: bool | None = None, request_id: str | None = None) -> m.ProcessResult:
         """Run MoE layers on hidden states, or continue a text: POST /api/v1/process"""
-        return self._bytes("POST", "/api/v1/process", {}, {"shape": shape, "layer": layer, "all_layers": all_layers, "return_comprehensive_info": return_comprehensive_info, "request_id": request_id}, {"X-Tensor-Shape": x_tensor_shape}, body)
+        return self._json("POST", "/api/v1/process", {}, {"shape": shape, "layer": layer, "all_layers": all_layers, "return_comprehensive_info": return_comprehensive_info, "request_id": request_id}, {"Idempotency-Key": idempotency_key, "X-Tensor-Shape": x_tensor_shape}, body)
+
+    def process_bytes(self, body: bytes, *, idempotency_key: str | None = None, shape: str | None = None, x_tensor_shape: str | None = None, layer: int | None = None, all_layers: bool | None = None, return_comprehensive_info: bool | None = None, request_id: str | None = None) -> bytes:
+        """Run MoE layers on hidden states, or continue a text: POST /api/v1/process"""
+        return self._bytes("POST", "/api/v1/process", {}, {"shape": shape, "layer": layer, "all_layers": all_layers, "return_comprehensive_info": return_comprehensive_info, "request_id": request_id}, {"Idempotency-Key": idempotency_key, "X-Tensor-Shape": x_tensor_shape}, body)
+
+    def oip_server(self) -> dict[str, Any]:
+        """What this server is: GET /v2"""
+        return self._json("GET", "/v2", {}, {}, {}, None)
+
+    def oip_live(self) -> dict[str, Any]:
+        """The process serves HTTP: GET /v2/health/live"""
+        return self._json("GET", "/v2/health/live", {}, {}, {}, None)
+
+    def oip_ready(self) -> dict[str, Any]:
+        """Requests would be answered, as /readyz says: GET /v2/health/ready"""
+        return self._json("GET", "/v2/health/ready", {}, {}, {}, None)
+
+    def oip_index(self, body: dict[str, Any]) -> list[Any]:
+        """The models and whether they are ready: POST /v2/repository/index"""
+        return self._json("POST", "/v2/repository/index", {}, {}, {}, body)
+
+    def oip_metadata(self, *, model: str) -> m.InferenceModel:
+        """Inputs and outputs of a model: GET /v2/models/{model}"""
+        return self._json("GET", "/v2/models/{model}", {"model": model}, {}, {}, None)
+
+    def oip_model_ready(self, *, model: str) -> dict[str, Any]:
+        """The model would answer: GET /v2/models/{model}/ready"""
+        return self._json("GET", "/v2/models/{model}/ready", {"model": model}, {}, {}, None)
+
+    def oip_infer(self, body: m.InferenceRequest, *, model: str, inference_header_content_length: int | None = None) -> m.InferenceResponse:
+        """Continue a text, or run experts on hidden states: POST /v2/models/{model}/infer"""
+        return self._json("POST", "/v2/models/{model}/infer", {"model": model}, {}, {"Inference-Header-Content-Length": inference_header_content_length}, body)
+
+    def oip_infer_bytes(self, body: bytes, *, model: str, inference_header_content_length: int | None = None) -> bytes:
+        """Continue a text, or run experts on hidden states: POST /v2/models/{model}/infer"""
+        return self._bytes("POST", "/v2/models/{model}/infer", {"model": model}, {}, {"Inference-Header-Content-Length": inference_header_content_length}, body)
+
+    def oip_generate(self, body: m.GenerateRequest, *, model: str) -> m.Generated:
+        """Continue a text, with the inputs as members: POST /v2/models/{model}/generate"""
+        return self._json("POST", "/v2/models/{model}/generate", {"model": model}, {}, {}, body)
+
+    def stream_oip_generate_stream(self, body: m.GenerateRequest, *, model: str) -> Iterator[dict[str, Any]]:
+        """The same as server-sent events: POST /v2/models/{model}/generate_stream"""
+        return self._events("POST", "/v2/models/{model}/generate_stream", {"model": model}, {}, {}, body)
+
+    def oip_metadata_version(self, *, model: str, version: str) -> m.InferenceModel:
+        """Inputs and outputs of a model: GET /v2/models/{model}/versions/{version}"""
+        return self._json("GET", "/v2/models/{model}/versions/{version}", {"model": model, "version": version}, {}, {}, None)
+
+    def oip_model_ready_version(self, *, model: str, version: str) -> dict[str, Any]:
+        """The model would answer: GET /v2/models/{model}/versions/{version}/ready"""
+        return self._json("GET", "/v2/models/{model}/versions/{version}/ready", {"model": model, "version": version}, {}, {}, None)
+
+    def oip_infer_version(self, body: m.InferenceRequest, *, model: str, version: str, inference_header_content_length: int | None = None) -> m.InferenceResponse:
+        """Continue a text, or run experts on hidden states: POST /v2/models/{model}/versions/{version}/infer"""
+        return self._json("POST", "/v2/models/{model}/versions/{version}/infer", {"model": model, "version": version}, {}, {"Inference-Header-Content-Length": inference_header_content_length}, body)
+
+    def oip_infer_version_bytes(self, body: bytes, *, model: str, version: str, inference_header_content_length: int | None = None) -> bytes:
+        """Continue a text, or run experts on hidden states: POST /v2/models/{model}/versions/{version}/infer"""
+        return self._bytes("POST", "/v2/models/{model}/versions/{version}/infer", {"model": model, "version": version}, {}, {"Inference-Header-Content-Length": inference_header_content_length}, body)
+
+    def oip_generate_version(self, body: m.GenerateRequest, *, model: str, version: str) -> m.Generated:
+        """Continue a text, with the inputs as members: POST /v2/models/{model}/versions/{version}/generate"""
+        return self._json("POST", "/v2/models/{model}/versions/{version}/generate", {"model": model, "version": version}, {}, {}, body)
+
+    def stream_oip_generate_stream_version(self, body: m.GenerateRequest, *, model: str, version: str) -> Iterator[dict[str, Any]]:
+        """The same as server-sent events: POST /v2/models/{model}/versions/{version}/generate_stream"""
+        return self._events("POST", "/v2/models/{model}/versions/{version}/generate_stream", {"model": model, "version": version}, {}, {}, body)
+
+    def create_job(self, body: m.JobRequest, *, idempotency_key: str | None = None) -> m.Job:
+        """Run a request later: POST /api/v1/jobs"""
+        return self._json("POST", "/api/v1/jobs", {}, {}, {"Idempotency-Key": idempotency_key}, body)
+
+    def list_jobs(self, *, limit: int | None = None, state: Any | None = None, cursor: str | None = None) -> m.JobPage:
+        """The jobs of the caller's tenant, the newest first: GET /api/v1/jobs"""
+        return self._json("GET", "/api/v1/jobs", {}, {"limit": limit, "state": state, "cursor": cursor}, {}, None)
+
+    def get_job(self, *, job: str) -> m.Job:
+        """One job: GET /api/v1/jobs/{job}"""
+        return self._json("GET", "/api/v1/jobs/{job}", {"job": job}, {}, {}, None)
+
+    def delete_job(self, *, job: str) -> str:
+        """Remove a job and its result; one that is not over is cancelled: DELETE /api/v1/jobs/{job}"""
+        return self._text("DELETE", "/api/v1/jobs/{job}", {"job": job}, {}, {}, None, "*/*")
+
+    def get_job_result(self, *, job: str) -> dict[str, Any]:
+        """The answer that the request would have had: GET /api/v1/jobs/{job}/result"""
+        return self._json("GET", "/api/v1/jobs/{job}/result", {"job": job}, {}, {}, None)
+
+    def cancel_job(self, *, job: str) -> m.Job:
+        """End a job that is not over: POST /api/v1/jobs/{job}/cancel"""
+        return self._json("POST", "/api/v1/jobs/{job}/cancel", {"job": job}, {}, {}, None)
 
     def stats(self) -> m.Stats:
         """The state of the host as one tree: GET /api/v1/stats"""
@@ -72,6 +172,14 @@ class Client(Transport):
         """This description as a page: GET /docs"""
         return self._text("GET", "/docs", {}, {}, {}, None, "text/html")
 
+    def websocket(self, *, upgrade: str | None = None, sec_web_socket_protocol: str | None = None) -> str:
+        """A WebSocket, subprotocol pimoe.v1: GET /ws"""
+        return self._text("GET", "/ws", {}, {}, {"Upgrade": upgrade, "Sec-WebSocket-Protocol": sec_web_socket_protocol}, None, "*/*")
+
+    def stream_events(self, *, topic: Any) -> Iterator[dict[str, Any]]:
+        """What is published to topics, as server-sent events: GET /api/v1/events"""
+        return self._events("GET", "/api/v1/events", {}, {"topic": topic}, {}, None)
+
     def openapi(self) -> dict[str, Any]:
         """This description: GET /openapi.json"""
         return self._json("GET", "/openapi.json", {}, {}, {}, None)
@@ -83,3 +191,15 @@ class Client(Transport):
     def logout(self) -> dict[str, Any]:
         """End the session of the cookie: POST /auth/logout"""
         return self._json("POST", "/auth/logout", {}, {}, {}, None)
+
+    def stream_live(self) -> Iterator[dict[str, Any]]:
+        """What the host does at this moment, as server-sent events: GET /api/v1/live"""
+        return self._events("GET", "/api/v1/live", {}, {}, {}, None)
+
+    def console(self) -> str:
+        """The console, a page that shows the host at work: GET /console"""
+        return self._text("GET", "/console", {}, {}, {}, None, "text/html")
+
+    def console_asset(self, *, asset: str) -> str:
+        """A file of the console: GET /console/{asset}"""
+        return self._text("GET", "/console/{asset}", {"asset": asset}, {}, {}, None, "*/*")

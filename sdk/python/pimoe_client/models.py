@@ -8,7 +8,162 @@ from typing import Any, Literal, NotRequired, TypeAlias
 from typing_extensions import TypedDict
 
 
-class Error1(TypedDict, closed=True):
+class InferenceError(TypedDict, closed=True):
+    error: str
+    code: str
+    request_id: str
+
+
+class InferenceSpec(TypedDict, closed=True):
+    name: str
+    datatype: str
+    shape: list[int]
+    """
+    -1 = any size
+    """
+    optional: NotRequired[bool]
+
+
+class Parameters(TypedDict, closed=True):
+    binary_data_size: NotRequired[int]
+
+
+class Input(TypedDict, closed=True):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: NotRequired[Parameters]
+    data: NotRequired[list[Any]]
+    """
+    row-major, flat or nested; finite numbers, texts or booleans
+    """
+
+
+class Parameters1(TypedDict):
+    binary_data: NotRequired[bool]
+    classification: NotRequired[Literal[0]]
+
+
+class Output(TypedDict, closed=True):
+    name: str
+    parameters: NotRequired[Parameters1]
+
+
+class InferenceRequest(TypedDict, closed=True):
+    id: NotRequired[str]
+    parameters: NotRequired[dict[str, Any]]
+    """
+    timeout (microseconds) and binary_data_output; for the text model also every optional input by its name; for the
+    expert layers layer and all_layers. Others are refused.
+
+    """
+    inputs: list[Input]
+    outputs: NotRequired[list[Output]]
+    """
+    Default: all
+    """
+
+
+class Parameters2(TypedDict):
+    binary_data_size: NotRequired[int]
+
+
+class Output1(TypedDict, closed=True):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: NotRequired[Parameters2]
+    data: NotRequired[list[Any]]
+
+
+class InferenceParameters(TypedDict):
+    status: Literal['exact', 'fallback', 'degraded']
+    model_digest: str
+    numeric_class: str
+    policy: NotRequired[str]
+    layers: NotRequired[int]
+    max_dropped_mass: NotRequired[float]
+    routing: NotRequired[str]
+    plugins: NotRequired[str]
+
+
+class GenerateRequest(TypedDict):
+    """
+    The inputs of the text model as members, or those but text_input inside parameters
+    """
+
+    id: NotRequired[str]
+    text_input: str
+    parameters: NotRequired[dict[str, Any]]
+
+
+class Generated(TypedDict, closed=True):
+    model_name: str
+    model_version: str
+    id: NotRequired[str]
+    text_output: str
+    finish_reason: str
+    """
+    empty but in a stream's last event
+    """
+    num_input_tokens: int
+    num_output_tokens: int
+    """
+    in a stream: so far
+    """
+    parameters: InferenceParameters
+
+
+JobState: TypeAlias = Literal['queued', 'running', 'done', 'failed', 'cancelled']
+
+
+class JobRequest(TypedDict, closed=True):
+    kind: Literal['chat', 'completion', 'process']
+    request: dict[str, Any]
+    """
+    The body of /v1/chat/completions, /v1/completions or /api/v1/process (JSON)
+    """
+    accept: NotRequired[Literal['exact']]
+    """
+    As the header pimoe-accept
+    """
+
+
+class Error(TypedDict, closed=True):
+    status: int
+    code: str
+    message: str
+    param: str | None
+
+
+class Job(TypedDict, closed=True):
+    id: str
+    kind: str
+    state: JobState
+    attempts: int
+    """
+    runs that have begun
+    """
+    created: str
+    started: str | None
+    """
+    of the last attempt
+    """
+    finished: str | None
+    expires: str | None
+    """
+    when it is removed, or given up if it still waits
+    """
+    result_bytes: int
+    error: Error | None
+
+
+class JobPage(TypedDict, closed=True):
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class Error2(TypedDict, closed=True):
     message: str
     type: Literal['invalid_request_error', 'service_unavailable_error', 'timeout_error', 'api_error']
     param: str | None
@@ -19,11 +174,11 @@ class Error1(TypedDict, closed=True):
     request_id: str
 
 
-class Error(TypedDict, closed=True):
-    error: Error1
+class Error1(TypedDict, closed=True):
+    error: Error2
 
 
-class Error2(TypedDict, closed=True):
+class Error3(TypedDict, closed=True):
     field: str
     expected: str
     got: str
@@ -36,7 +191,7 @@ class Problem(TypedDict, closed=True):
     detail: str
     code: str
     request_id: str
-    errors: NotRequired[list[Error2]]
+    errors: NotRequired[list[Error3]]
     success: NotRequired[bool]
     """
     false, on /api/v1/process
@@ -111,6 +266,218 @@ class ToolChoice(TypedDict, closed=True):
 
     type: Literal['function']
     function: Function
+
+
+class Extension(TypedDict, closed=True):
+    """
+    trace: the answer says for each token which experts computed it, in which processes and how long each hop took, as a
+    record that `pimoe replay` can run again. A draw without a seed gets one. In a stream each event has the trace of its
+    token, and the last one before the usage the record.
+
+    """
+
+    trace: NotRequired[bool | None]
+    prompt: NotRequired[bool | None]
+    """
+    also the positions of the prompt, which is then computed without the prefix cache
+    """
+
+
+InputItem: TypeAlias = str
+
+
+InputItem1: TypeAlias = int
+
+
+InputItem2Item: TypeAlias = int
+
+
+InputItem2: TypeAlias = list[InputItem2Item]
+
+
+class EmbeddingRequest(TypedDict, closed=True):
+    model: str
+    input: str | list[InputItem] | list[InputItem1] | list[InputItem2]
+    """
+    A text, texts, token ids, or lists of token ids; at most 2048.
+    """
+    encoding_format: NotRequired[Literal['float', 'base64'] | None]
+    """
+    base64 is of little-endian float32
+    """
+    dimensions: NotRequired[int | None]
+    """
+    at most the model's hidden size, the default
+    """
+    user: NotRequired[str | None]
+
+
+class Usage(TypedDict, closed=True):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Datum(TypedDict, closed=True):
+    object: Literal['embedding']
+    index: int
+    embedding: list[float] | str
+
+
+class Tool(TypedDict, closed=True):
+    type: Literal['function']
+    name: str
+    description: NotRequired[str | None]
+    strict: NotRequired[bool | None]
+    """
+    Enforced calls are held to parameters either way
+    """
+    parameters: NotRequired[dict[str, Any] | None]
+    """
+    JSON Schema of the arguments. Default: any object
+    """
+
+
+class ToolChoice1(TypedDict, closed=True):
+    type: Literal['function']
+    name: str
+
+
+class Format(TypedDict):
+    """
+    type text, json_object, json_schema (with name, schema, strict, description), regex or grammar; as response_format of chats
+    """
+
+    type: Literal['text', 'json_object', 'json_schema', 'regex', 'grammar']
+
+
+class Text(TypedDict, closed=True):
+    format: NotRequired[Format | None]
+    """
+    type text, json_object, json_schema (with name, schema, strict, description), regex or grammar; as response_format of chats
+    """
+    verbosity: NotRequired[Literal['medium'] | None]
+
+
+class StreamOptions1(TypedDict, closed=True):
+    include_obfuscation: NotRequired[Literal[False] | None]
+
+
+class Reasoning(TypedDict, closed=True):
+    effort: NotRequired[None]
+    summary: NotRequired[None]
+
+
+class IncompleteDetails(TypedDict):
+    reason: NotRequired[Literal['max_output_tokens']]
+
+
+class Output3(TypedDict, closed=True):
+    id: str
+    type: Literal['function_call']
+    status: Literal['completed', 'incomplete']
+    call_id: str
+    name: str
+    arguments: str
+
+
+class InputTokensDetails(TypedDict):
+    cached_tokens: int
+    cache_write_tokens: NotRequired[int]
+
+
+class OutputTokensDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class Usage1(TypedDict, closed=True):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class Form(TypedDict):
+    kind: str
+    text: NotRequired[str]
+    schema: NotRequired[Any]
+
+
+class TracedProcess(TypedDict, closed=True):
+    group: str
+    replica: int
+    pid: int
+    backend: str
+    numeric_class: str
+    program: str
+    """
+    digest of the plugin; empty in the host itself
+    """
+    version: str
+
+
+class TopItem(TypedDict, closed=True):
+    id: int
+    logprob: float
+
+
+class Quality(TypedDict):
+    """
+    absent for an exact token
+    """
+
+    status: NotRequired[str]
+    policy: NotRequired[str]
+    layers: NotRequired[int]
+    max_dropped_mass: NotRequired[float]
+
+
+class Expert(TypedDict, closed=True):
+    expert: int
+    weight: float
+    process: int
+    """
+    index in processes; -1 = nobody has computed it
+    """
+    call_us: int
+    attempts: NotRequired[int]
+    """
+    where the call was sent more than once
+    """
+    instead: NotRequired[int]
+    """
+    the expert that was computed in its place
+    """
+
+
+class Layer(TypedDict, closed=True):
+    layer: int
+    route_us: int
+    combine_us: int
+    experts: list[Expert]
+
+
+class TracedToken(TypedDict, closed=True):
+    position: int
+    id: int
+    logprob: float
+    top: NotRequired[list[TopItem]]
+    queue_us: int
+    """
+    from the token before, or from the request, to the begin of the step
+    """
+    step_us: int
+    """
+    of the step that computed it, with all that was in its batch
+    """
+    quality: NotRequired[Quality]
+    """
+    absent for an exact token
+    """
+    layers: NotRequired[list[Layer]]
+    """
+    of the position whose output chose the token; of a token of the prompt its own
+    """
 
 
 class ResponseFormat1(TypedDict, closed=True):
@@ -201,12 +568,12 @@ class Function1(TypedDict, closed=True):
     """
 
 
-class Tool(TypedDict, closed=True):
+class Tool1(TypedDict, closed=True):
     type: Literal['function']
     function: Function1
 
 
-Tools: TypeAlias = list[Tool] | None
+Tools: TypeAlias = list[Tool1] | None
 """
 Functions that the model may call. Its chat template describes them to it; where the template knows no tools, a system message does.
 """
@@ -279,7 +646,7 @@ Penalty: TypeAlias = float | None
 
 Seed: TypeAlias = int | None
 """
-The same seed, settings and model digest give the same answer, whatever else runs. Refused with the code not_reproducible where routing depends on load. Choices after the first have seeds of their own
+With the same system_fingerprint the same seed and settings give the same answer, whatever else runs. Refused with the code not_reproducible where routing depends on load. Choices after the first have seeds of their own
 """
 
 
@@ -309,7 +676,7 @@ class CompletionTokensDetails(TypedDict, closed=True):
     reasoning_tokens: int
 
 
-class Usage(TypedDict, closed=True):
+class Usage2(TypedDict, closed=True):
     prompt_tokens: int
     """
     each prompt once
@@ -489,15 +856,39 @@ class Stats(TypedDict, closed=True):
     system: dict[str, Any]
     monitoring: dict[str, Any]
     queue: dict[str, Any]
+    state: dict[str, Any] | None
+    """
+    jobs of the caller's tenant by state; for operators those of all, and the idempotency keys; null where state.file is off
+    """
     tenants: dict[str, Any]
     """
     requests and tokens of the caller's tenant; for operators, of all
     """
     experts: dict[str, Any]
+    cache: dict[str, Any]
+    """
+    kept answers and the Redis that hosts share
+    """
     production_config: dict[str, Any]
     """
     secrets are masked
     """
+
+
+class InferenceModel(TypedDict, closed=True):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[InferenceSpec]
+    outputs: list[InferenceSpec]
+
+
+class InferenceResponse(TypedDict, closed=True):
+    model_name: str
+    model_version: str
+    id: NotRequired[str]
+    parameters: InferenceParameters
+    outputs: list[Output1]
 
 
 class CompletionRequest(TypedDict, closed=True):
@@ -520,7 +911,7 @@ class CompletionRequest(TypedDict, closed=True):
     """
     best_of: NotRequired[int | None]
     """
-    1 or the value of n
+    makes so many and answers with the n whose tokens have the highest mean log-probability; all are counted in the usage. Not with stream
     """
     suffix: NotRequired[Literal[''] | None]
     n: NotRequired[int | None]
@@ -538,6 +929,7 @@ class CompletionRequest(TypedDict, closed=True):
     logit_bias: NotRequired[LogitBias]
     response_format: NotRequired[ResponseFormat]
     ignore_eos: NotRequired[IgnoreEOS]
+    pimoe: NotRequired[Extension | None]
     user: NotRequired[str | None]
 
 
@@ -569,6 +961,7 @@ class ChatRequest(TypedDict, closed=True):
     seed: NotRequired[Seed]
     logit_bias: NotRequired[LogitBias]
     ignore_eos: NotRequired[IgnoreEOS]
+    pimoe: NotRequired[Extension | None]
     user: NotRequired[str | None]
     prompt_cache_key: NotRequired[str | None]
     safety_identifier: NotRequired[str | None]
@@ -598,16 +991,141 @@ class ChatRequest(TypedDict, closed=True):
     web_search_options: NotRequired[None]
 
 
-class Completion(TypedDict, closed=True):
-    id: str
-    object: Literal['text_completion']
-    created: int
+class Embeddings(TypedDict, closed=True):
+    object: Literal['list']
     model: str
-    system_fingerprint: str
+    meta: Meta
+    usage: Usage
+    data: list[Datum]
+
+
+class ResponseRequest(TypedDict, closed=True):
+    model: str
+    input: str | list[dict[str, Any]]
+    """
+    A text, or items: messages (type message, or none), function_call and function_call_output. Parts of a message
+    are input_text, output_text or refusal.
+
+    """
+    instructions: NotRequired[str | None]
+    """
+    a system message before the input
+    """
+    max_output_tokens: NotRequired[int | None]
+    """
+    Default: what the model's generation_config.json says, else up to the context limit
+    """
+    temperature: NotRequired[Temperature]
+    top_p: NotRequired[TopP]
+    top_k: NotRequired[TopK]
+    min_p: NotRequired[MinP]
+    repetition_penalty: NotRequired[RepetitionPenalty]
+    frequency_penalty: NotRequired[Penalty]
+    presence_penalty: NotRequired[Penalty]
+    seed: NotRequired[Seed]
+    logit_bias: NotRequired[LogitBias]
+    stop: NotRequired[Stop]
+    chat_template_kwargs: NotRequired[TemplateArguments]
+    pimoe: NotRequired[Extension | None]
+    tools: NotRequired[list[Tool] | None]
+    tool_choice: NotRequired[Literal['none', 'auto', 'required'] | ToolChoice1 | None]
+    parallel_tool_calls: NotRequired[bool | None]
+    """
+    false: an enforced answer has one call
+    """
+    text: NotRequired[Text | None]
+    include: NotRequired[list[Literal['message.output_text.logprobs', 'reasoning.encrypted_content']] | None]
+    top_logprobs: NotRequired[int | None]
+    """
+    needs include
+    """
+    metadata: NotRequired[dict[str, Any] | None]
+    """
+    repeated in the answer
+    """
+    stream: NotRequired[bool | None]
+    stream_options: NotRequired[StreamOptions1 | None]
+    user: NotRequired[str | None]
+    prompt_cache_key: NotRequired[str | None]
+    safety_identifier: NotRequired[str | None]
+    prompt_cache_options: NotRequired[dict[str, Any] | dict[str, str] | None]
+    prompt_cache_retention: NotRequired[Literal['in_memory', 'in-memory'] | None]
+    store: NotRequired[Literal[False] | None]
+    """
+    nothing is stored, also without this field
+    """
+    previous_response_id: NotRequired[None]
+    conversation: NotRequired[None]
+    background: NotRequired[Literal[False] | None]
+    access_programs: NotRequired[None]
+    background_options: NotRequired[None]
+    context_management: NotRequired[None]
+    image: NotRequired[None]
+    max_tool_calls: NotRequired[None]
+    moderation: NotRequired[None]
+    prompt: NotRequired[None]
+    reasoning: NotRequired[Reasoning | None]
+    service_tier: NotRequired[Literal['auto', 'default'] | None]
+    truncation: NotRequired[Literal['disabled'] | None]
+
+
+class OutputText(TypedDict, closed=True):
+    type: Literal['output_text']
+    text: str
+    annotations: list[dict[str, Any]]
+    logprobs: list[TokenLogprob]
+
+
+class TracePart1(TypedDict, closed=True):
+    """
+    The trace of an event's tokens, or the record at the end of a stream.
+    """
+
+    index: int
+    """
+    of the choice
+    """
+    processes: NotRequired[list[TracedProcess]]
+    """
+    that come new, behind those of the events before
+    """
+    tokens: list[TracedToken]
+
+
+class Run(TypedDict, closed=True):
+    index: int
+    prompt: list[int]
+    sampling: dict[str, Any]
+    """
+    as the sampler got it; seed is a decimal number as a text, null where the draw can't be had again
+    """
+    max_tokens: int
+    stop: NotRequired[list[str]]
+    ignore_eos: NotRequired[bool]
+    form: NotRequired[Form]
+    tokens: list[TracedToken]
+    prompt_tokens: NotRequired[list[TracedToken]]
+    finish_reason: str
+
+
+class Record(TypedDict, closed=True):
+    """
+    What was asked and how it was computed. It is the file of `pimoe replay`.
+    """
+
+    format: Literal['pimoe-replay/1']
+    model: str
+    model_digest: str
+    numeric_class: str
+    router: str
     routing: NotRequired[Routing]
-    meta: NotRequired[Meta]
-    usage: NotRequired[Usage | None]
-    choices: list[Choice]
+    truncated: NotRequired[bool]
+    """
+    the trace was larger than the server gives; later tokens have no layers
+    """
+    processes: list[TracedProcess]
+    checksum: str
+    runs: list[Run]
 
 
 class Message1(TypedDict, closed=True):
@@ -636,9 +1154,52 @@ class ChatCompletion(TypedDict, closed=True):
     service_tier: Literal['default']
     system_fingerprint: str
     routing: NotRequired[Routing]
+    pimoe: NotRequired[Record]
     meta: NotRequired[Meta]
-    usage: Usage
+    usage: Usage2
     choices: list[Choice1]
+
+
+class Output2(TypedDict, closed=True):
+    id: str
+    type: Literal['message']
+    status: Literal['completed', 'incomplete']
+    role: Literal['assistant']
+    content: list[OutputText]
+
+
+class Response(TypedDict):
+    id: str
+    object: Literal['response']
+    created_at: int
+    model: str
+    status: Literal['completed', 'incomplete']
+    error: None
+    incomplete_details: IncompleteDetails | None
+    output: list[Output2 | Output3]
+    usage: Usage1
+    meta: Meta
+    routing: NotRequired[Routing]
+    pimoe: NotRequired[Record]
+
+
+TracePart: TypeAlias = Record | TracePart1
+"""
+The trace of an event's tokens, or the record at the end of a stream.
+"""
+
+
+class Completion(TypedDict, closed=True):
+    id: str
+    object: Literal['text_completion']
+    created: int
+    model: str
+    system_fingerprint: str
+    routing: NotRequired[Routing]
+    meta: NotRequired[Meta]
+    pimoe: NotRequired[TracePart]
+    usage: NotRequired[Usage2 | None]
+    choices: list[Choice]
 
 
 class ChatCompletionChunk(TypedDict, closed=True):
@@ -650,5 +1211,6 @@ class ChatCompletionChunk(TypedDict, closed=True):
     system_fingerprint: str
     routing: NotRequired[Routing]
     meta: NotRequired[Meta]
-    usage: NotRequired[Usage | None]
+    pimoe: NotRequired[TracePart]
+    usage: NotRequired[Usage2 | None]
     choices: list[Choice2]

@@ -72,6 +72,51 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/embeddings": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Texts as vectors
+         * @description The mean of the hidden states of an input's tokens (the last layer's output after the last norm), special tokens
+         *     included, scaled to length 1. With `dimensions` the vector is cut before it is scaled. An input has the same bits
+         *     alone and in any batch.
+         */
+        post: operations["createEmbedding"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/responses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Answer a conversation, in the words of OpenAI's Responses API
+         * @description Nothing is kept of a request: `store: true`, `previous_response_id`, `conversation` and `background` are refused, and
+         *     a conversation is sent whole. With `stream`, each event has a type and a sequence_number; the last is
+         *     response.completed, response.incomplete (cut by max_output_tokens) or error. Two types are PiMoE's own:
+         *     response.pimoe.trace and response.pimoe.degraded.
+         */
+        post: operations["createResponse"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/process": {
         parameters: {
             query?: never;
@@ -91,6 +136,337 @@ export interface paths {
          *     With `text` or `messages`, the model continues them and `output` is the new text.
          */
         post: operations["process"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What this server is */
+        get: operations["oipServer"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/health/live": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The process serves HTTP */
+        get: operations["oipLive"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/health/ready": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Requests would be answered, as /readyz says */
+        get: operations["oipReady"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/repository/index": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** The models and whether they are ready */
+        post: operations["oipIndex"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Inputs and outputs of a model */
+        get: operations["oipMetadata"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/ready": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The model would answer */
+        get: operations["oipModelReady"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/infer": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Continue a text, or run experts on hidden states
+         * @description The Open Inference Protocol's inference with Triton's binary tensors: with `Inference-Header-Content-Length` the
+         *     body is so many bytes of JSON and behind them the inputs whose parameters have `binary_data_size`. There are two
+         *     models, the text model under the model's id and the expert layers under that id and `-hidden`.
+         */
+        post: operations["oipInfer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/generate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Continue a text, with the inputs as members */
+        post: operations["oipGenerate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/generate_stream": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** The same as server-sent events */
+        post: operations["oipGenerateStream"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/versions/{version}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Inputs and outputs of a model */
+        get: operations["oipMetadataVersion"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/versions/{version}/ready": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The model would answer */
+        get: operations["oipModelReadyVersion"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/versions/{version}/infer": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Continue a text, or run experts on hidden states
+         * @description The Open Inference Protocol's inference with Triton's binary tensors: with `Inference-Header-Content-Length` the
+         *     body is so many bytes of JSON and behind them the inputs whose parameters have `binary_data_size`. There are two
+         *     models, the text model under the model's id and the expert layers under that id and `-hidden`.
+         */
+        post: operations["oipInferVersion"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/versions/{version}/generate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Continue a text, with the inputs as members */
+        post: operations["oipGenerateVersion"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/versions/{version}/generate_stream": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** The same as server-sent events */
+        post: operations["oipGenerateStreamVersion"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The jobs of the caller's tenant, the newest first */
+        get: operations["listJobs"];
+        put?: never;
+        /**
+         * Run a request later
+         * @description Takes the body of another route, checks it and answers at once; the job runs when it is its turn, and its result is
+         *     kept for `jobs.retention`. A job survives restarts and the death of the host: one that was running is run again, so
+         *     that it may be computed more than once, but has one result. Needs the right of the kind's own route as well.
+         *     `stream` is not taken. As many jobs as the limits allow is 429.
+         */
+        post: operations["createJob"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One job */
+        get: operations["getJob"];
+        put?: never;
+        post?: never;
+        /** Remove a job and its result; one that is not over is cancelled */
+        delete: operations["deleteJob"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job}/result": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The answer that the request would have had
+         * @description Status, headers and body as of the kind's own route. 409 `job_not_over` with Retry-After while the job waits or runs,
+         *     409 `job_over` if it was cancelled, and the status and code of its failure if it has failed.
+         */
+        get: operations["getJobResult"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * End a job that is not over
+         * @description It takes no body. 409 `job_over` if the job is over.
+         */
+        post: operations["cancelJob"];
         delete?: never;
         options?: never;
         head?: never;
@@ -216,6 +592,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/ws": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A WebSocket, subprotocol pimoe.v1
+         * @description Messages are JSON with type and id: ping, process, generate, resume, cancel, subscribe, unsubscribe, publish. The credential comes in Authorization, as subprotocol pimoe.bearer.CREDENTIAL beside pimoe.v1, or in a first message of type auth. The whole protocol is in docs/websocket.md.
+         */
+        get: operations["websocket"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What is published to topics, as server-sent events
+         * @description The topics of /ws for clients that only listen. Each event's data has topic and payload.
+         */
+        get: operations["events"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/openapi.json": {
         parameters: {
             query?: never;
@@ -301,10 +717,201 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/live": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What the host does at this moment, as server-sent events
+         * @description First `hello` with the layout of units and the last events, then `pulse` while something happens (rows of each unit, tokens,
+         *     queue), `state` once a second (groups, answers, times) and `event`. Operators with the scope `experts` also see processes and who
+         *     did what; others see sums. All are sums over all requests. A stream ends with `bye` after ten minutes at most: come again.
+         */
+        get: operations["live"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/console": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The console, a page that shows the host at work */
+        get: operations["console"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/console/{asset}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A file of the console */
+        get: operations["consoleAsset"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        InferenceError: {
+            error: string;
+            code: string;
+            request_id: string;
+        };
+        InferenceModel: {
+            name: string;
+            versions: string[];
+            platform: string;
+            inputs: components["schemas"]["InferenceSpec"][];
+            outputs: components["schemas"]["InferenceSpec"][];
+        };
+        InferenceSpec: {
+            name: string;
+            datatype: string;
+            /** @description -1 = any size */
+            shape: number[];
+            optional?: boolean;
+        };
+        InferenceRequest: {
+            id?: string;
+            /**
+             * @description timeout (microseconds) and binary_data_output; for the text model also every optional input by its name; for the
+             *     expert layers layer and all_layers. Others are refused.
+             */
+            parameters?: Record<string, never>;
+            inputs: {
+                name: string;
+                datatype: string;
+                shape: number[];
+                parameters?: {
+                    binary_data_size?: number;
+                };
+                /** @description row-major, flat or nested; finite numbers, texts or booleans */
+                data?: unknown[];
+            }[];
+            /** @description Default: all */
+            outputs?: {
+                name: string;
+                parameters?: {
+                    binary_data?: boolean;
+                    /** @constant */
+                    classification?: 0;
+                };
+            }[];
+        };
+        InferenceResponse: {
+            model_name: string;
+            model_version: string;
+            id?: string;
+            parameters: components["schemas"]["InferenceParameters"];
+            outputs: {
+                name: string;
+                datatype: string;
+                shape: number[];
+                parameters?: {
+                    binary_data_size?: number;
+                };
+                data?: unknown[];
+            }[];
+        };
+        InferenceParameters: {
+            /** @enum {unknown} */
+            status: "exact" | "fallback" | "degraded";
+            model_digest: string;
+            numeric_class: string;
+            policy?: string;
+            layers?: number;
+            max_dropped_mass?: number;
+            routing?: string;
+            plugins?: string;
+        };
+        /** @description The inputs of the text model as members, or those but text_input inside parameters */
+        GenerateRequest: {
+            id?: string;
+            text_input: string;
+            parameters?: Record<string, never>;
+        };
+        Generated: {
+            model_name: string;
+            model_version: string;
+            id?: string;
+            text_output: string;
+            /** @description empty but in a stream's last event */
+            finish_reason: string;
+            num_input_tokens: number;
+            /** @description in a stream: so far */
+            num_output_tokens: number;
+            parameters: components["schemas"]["InferenceParameters"];
+        };
+        /** @enum {unknown} */
+        JobState: "queued" | "running" | "done" | "failed" | "cancelled";
+        JobRequest: {
+            /** @enum {unknown} */
+            kind: "chat" | "completion" | "process";
+            /** @description The body of /v1/chat/completions, /v1/completions or /api/v1/process (JSON) */
+            request: Record<string, never>;
+            /**
+             * @description As the header pimoe-accept
+             * @constant
+             */
+            accept?: "exact";
+        };
+        Job: {
+            id: string;
+            kind: string;
+            state: components["schemas"]["JobState"];
+            /** @description runs that have begun */
+            attempts: number;
+            /** Format: date-time */
+            created: string;
+            /**
+             * Format: date-time
+             * @description of the last attempt
+             */
+            started: string | null;
+            /** Format: date-time */
+            finished: string | null;
+            /**
+             * Format: date-time
+             * @description when it is removed, or given up if it still waits
+             */
+            expires: string | null;
+            result_bytes: number;
+            error: {
+                status: number;
+                code: string;
+                message: string;
+                param: string | null;
+            } | null;
+        };
+        JobPage: {
+            jobs: components["schemas"]["Job"][];
+            next_cursor: string | null;
+        };
         Error: {
             error: {
                 message: string;
@@ -357,7 +964,13 @@ export interface components {
             object: "list";
             data: components["schemas"]["Model"][];
         };
-        /** @description The text ends before the first of these. */
+        /**
+         * @description The text ends before the first of these.
+         * @example [
+         *       "\n\n",
+         *       "The end"
+         *     ]
+         */
         Stop: string | string[] | null;
         StreamOptions: {
             /** @description the last event before [DONE] has the usage */
@@ -372,20 +985,31 @@ export interface components {
             /**
              * @description 0 with echo and logprobs scores the prompt
              * @default 16
+             * @example 32
              */
             max_tokens?: number | null;
-            /** @description text_offset counts characters from the start of the choice's text */
+            /**
+             * @description text_offset counts characters from the start of the choice's text
+             * @example 2
+             */
             logprobs?: number | null;
             /**
              * @description the answer begins with the prompt
              * @default false
+             * @example true
              */
             echo?: boolean | null;
-            /** @description 1 or the value of n */
+            /**
+             * @description makes so many and answers with the n whose tokens have the highest mean log-probability; all are counted in the usage. Not with stream
+             * @example 4
+             */
             best_of?: number | null;
             /** @enum {string|null} */
             suffix?: "" | null;
-            /** @default 1 */
+            /**
+             * @default 1
+             * @example 2
+             */
             n?: number | null;
             /** @default false */
             stream?: boolean | null;
@@ -402,6 +1026,8 @@ export interface components {
             logit_bias?: components["schemas"]["LogitBias"];
             response_format?: components["schemas"]["ResponseFormat"];
             ignore_eos?: components["schemas"]["IgnoreEOS"];
+            pimoe?: components["schemas"]["Extension"];
+            /** @example user-17 */
             user?: string | null;
         };
         ChatRequest: {
@@ -409,13 +1035,20 @@ export interface components {
             messages: components["schemas"]["Messages"];
             /** @description Default: what the model's generation_config.json says, else up to the context limit */
             max_tokens?: number | null;
-            /** @description The same as max_tokens */
+            /**
+             * @description The same as max_tokens
+             * @example 64
+             */
             max_completion_tokens?: number | null;
             /** @default false */
             logprobs?: boolean | null;
+            /** @example 2 */
             top_logprobs?: number | null;
             chat_template_kwargs?: components["schemas"]["TemplateArguments"];
-            /** @default 1 */
+            /**
+             * @default 1
+             * @example 2
+             */
             n?: number | null;
             /** @default false */
             stream?: boolean | null;
@@ -431,8 +1064,12 @@ export interface components {
             seed?: components["schemas"]["Seed"];
             logit_bias?: components["schemas"]["LogitBias"];
             ignore_eos?: components["schemas"]["IgnoreEOS"];
+            pimoe?: components["schemas"]["Extension"];
+            /** @example user-17 */
             user?: string | null;
+            /** @example stories */
             prompt_cache_key?: string | null;
+            /** @example user-17 */
             safety_identifier?: string | null;
             audio?: null;
             /** @enum {string|null} */
@@ -474,6 +1111,386 @@ export interface components {
             /** @enum {string|null} */
             verbosity?: "medium" | null;
             web_search_options?: null;
+        };
+        /**
+         * @description trace: the answer says for each token which experts computed it, in which processes and how long each hop took, as a
+         *     record that `pimoe replay` can run again. A draw without a seed gets one. In a stream each event has the trace of its
+         *     token, and the last one before the usage the record.
+         * @example {
+         *       "trace": true
+         *     }
+         */
+        Extension: {
+            /** @default false */
+            trace?: boolean | null;
+            /**
+             * @description also the positions of the prompt, which is then computed without the prefix cache
+             * @default false
+             */
+            prompt?: boolean | null;
+        } | null;
+        EmbeddingRequest: {
+            model: string;
+            /**
+             * @description A text, texts, token ids, or lists of token ids; at most 2048.
+             * @example [
+             *       "A fox.",
+             *       "A lamp."
+             *     ]
+             */
+            input: string | string[] | number[] | number[][];
+            /**
+             * @description base64 is of little-endian float32
+             * @default float
+             * @example float
+             * @enum {string|null}
+             */
+            encoding_format?: "float" | "base64" | null;
+            /**
+             * @description at most the model's hidden size, the default
+             * @example 64
+             */
+            dimensions?: number | null;
+            /** @example user-17 */
+            user?: string | null;
+        };
+        Embeddings: {
+            /** @constant */
+            object: "list";
+            model: string;
+            meta: components["schemas"]["Meta"];
+            usage: {
+                prompt_tokens: number;
+                total_tokens: number;
+            };
+            data: {
+                /** @constant */
+                object: "embedding";
+                index: number;
+                embedding: number[] | string;
+            }[];
+        };
+        ResponseRequest: {
+            model: string;
+            /**
+             * @description A text, or items: messages (type message, or none), function_call and function_call_output. Parts of a message
+             *     are input_text, output_text or refusal.
+             * @example [
+             *       {
+             *         "role": "user",
+             *         "content": [
+             *           {
+             *             "type": "input_text",
+             *             "text": "Feed the fox."
+             *           }
+             *         ]
+             *       },
+             *       {
+             *         "type": "function_call",
+             *         "call_id": "call_1",
+             *         "name": "feed",
+             *         "arguments": "{\"legs\": 4}"
+             *       },
+             *       {
+             *         "type": "function_call_output",
+             *         "call_id": "call_1",
+             *         "output": "fed"
+             *       }
+             *     ]
+             */
+            input: string | Record<string, never>[];
+            /**
+             * @description a system message before the input
+             * @example Be brief.
+             */
+            instructions?: string | null;
+            /**
+             * @description Default: what the model's generation_config.json says, else up to the context limit
+             * @example 64
+             */
+            max_output_tokens?: number | null;
+            temperature?: components["schemas"]["Temperature"];
+            top_p?: components["schemas"]["TopP"];
+            top_k?: components["schemas"]["TopK"];
+            min_p?: components["schemas"]["MinP"];
+            repetition_penalty?: components["schemas"]["RepetitionPenalty"];
+            frequency_penalty?: components["schemas"]["Penalty"];
+            presence_penalty?: components["schemas"]["Penalty"];
+            seed?: components["schemas"]["Seed"];
+            logit_bias?: components["schemas"]["LogitBias"];
+            stop?: components["schemas"]["Stop"];
+            chat_template_kwargs?: components["schemas"]["TemplateArguments"];
+            pimoe?: components["schemas"]["Extension"];
+            /**
+             * @example [
+             *       {
+             *         "type": "function",
+             *         "name": "feed",
+             *         "description": "Feeds an animal.",
+             *         "parameters": {
+             *           "type": "object",
+             *           "properties": {
+             *             "legs": {
+             *               "type": "integer"
+             *             }
+             *           }
+             *         }
+             *       }
+             *     ]
+             */
+            tools?: {
+                /** @constant */
+                type: "function";
+                name: string;
+                description?: string | null;
+                /** @description Enforced calls are held to parameters either way */
+                strict?: boolean | null;
+                /** @description JSON Schema of the arguments. Default: any object */
+                parameters?: Record<string, never> | null;
+            }[] | null;
+            tool_choice?: ("none" | "auto" | "required" | null) | {
+                /** @constant */
+                type: "function";
+                name: string;
+            };
+            /**
+             * @description false: an enforced answer has one call
+             * @default true
+             */
+            parallel_tool_calls?: boolean | null;
+            /**
+             * @example {
+             *       "format": {
+             *         "type": "json_schema",
+             *         "name": "animal",
+             *         "schema": {
+             *           "type": "object",
+             *           "properties": {
+             *             "legs": {
+             *               "type": "integer",
+             *               "minimum": 0,
+             *               "maximum": 8
+             *             }
+             *           },
+             *           "required": [
+             *             "legs"
+             *           ]
+             *         }
+             *       }
+             *     }
+             */
+            text?: {
+                /** @description type text, json_object, json_schema (with name, schema, strict, description), regex or grammar; as response_format of chats */
+                format?: {
+                    /** @enum {unknown} */
+                    type: "text" | "json_object" | "json_schema" | "regex" | "grammar";
+                } | null;
+                /** @enum {string|null} */
+                verbosity?: "medium" | null;
+            } | null;
+            /**
+             * @example [
+             *       "message.output_text.logprobs"
+             *     ]
+             */
+            include?: ("message.output_text.logprobs" | "reasoning.encrypted_content")[] | null;
+            /**
+             * @description needs include
+             * @example 2
+             */
+            top_logprobs?: number | null;
+            /**
+             * @description repeated in the answer
+             * @example {
+             *       "ticket": "17"
+             *     }
+             */
+            metadata?: {
+                [key: string]: string;
+            } | null;
+            /** @default false */
+            stream?: boolean | null;
+            stream_options?: {
+                /** @enum {boolean|null} */
+                include_obfuscation?: false | null;
+            } | null;
+            /** @example user-17 */
+            user?: string | null;
+            /** @example stories */
+            prompt_cache_key?: string | null;
+            /** @example user-17 */
+            safety_identifier?: string | null;
+            /** @enum {object|null} */
+            prompt_cache_options?: Record<string, never> | {
+                mode: "implicit";
+            } | null;
+            /** @enum {string|null} */
+            prompt_cache_retention?: "in_memory" | "in-memory" | null;
+            /**
+             * @description nothing is stored, also without this field
+             * @enum {boolean|null}
+             */
+            store?: false | null;
+            previous_response_id?: null;
+            conversation?: null;
+            /** @enum {boolean|null} */
+            background?: false | null;
+            access_programs?: null;
+            background_options?: null;
+            context_management?: null;
+            image?: null;
+            max_tool_calls?: null;
+            moderation?: null;
+            prompt?: null;
+            reasoning?: {
+                effort?: null;
+                summary?: null;
+            } | null;
+            /** @enum {string|null} */
+            service_tier?: "auto" | "default" | null;
+            /** @enum {string|null} */
+            truncation?: "disabled" | null;
+        };
+        Response: {
+            id: string;
+            /** @constant */
+            object: "response";
+            created_at: number;
+            model: string;
+            /** @enum {unknown} */
+            status: "completed" | "incomplete";
+            error: null;
+            incomplete_details: {
+                /** @constant */
+                reason?: "max_output_tokens";
+            } | null;
+            output: ({
+                id: string;
+                /** @constant */
+                type: "message";
+                /** @enum {unknown} */
+                status: "completed" | "incomplete";
+                /** @constant */
+                role: "assistant";
+                content: components["schemas"]["OutputText"][];
+            } | {
+                id: string;
+                /** @constant */
+                type: "function_call";
+                /** @enum {unknown} */
+                status: "completed" | "incomplete";
+                call_id: string;
+                name: string;
+                arguments: string;
+            })[];
+            usage: {
+                input_tokens: number;
+                input_tokens_details: {
+                    cached_tokens: number;
+                    cache_write_tokens?: number;
+                };
+                output_tokens: number;
+                output_tokens_details: {
+                    reasoning_tokens: number;
+                };
+                total_tokens: number;
+            };
+            meta: components["schemas"]["Meta"];
+            routing?: components["schemas"]["Routing"];
+            pimoe?: components["schemas"]["Record"];
+        };
+        OutputText: {
+            /** @constant */
+            type: "output_text";
+            text: string;
+            annotations: Record<string, never>[];
+            logprobs: components["schemas"]["TokenLogprob"][];
+        };
+        /** @description The trace of an event's tokens, or the record at the end of a stream. */
+        TracePart: components["schemas"]["Record"] | {
+            /** @description of the choice */
+            index: number;
+            /** @description that come new, behind those of the events before */
+            processes?: components["schemas"]["TracedProcess"][];
+            tokens: components["schemas"]["TracedToken"][];
+        };
+        /** @description What was asked and how it was computed. It is the file of `pimoe replay`. */
+        Record: {
+            /** @constant */
+            format: "pimoe-replay/1";
+            model: string;
+            model_digest: string;
+            numeric_class: string;
+            router: string;
+            routing?: components["schemas"]["Routing"];
+            /** @description the trace was larger than the server gives; later tokens have no layers */
+            truncated?: boolean;
+            processes: components["schemas"]["TracedProcess"][];
+            checksum: string;
+            runs: {
+                index: number;
+                prompt: number[];
+                /** @description as the sampler got it; seed is a decimal number as a text, null where the draw can't be had again */
+                sampling: Record<string, never>;
+                max_tokens: number;
+                stop?: string[];
+                ignore_eos?: boolean;
+                form?: {
+                    kind: string;
+                    text?: string;
+                    schema?: unknown;
+                };
+                tokens: components["schemas"]["TracedToken"][];
+                prompt_tokens?: components["schemas"]["TracedToken"][];
+                finish_reason: string;
+            }[];
+        };
+        TracedProcess: {
+            group: string;
+            replica: number;
+            pid: number;
+            backend: string;
+            numeric_class: string;
+            /** @description digest of the plugin; empty in the host itself */
+            program: string;
+            version: string;
+        };
+        TracedToken: {
+            position: number;
+            id: number;
+            logprob: number;
+            top?: {
+                id: number;
+                logprob: number;
+            }[];
+            /** @description from the token before, or from the request, to the begin of the step */
+            queue_us: number;
+            /** @description of the step that computed it, with all that was in its batch */
+            step_us: number;
+            /** @description absent for an exact token */
+            quality?: {
+                status?: string;
+                policy?: string;
+                layers?: number;
+                max_dropped_mass?: number;
+            };
+            /** @description of the position whose output chose the token; of a token of the prompt its own */
+            layers?: {
+                layer: number;
+                route_us: number;
+                combine_us: number;
+                experts: {
+                    expert: number;
+                    weight: number;
+                    /** @description index in processes; -1 = nobody has computed it */
+                    process: number;
+                    call_us: number;
+                    /** @description where the call was sent more than once */
+                    attempts?: number;
+                    /** @description the expert that was computed in its place */
+                    instead?: number;
+                }[];
+            }[];
         };
         /**
          * @description Holds the answer to a form by masks over the tokens: it always matches and is always complete within max_tokens
@@ -536,23 +1553,54 @@ export interface components {
             tool_calls?: Record<string, never>[] | null;
             tool_call_id?: string | null;
         }[];
-        /** @description Variables for the model's chat template, such as enable_thinking */
+        /**
+         * @description Variables for the model's chat template, such as enable_thinking
+         * @example {
+         *       "enable_thinking": false
+         *     }
+         */
         TemplateArguments: Record<string, never> | null;
-        /** @description 0 = greedy. Default: what the model's generation_config.json says, else 1 */
+        /**
+         * @description 0 = greedy. Default: what the model's generation_config.json says, else 1
+         * @example 0.7
+         */
         Temperature: number | null;
-        /** @description Default: generation_config.json, else 1 */
+        /**
+         * @description Default: generation_config.json, else 1
+         * @example 0.9
+         */
         TopP: number | null;
-        /** @description 0 and -1 = all. Default: generation_config.json, else all */
+        /**
+         * @description 0 and -1 = all. Default: generation_config.json, else all
+         * @example 40
+         */
         TopK: number | null;
-        /** @description Drops tokens below min_p times the best probability. Default: generation_config.json, else 0 */
+        /**
+         * @description Drops tokens below min_p times the best probability. Default: generation_config.json, else 0
+         * @example 0.05
+         */
         MinP: number | null;
-        /** @description CTRL's rule over prompt and answer; 1 = none. Default: generation_config.json, else 1 */
+        /**
+         * @description CTRL's rule over prompt and answer; 1 = none. Default: generation_config.json, else 1
+         * @example 1.1
+         */
         RepetitionPenalty: number | null;
-        /** @default 0 */
+        /**
+         * @default 0
+         * @example 0.5
+         */
         Penalty: number | null;
-        /** @description The same seed, settings and model digest give the same answer, whatever else runs. Refused with the code not_reproducible where routing depends on load. Choices after the first have seeds of their own */
+        /**
+         * @description With the same system_fingerprint the same seed and settings give the same answer, whatever else runs. Refused with the code not_reproducible where routing depends on load. Choices after the first have seeds of their own
+         * @example 7
+         */
         Seed: number | null;
-        /** @description Token id to a number that is added to its logit */
+        /**
+         * @description Token id to a number that is added to its logit
+         * @example {
+         *       "100": -5
+         *     }
+         */
         LogitBias: {
             [key: string]: number;
         } | null;
@@ -589,6 +1637,7 @@ export interface components {
             system_fingerprint: string;
             routing?: components["schemas"]["Routing"];
             meta?: components["schemas"]["Meta"];
+            pimoe?: components["schemas"]["TracePart"];
             usage?: components["schemas"]["Usage"] | null;
             choices: {
                 index: number;
@@ -624,6 +1673,7 @@ export interface components {
             service_tier: "default";
             system_fingerprint: string;
             routing?: components["schemas"]["Routing"];
+            pimoe?: components["schemas"]["Record"];
             meta?: components["schemas"]["Meta"];
             usage: components["schemas"]["Usage"];
             choices: {
@@ -665,6 +1715,7 @@ export interface components {
             system_fingerprint: string;
             routing?: components["schemas"]["Routing"];
             meta?: components["schemas"]["Meta"];
+            pimoe?: components["schemas"]["TracePart"];
             usage?: components["schemas"]["Usage"] | null;
             choices: {
                 index: number;
@@ -757,14 +1808,26 @@ export interface components {
             system: Record<string, never>;
             monitoring: Record<string, never>;
             queue: Record<string, never>;
+            /** @description jobs of the caller's tenant by state; for operators those of all, and the idempotency keys; null where state.file is off */
+            state: Record<string, never> | null;
             /** @description requests and tokens of the caller's tenant; for operators, of all */
             tenants: Record<string, never>;
             experts: Record<string, never>;
+            /** @description kept answers and the Redis that hosts share */
+            cache: Record<string, never>;
             /** @description secrets are masked */
             production_config: Record<string, never>;
         };
     };
     responses: {
+        /** @description What If-None-Match names is still the same */
+        NotModified: {
+            headers: {
+                ETag: components["headers"]["ETag"];
+                [name: string]: unknown;
+            };
+            content?: never;
+        };
         /**
          * @description 400 a wrong field, 401 no or a wrong key, 403 a key without this right, 404 unknown model, 405, 413 body too large, 415 not JSON or compressed,
          *     502 an expert's answer could not be right, 503 overloaded, shutting down or an expert group is gone (with
@@ -787,11 +1850,38 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description As for /v1, in the protocol's shape */
+        InferenceError: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["InferenceError"];
+            };
+        };
     };
-    parameters: never;
+    parameters: {
+        Model: string;
+        /** @description the begin of the digest of the weights */
+        Version: string;
+        /**
+         * @description 1 to 255 printable ASCII characters, such as a UUID, that name this request within the tenant. The same request with
+         *     the same key is computed once: later ones get the same bytes, streams included, with `Idempotent-Replayed: true`, for
+         *     `idempotency.retention`. 409 `idempotency_key_in_use` while the first is under way, 409 `idempotency_key_reused` for
+         *     another request. Such a request goes on when its client is gone. Errors are not kept.
+         */
+        IdempotencyKey: string;
+    };
     requestBodies: never;
     headers: {
         RequestID: string;
+        /** @description whether the answer is a kept one; absent where none are kept */
+        XCache: "hit" | "miss" | "bypass";
+        /** @description the same as RFC 9211 has it, with the reason of a bypass */
+        CacheStatus: string;
+        /** @description seconds since a kept answer was computed */
+        Age: number;
+        ETag: string;
     };
     pathItems: never;
 }
@@ -816,6 +1906,7 @@ export interface operations {
                     "application/json": components["schemas"]["Models"];
                 };
             };
+            304: components["responses"]["NotModified"];
             401: components["responses"]["OpenAIError"];
         };
     };
@@ -839,6 +1930,7 @@ export interface operations {
                     "application/json": components["schemas"]["Model"];
                 };
             };
+            304: components["responses"]["NotModified"];
             401: components["responses"]["OpenAIError"];
             404: components["responses"]["OpenAIError"];
         };
@@ -846,7 +1938,10 @@ export interface operations {
     createCompletion: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description 1 to 255 printable characters that name this request: it is computed once, and a repetition gets the same bytes */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -867,6 +1962,9 @@ export interface operations {
             /** @description The continuation; with `stream` server-sent events that end with `data: [DONE]` */
             200: {
                 headers: {
+                    "X-Cache": components["headers"]["XCache"];
+                    "Cache-Status": components["headers"]["CacheStatus"];
+                    Age: components["headers"]["Age"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -880,7 +1978,10 @@ export interface operations {
     createChatCompletion: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description 1 to 255 printable characters that name this request: it is computed once, and a repetition gets the same bytes */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -906,10 +2007,82 @@ export interface operations {
             /** @description The answer; with `stream` server-sent events that end with `data: [DONE]` */
             200: {
                 headers: {
+                    "X-Cache": components["headers"]["XCache"];
+                    "Cache-Status": components["headers"]["CacheStatus"];
+                    Age: components["headers"]["Age"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["ChatCompletion"];
+                    "text/event-stream": string;
+                };
+            };
+            default: components["responses"]["OpenAIError"];
+        };
+    };
+    createEmbedding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "model": "pimoe-tiny",
+                 *       "input": [
+                 *         "A fox.",
+                 *         "A lamp."
+                 *       ],
+                 *       "dimensions": 8
+                 *     }
+                 */
+                "application/json": components["schemas"]["EmbeddingRequest"];
+            };
+        };
+        responses: {
+            /** @description One vector an input */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Embeddings"];
+                };
+            };
+            default: components["responses"]["OpenAIError"];
+        };
+    };
+    createResponse: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "model": "pimoe-tiny",
+                 *       "instructions": "Be brief.",
+                 *       "input": "Tell me a story about a fox and a lamp.",
+                 *       "max_output_tokens": 24
+                 *     }
+                 */
+                "application/json": components["schemas"]["ResponseRequest"];
+            };
+        };
+        responses: {
+            /** @description The answer; with `stream` server-sent events */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Response"];
                     "text/event-stream": string;
                 };
             };
@@ -931,6 +2104,8 @@ export interface operations {
                 request_id?: string;
             };
             header?: {
+                /** @description 1 to 255 printable characters that name this request: it is computed once, and a repetition gets the same bytes */
+                "Idempotency-Key"?: string;
                 "X-Tensor-Shape"?: string;
             };
             path?: never;
@@ -953,11 +2128,633 @@ export interface operations {
             /** @description The result */
             200: {
                 headers: {
+                    "X-Cache": components["headers"]["XCache"];
+                    "Cache-Status": components["headers"]["CacheStatus"];
+                    Age: components["headers"]["Age"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["ProcessResult"];
                     "application/octet-stream": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    oipServer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Name, version, extensions */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        name: string;
+                        version: string;
+                        extensions: string[];
+                    };
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipLive: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It does */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        live: boolean;
+                    };
+                };
+            };
+        };
+    };
+    oipReady: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They would */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        ready: boolean;
+                    };
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipIndex: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "ready": true
+                 *     }
+                 */
+                "application/json": {
+                    /** @description only models that are ready */
+                    ready?: boolean;
+                };
+            };
+        };
+        responses: {
+            /** @description A list */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        name: string;
+                        version: string;
+                        state: string;
+                        reason?: string;
+                    }[];
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipMetadata: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: components["parameters"]["Model"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The model */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InferenceModel"];
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipModelReady: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: components["parameters"]["Model"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It would */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        name: string;
+                        ready: boolean;
+                    };
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipInfer: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description bytes of JSON */
+                "Inference-Header-Content-Length"?: number;
+            };
+            path: {
+                model: components["parameters"]["Model"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "inputs": [
+                 *         {
+                 *           "name": "text_input",
+                 *           "datatype": "BYTES",
+                 *           "shape": [
+                 *             1
+                 *           ],
+                 *           "data": [
+                 *             "Once upon a time"
+                 *           ]
+                 *         }
+                 *       ],
+                 *       "parameters": {
+                 *         "max_tokens": 8,
+                 *         "temperature": 0
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["InferenceRequest"];
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description The outputs */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InferenceResponse"];
+                    "application/octet-stream": string;
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipGenerate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: components["parameters"]["Model"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "text_input": "Once upon a time",
+                 *       "max_tokens": 8,
+                 *       "parameters": {
+                 *         "seed": 1
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["GenerateRequest"];
+            };
+        };
+        responses: {
+            /** @description The text */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Generated"];
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipGenerateStream: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: components["parameters"]["Model"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "text_input": "Once upon a time",
+                 *       "max_tokens": 8,
+                 *       "parameters": {
+                 *         "seed": 1
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["GenerateRequest"];
+            };
+        };
+        responses: {
+            /** @description The text */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipMetadataVersion: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: components["parameters"]["Model"];
+                /** @description the begin of the digest of the weights */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The model */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InferenceModel"];
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipModelReadyVersion: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: components["parameters"]["Model"];
+                /** @description the begin of the digest of the weights */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It would */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        name: string;
+                        ready: boolean;
+                    };
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipInferVersion: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description bytes of JSON */
+                "Inference-Header-Content-Length"?: number;
+            };
+            path: {
+                model: components["parameters"]["Model"];
+                /** @description the begin of the digest of the weights */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "inputs": [
+                 *         {
+                 *           "name": "text_input",
+                 *           "datatype": "BYTES",
+                 *           "shape": [
+                 *             1
+                 *           ],
+                 *           "data": [
+                 *             "Once upon a time"
+                 *           ]
+                 *         }
+                 *       ],
+                 *       "parameters": {
+                 *         "max_tokens": 8,
+                 *         "temperature": 0
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["InferenceRequest"];
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description The outputs */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InferenceResponse"];
+                    "application/octet-stream": string;
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipGenerateVersion: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: components["parameters"]["Model"];
+                /** @description the begin of the digest of the weights */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "text_input": "Once upon a time",
+                 *       "max_tokens": 8,
+                 *       "parameters": {
+                 *         "seed": 1
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["GenerateRequest"];
+            };
+        };
+        responses: {
+            /** @description The text */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Generated"];
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    oipGenerateStreamVersion: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: components["parameters"]["Model"];
+                /** @description the begin of the digest of the weights */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "text_input": "Once upon a time",
+                 *       "max_tokens": 8,
+                 *       "parameters": {
+                 *         "seed": 1
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["GenerateRequest"];
+            };
+        };
+        responses: {
+            /** @description The text */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            default: components["responses"]["InferenceError"];
+        };
+    };
+    listJobs: {
+        parameters: {
+            query?: {
+                limit?: number;
+                state?: components["schemas"]["JobState"];
+                /** @description next_cursor of the page before */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobPage"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    createJob: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description 1 to 255 printable characters that name this request: it is computed once, and a repetition gets the same bytes */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "kind": "completion",
+                 *       "request": {
+                 *         "model": "pimoe-tiny",
+                 *         "prompt": "Once upon a time",
+                 *         "max_tokens": 16
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["JobRequest"];
+            };
+        };
+        responses: {
+            /** @description The job is on the disk */
+            202: {
+                headers: {
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    getJob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The job */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    deleteJob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    getJobResult: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The result */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": Record<string, never>;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    cancelJob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The job */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -1136,7 +2933,68 @@ export interface operations {
                     "text/html": string;
                 };
             };
+            304: components["responses"]["NotModified"];
             401: components["responses"]["Problem"];
+        };
+    };
+    websocket: {
+        parameters: {
+            query?: never;
+            header?: {
+                Upgrade?: "websocket";
+                /** @example pimoe.v1, pimoe.bearer.CREDENTIAL */
+                "Sec-WebSocket-Protocol"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connection is a WebSocket now */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description No WebSocket handshake */
+            426: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    events: {
+        parameters: {
+            query: {
+                /**
+                 * @example [
+                 *       "system.stats"
+                 *     ]
+                 */
+                topic: string[];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The stream */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            default: components["responses"]["Problem"];
         };
     };
     openapi: {
@@ -1157,6 +3015,7 @@ export interface operations {
                     "application/json": Record<string, never>;
                 };
             };
+            304: components["responses"]["NotModified"];
             401: components["responses"]["Problem"];
         };
     };
@@ -1189,7 +3048,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description To /docs, with the cookie of the session */
+            /** @description To /console, with the cookie of the session */
             303: {
                 headers: {
                     Location?: string;
@@ -1240,6 +3099,84 @@ export interface operations {
                         logged_out: boolean;
                     };
                 };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    live: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Events */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    console: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description HTML */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            /** @description As the browser has it */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    consoleAsset: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                asset: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The file */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "*/*": string;
+                };
+            };
+            /** @description As the browser has it */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             default: components["responses"]["Problem"];
         };
