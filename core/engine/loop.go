@@ -383,8 +383,8 @@ func (l *loop) land(r result) {
 		case s.step.missing.Err != nil:
 			l.suspend(s, now)
 		default:
-			if s.clocked() {
-				s.queue, s.took = s.waited(f.began), r.took
+			if w := s.watcher; w != nil && w.observer.Step != nil {
+				w.step(s.computed+e.n-1, s.waited(f.began), r.took)
 			}
 			l.advance(s, e, now)
 		}
@@ -484,7 +484,7 @@ func (l *loop) promptDone(s *sequence) {
 // token adds a chosen token to a sequence and to its stream.
 func (l *loop) token(s *sequence, d drawn, now time.Time) {
 	l.clock(s, now)
-	t := Token{ID: d.id, Top: d.top, Queue: s.queue, Step: s.took}
+	t := Token{ID: d.id, Top: d.top}
 	if s.request.Logprobs >= 0 {
 		t.Logprob = d.logprob
 	}

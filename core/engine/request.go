@@ -60,12 +60,15 @@ type Observer struct {
 	Logits func(position int, logits []float32)
 	// Route of a position in a layer. nil = not wanted.
 	Route func(layer, position int, ids []int32, weights []float32)
-	// Hop is the way of a position through a layer: who computed it, and how long that took. nil = not wanted. With it, each
-	// Token says how long it has waited.
+	// Hop is the way of a position through a layer: who computed it, and how long that took. nil = not wanted.
 	Hop func(position int, h *moe.Hop)
+	// Step is the step of a position that was the request's last one in it, before what it has chosen is given to the
+	// reader: how long the request has waited for the step since its last token or, before the first, from its submission
+	// to its first step; and how long the step took. nil = not wanted.
+	Step func(position int, queue, took time.Duration)
 	// State of a position, as the head gets it. nil = not wanted.
 	State func(position int, state []float32)
-	// From is the first position that is seen. Beyond 0 it goes with Route, Hop and State alone.
+	// From is the first position that is seen. Beyond 0 it does not go with Logits.
 	From int
 }
 
@@ -88,9 +91,6 @@ type Token struct {
 	Finish   FinishReason // empty until the last Token
 	HasToken bool         // false for a closing event that only carries Text or Finish (end-of-text tokens are not counted as text)
 	Quality  Quality      // of all that this token depends on: prompt, the tokens before it and itself
-
-	// Where Observe has Hop: how long the token has waited for the step that computed it, and how long this took.
-	Queue, Step time.Duration
 }
 
 // TopLogprob is one alternative.

@@ -59,7 +59,6 @@ type sequence struct {
 	outage     outage
 
 	submitted, last time.Time
-	queue, took     time.Duration // of the step under way, where they are asked for
 	usage           Usage
 }
 
@@ -172,8 +171,14 @@ func (w *watcher) state(position int, state []float32) {
 	}
 }
 
-// clocked reports whether the request wants to know how long its tokens take.
-func (s *sequence) clocked() bool { return s.watcher != nil && s.watcher.observer.Hop != nil }
+// step shows how long a step took.
+func (w *watcher) step(position int, queue, took time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && position >= max(w.seen, w.observer.From) {
+		w.observer.Step(position, queue, took)
+	}
+}
 
 // advance says that all positions below n were shown.
 func (w *watcher) advance(n int) {

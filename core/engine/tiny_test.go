@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pimoe/pimoe/backends/cpu"
@@ -401,8 +402,8 @@ func bitInvariance(t *testing.T, p parts, g golden, dtype tensor.DType) {
 	}
 }
 
-// An observer that sees no position before the prompt's last leaves the prefix cache in use, and each of its tokens says
-// how long it took.
+// An observer that sees no position before the prompt's last leaves the prefix cache in use, and is told how long each of
+// its tokens took.
 func TestObserverOfTheContinuation(t *testing.T) {
 	p := load(t, coretest.Golden(t, "models", "qwen3_moe"))
 	e := p.open(t, func(o *engine.Options) { o.PrefixReuse = true })
@@ -414,7 +415,16 @@ func TestObserverOfTheContinuation(t *testing.T) {
 	r := engine.Request{Prompt: prompt, MaxTokens: 5, IgnoreEOS: true, Logprobs: -1}
 	want := answer(t, e, r)
 	seen := map[[2]int]int{}
-	r.Observe = &engine.Observer{From: len(prompt) - 1, Hop: func(at int, h *moe.Hop) { seen[[2]int{at, h.Layer}]++ }}
+	steps := 0
+	r.Observe = &engine.Observer{
+		From: len(prompt) - 1, Hop: func(at int, h *moe.Hop) { seen[[2]int{at, h.Layer}]++ },
+		Step: func(at int, queue, took time.Duration) {
+			if at != len(prompt)-1+steps || took <= 0 || queue < 0 {
+				t.Errorf("step %d of position %d took %s after %s", steps, at, took, queue)
+			}
+			steps++
+		},
+	}
 	s := must(e.Submit(t.Context(), r))(t)
 	defer s.Close()
 	var ids []int32
@@ -424,12 +434,9 @@ func TestObserverOfTheContinuation(t *testing.T) {
 			break
 		}
 		ids = append(ids, tok.ID)
-		if tok.Step <= 0 || tok.Queue < 0 {
-			t.Errorf("token %d took %s after %s", len(ids), tok.Step, tok.Queue)
-		}
 	}
-	if !slices.Equal(ids, want.ids) || s.Usage().CachedTokens == 0 {
-		t.Errorf("observed %v with %d tokens of the cache, alone %v", ids, s.Usage().CachedTokens, want.ids)
+	if !slices.Equal(ids, want.ids) || s.Usage().CachedTokens == 0 || steps != 5 {
+		t.Errorf("observed %v with %d tokens of the cache in %d steps, alone %v", ids, s.Usage().CachedTokens, steps, want.ids)
 	}
 	positions := map[[2]int]int{}
 	for at := len(prompt) - 1; at < len(prompt)+4; at++ {

@@ -9,6 +9,7 @@ package recorder
 import (
 	"math/rand/v2"
 	"sync"
+	"time"
 
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/moe"
@@ -47,7 +48,13 @@ func New(prompts bool) *Recorder {
 type Choice struct {
 	r    *Recorder
 	run  replay.Run
-	ways map[int][]replay.Layer // by position, until its token takes it
+	ways map[int]way // by position, until its token takes it
+}
+
+// way is how a position was computed.
+type way struct {
+	layers      []replay.Layer
+	queue, step int64 // microseconds
 }
 
 // Follow has a request of the engine recorded; it is called before Submit, and the next choice has the next index. form is
@@ -59,7 +66,7 @@ func (r *Recorder) Follow(q *engine.Request, form *replay.Form, draw bool) *Choi
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := &Choice{r: r, ways: map[int][]replay.Layer{}}
+	c := &Choice{r: r, ways: map[int]way{}}
 	c.run = replay.Run{
 		Index: len(r.choices), Prompt: q.Prompt, Sampling: samplingOf(q.Sampling), MaxTokens: q.MaxTokens, Stop: q.Stop, IgnoreEOS: q.IgnoreEOS,
 		Form: form, Tokens: []replay.Token{},
@@ -72,7 +79,7 @@ func (r *Recorder) Follow(q *engine.Request, form *replay.Form, draw bool) *Choi
 			q.Observe.From = len(q.Prompt) - 1 // whose output chooses the first token
 		}
 	}
-	q.Observe.Hop = c.hop
+	q.Observe.Hop, q.Observe.Step = c.hop, c.step
 	return c
 }
 
@@ -90,14 +97,14 @@ func samplingOf(p sampler.Params) replay.Sampling {
 // hop takes a position's way through one layer; it runs in the decode loop. A position that is computed again, after an
 // outage, begins anew.
 func (c *Choice) hop(position int, h *moe.Hop) {
-	if !c.r.prompts && position < len(c.run.Prompt)-1 { // somebody else observes the prompt
+	if c.unwanted(position) {
 		return
 	}
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
-	way := c.ways[position]
-	if n := len(way); n > 0 && way[n-1].Layer >= h.Layer {
-		way = way[:0]
+	w := c.ways[position]
+	if n := len(w.layers); n > 0 && w.layers[n-1].Layer >= h.Layer {
+		w.layers = w.layers[:0]
 	}
 	if c.r.left -= len(h.Experts); c.r.left < 0 {
 		c.r.truncated = true
@@ -108,7 +115,23 @@ func (c *Choice) hop(position int, h *moe.Hop) {
 	for i, e := range h.Experts {
 		l.Experts[i] = c.r.expert(e)
 	}
-	c.ways[position] = append(way, l)
+	w.layers = append(w.layers, l)
+	c.ways[position] = w
+}
+
+// unwanted positions are those of a prompt that somebody else observes.
+func (c *Choice) unwanted(position int) bool { return !c.r.prompts && position < len(c.run.Prompt)-1 }
+
+// step takes how long a position's step took; it runs in the decode loop.
+func (c *Choice) step(position int, queue, took time.Duration) {
+	if c.unwanted(position) {
+		return
+	}
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	w := c.ways[position]
+	w.queue, w.step = queue.Microseconds(), took.Microseconds()
+	c.ways[position] = w
 }
 
 func (r *Recorder) expert(e moe.Served) replay.Expert {
@@ -148,9 +171,10 @@ func (c *Choice) Take(t engine.Token) []replay.Token {
 		return nil
 	}
 	before := len(c.run.Prompt) + len(c.run.Tokens) - 1
+	w := c.ways[before]
 	out := replay.Token{
-		Position: before + 1, ID: t.ID, Logprob: finite(t.Logprob), Queue: t.Queue.Microseconds(), Step: t.Step.Microseconds(),
-		Quality: qualityOf(t.Quality), Layers: c.ways[before],
+		Position: before + 1, ID: t.ID, Logprob: finite(t.Logprob), Queue: w.queue, Step: w.step,
+		Quality: qualityOf(t.Quality), Layers: w.layers,
 	}
 	for _, alt := range t.Top[:min(Top, len(t.Top))] {
 		out.Top = append(out.Top, replay.Alternative{ID: alt.ID, Logprob: finite(alt.Logprob)})
@@ -176,7 +200,7 @@ func qualityOf(q engine.Quality) *replay.Quality {
 func (c *Choice) prompt() []replay.Token {
 	out := make([]replay.Token, len(c.run.Prompt))
 	for i, id := range c.run.Prompt {
-		out[i] = replay.Token{Position: i, ID: id, Layers: c.ways[i]}
+		out[i] = replay.Token{Position: i, ID: id, Queue: c.ways[i].queue, Step: c.ways[i].step, Layers: c.ways[i].layers}
 	}
 	return out
 }
