@@ -68,6 +68,10 @@ BENCH ?= --backend int8 --trunk-backend int8
 bench-serve: build ## 32 streaming clients over HTTP
 	@./$(BIN)/pimoe bench http --shape $(SHAPE) $(BENCH)
 
+.PHONY: bench-process
+bench-process: build ## hidden states over HTTP beside a FastAPI and PyTorch service; writes docs/benchmarks.md (see the script)
+	@scripts/bench-process.sh
+
 .PHONY: bench-kernels
 bench-kernels: build ## every kernel beside the machine's limits
 	@./$(BIN)/pimoe bench kernels --backend cpu,int8
@@ -161,8 +165,9 @@ lint: ## vet, and staticcheck at the pinned version
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 .PHONY: proto
-proto: ## regenerate the wire protocol's Go files (needs protoc)
+proto: ## regenerate the Go files of the protocols (needs protoc)
 	sdk/proto/generate.sh
+	server/oip/generate.sh
 
 .PHONY: docs
 docs: build ## rewrite the generated parts of docs/
