@@ -72,6 +72,10 @@ bench-serve: build ## 32 streaming clients over HTTP
 connections: build ## 10,000 WebSockets and event streams held for a minute, then 1,000 that do not read; writes docs/benchmarks.md
 	@scripts/connections.sh
 
+.PHONY: bench-process
+bench-process: build ## hidden states over HTTP beside a FastAPI and PyTorch service; writes docs/benchmarks.md (see the script)
+	@scripts/bench-process.sh
+
 .PHONY: bench-kernels
 bench-kernels: build ## every kernel beside the machine's limits
 	@./$(BIN)/pimoe bench kernels --backend cpu,int8
@@ -181,8 +185,9 @@ lint: ## vet, and staticcheck at the pinned version
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 .PHONY: proto
-proto: ## regenerate the wire protocol's Go files (needs protoc)
+proto: ## regenerate the Go files of the protocols (needs protoc)
 	sdk/proto/generate.sh
+	server/oip/generate.sh
 
 .PHONY: sdk
 sdk: ## regenerate the Python and TypeScript clients from server/openapi.yaml

@@ -58,6 +58,9 @@ generated() {
   cp -r sdk/internal/pb "$work/pb" || return 1
   sdk/proto/generate.sh || return 1
   diff -r "$work/pb" sdk/internal/pb || { echo "sdk/internal/pb is not what sdk/proto/generate.sh makes"; return 1; }
+  cp -r server/oip/pb "$work/oip" || return 1
+  server/oip/generate.sh || return 1
+  diff -r "$work/oip" server/oip/pb || { echo "server/oip/pb is not what server/oip/generate.sh makes"; return 1; }
 }
 
 outside() { # the report's own tests: it is a module of its own

@@ -217,6 +217,12 @@ func (s *Server) readBinary(r *request) (*processInput, error) {
 // processStates runs the layers on the positions that the mask leaves; the others are zero in the answer.
 func (s *Server) processStates(ctx context.Context, r *request, in *processInput) (y tensor.Matrix, routes []engine.RouteInfo, q engine.Quality, err error) {
 	x := in.states
+	if len(x.used) == x.rows.Rows {
+		if y, routes, q, err = s.service.engine.Hidden(ctx, in.layer, x.rows, in.all, r.take); err != nil {
+			return y, nil, q, err
+		}
+		return y, routes, q, checkOutput(y)
+	}
 	y = tensor.NewMatrix(x.rows.Rows, x.rows.Cols)
 	if len(x.used) == 0 {
 		return y, nil, q, nil
@@ -231,11 +237,18 @@ func (s *Server) processStates(ctx context.Context, r *request, in *processInput
 	}
 	for i, row := range x.used {
 		copy(y.Row(row), out.Row(i))
+	}
+	return y, routes, q, checkOutput(y)
+}
+
+// checkOutput refuses an answer that is not finite.
+func checkOutput(y tensor.Matrix) error {
+	for row := range y.Rows {
 		if at := firstNonFinite(y.Row(row)); at >= 0 {
-			return y, nil, q, fmt.Errorf("row %d column %d is not finite: %w", row, at, sdk.ErrInvalidOutput)
+			return fmt.Errorf("row %d column %d is not finite: %w", row, at, sdk.ErrInvalidOutput)
 		}
 	}
-	return y, routes, q, nil
+	return nil
 }
 
 // routeInfo tells the owner of a request where its rows went.
