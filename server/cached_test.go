@@ -544,4 +544,3 @@ func TestLastingAnswers(t *testing.T) {
 		t.Errorf("stats: %v", a.header)
 	}
 }
-

@@ -80,7 +80,8 @@ port of its own; with it, any server with OpenAI's completions API is measured.`
 func (a *app) serveBench(ctx context.Context, cfg config.Config, o *clients.Options) (stop func() error, err error) {
 	cfg.Server.Addr, cfg.Server.AdminAddr, cfg.Server.Alias = "127.0.0.1:0", "off", o.Model
 	cfg.Limits.RequestTimeout = loadTimeout
-	cfg.APIKey = rand.Text() // the store's folder may have a file of keys, of which none is known here
+	cfg.Cache.Answers = "off" // what is measured is computed
+	cfg.APIKey = rand.Text()  // the store's folder may have a file of keys, of which none is known here
 	o.Key = cfg.APIKey
 	inst, err := a.open(ctx, cfg, false)
 	if err != nil {
