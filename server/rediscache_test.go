@@ -166,6 +166,7 @@ func TestRedisFaults(t *testing.T) {
 		during, judge = d, true
 	}
 	alone := newRedisRig(t, func(c *config.Config) { c.Redis.URL, c.Cache.Shared = "", "off" })
+	alone.load("to warm up", 200*time.Millisecond)
 	base := alone.load("no Redis at all", during)
 	g := newRedisRig(t, nil)
 	g.found()

@@ -269,7 +269,7 @@ func TestMutatedRecordsAreMisses(t *testing.T) {
 		"of a format to come":                          box.Seal(purpose, bound(k), append([]byte("PMC\x02"), forged.append(nil)[4:]...)),
 		"with another key inside":                      box.Seal(purpose, bound(k), (&record{key: keys[1], made: forged.made, expires: forged.expires}).append(nil)),
 		"with another tenant inside":                   box.Seal(purpose, bound(k), (&record{key: Key{k.sum, "blue"}, made: forged.made, expires: forged.expires}).append(nil)),
-		"nothing": {}, "plain": forged.append(nil),
+		"nothing":                                      {}, "plain": forged.append(nil),
 	} {
 		if r := put(b); r != nil {
 			t.Errorf("a record %s is taken: %q", name, r.payload)
