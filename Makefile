@@ -6,6 +6,7 @@ BIN      ?= bin
 FUZZTIME ?= 10s
 SIMULATE ?= 10m
 MUTANTS  ?= 150
+REDIS_CHAOS ?= 60s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 # Plugins are the commands below plugins/cmd; the executables carry the folders' names.
@@ -163,6 +164,16 @@ scale-soak: build ## groups grow and shrink 1,000 times under load, every bit co
 reload: build ## 500 bad configurations, 100 upgrades of plugins and 50 hand-overs of the host, under load
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BAD_CONFIGS=500 PIMOE_UPGRADES=100 PIMOE_ROUTER_RELOADS=50 PIMOE_HANDOVERS=50 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'BadReloads|RollingUpgrade|ReloadRouter|HandOver|Succession' ./server/acceptance
+
+.PHONY: redis-chaos
+redis-chaos: ## Redis killed, frozen, slow, cut, corrupting and lying under load, 60 s each (some 15 minutes); 1,000,000 mutated records
+	PIMOE_MUTATIONS=1000000 $(GO) test -count=1 -v -timeout 1h -run 'Mutated' ./server/cache
+	PIMOE_REDIS_CHAOS=$(REDIS_CHAOS) $(GO) test -count=1 -v -timeout 1h -run 'TestRedis' ./server
+
+.PHONY: tenants
+tenants: build ## 1,000,000 requests of 64 tenants with words of their own, cancels and kills, answers kept: no word reaches another
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_TENANT_REQUESTS=1000000 \
+	  $(GO) test -count=1 -v -timeout 4h -run 'TestTenantsNeverMeet' ./server/acceptance
 
 .PHONY: soak
 soak: build ## many requests and restarts, watching memory, goroutines, descriptors and maps

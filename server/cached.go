@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -156,20 +157,20 @@ func canonical(want *openai.Request, prompts []prompt, params sampler.Params, ma
 }
 
 // buildDigest tells hosts of different builds apart: kernels of the trunk, tokenizer and templates are part of it. It reads
-// the executable once.
+// the executable once. Where that can't be read the process is a build of its own.
 var buildDigest = sync.OnceValue(func() string {
 	path, err := os.Executable()
 	if err != nil {
-		return ""
+		return rand.Text()
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return ""
+		return rand.Text()
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		return ""
+		return rand.Text()
 	}
 	return hex.EncodeToString(h.Sum(nil))
 })
