@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -95,15 +96,16 @@ func (s *Server) streamTopics(ctx context.Context, r *request, keys []ws.Key, w 
 	if err := s.sockets.look(); err != nil {
 		return err
 	}
-	tick := time.NewTicker(s.limits.keepAlive)
-	defer tick.Stop()
+	beat := time.NewTimer(rand.N(s.limits.keepAlive)) // streams that were opened together do not beat together
+	defer beat.Stop()
 	for w.err == nil {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-s.sockets.departed:
 			return errStopping
-		case <-tick.C:
+		case <-beat.C:
+			beat.Reset(s.limits.keepAlive)
 			if p, err := s.principalOf(ctx, r.handshake.credentials, false); !errors.Is(err, access.ErrUnknowable) && (err != nil || !same(p, r.principal)) {
 				return errors.Join(access.ErrExpired, err)
 			}

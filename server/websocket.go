@@ -137,8 +137,8 @@ func hasToken(h http.Header, name, want string) bool {
 	return false
 }
 
-// takeOver hands the connection to the reply. Nothing of the request stays behind: fasthttp's reader and context, some 20
-// KiB, go back to their pools.
+// takeOver hands the connection to the reply. Nothing of the request stays behind: fasthttp's reader and context, some 20 KiB,
+// go back to their pools.
 func (x *exchange) takeOver(c *fiber.Ctx, rep *reply) {
 	x.stop()
 	c.Context().HijackSetNoResponse(true)
@@ -157,7 +157,8 @@ const kernelBuffer = 64 << 10
 // with it.
 //
 // The upgrade is fasthttp/websocket's own rather than that of contrib/websocket around it, which keeps the request's
-// reader and context and a copy of its headers for as long as the connection lives: 30 KiB instead of 4.
+// reader and context and a copy of its headers for as long as the connection lives, and its goroutine beside that of whoever
+// writes: 29 KiB of heap and stacks a connection, measured with the same buffers; here it is 5.
 func (s *Server) upgrade(hijacked net.Conn, h *handshake, r *request, known bool) {
 	conn := hijacked
 	if u, ok := hijacked.(interface{ UnsafeConn() net.Conn }); ok {

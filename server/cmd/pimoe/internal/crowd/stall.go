@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// flood is what is published to those who may or may not read: some ten messages fill what the system keeps for a client.
-	flood      = 16 << 10
+	// flood is what is published to those who may or may not read: some eight messages fill what the system keeps for a client.
+	flood      = 32 << 10
 	floodEvery = time.Second
 	// stallFor is how long each of the three is measured: who does not read is there for most of it.
 	stallFor = 20 * time.Second
