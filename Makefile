@@ -6,6 +6,7 @@ BIN      ?= bin
 FUZZTIME ?= 10s
 SIMULATE ?= 10m
 MUTANTS  ?= 150
+REDIS_CHAOS ?= 60s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 # Plugins are the commands below plugins/cmd; the executables carry the folders' names.
@@ -68,6 +69,14 @@ BENCH ?= --backend int8 --trunk-backend int8
 bench-serve: build ## 32 streaming clients over HTTP
 	@./$(BIN)/pimoe bench http --shape $(SHAPE) $(BENCH)
 
+.PHONY: connections
+connections: build ## 10,000 WebSockets and event streams held for a minute, then 1,000 that do not read; writes docs/benchmarks.md
+	@scripts/connections.sh
+
+.PHONY: bench-process
+bench-process: build ## hidden states over HTTP beside a FastAPI and PyTorch service; writes docs/benchmarks.md (see the script)
+	@scripts/bench-process.sh
+
 .PHONY: bench-kernels
 bench-kernels: build ## every kernel beside the machine's limits
 	@./$(BIN)/pimoe bench kernels --backend cpu,int8
@@ -116,6 +125,14 @@ chaos-host: build ## 1,000 kills of the server, half of them during its start; a
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid' ./server/acceptance
 
+# JOBKILLS is how often the host dies in the middle of jobs.
+JOBKILLS ?= 200
+
+.PHONY: jobs-chaos
+jobs-chaos: build ## 200 kills of the server in the middle of jobs, and 20 hand-overs: nothing lost, nothing twice
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_JOB_KILLS=$(JOBKILLS) PIMOE_JOB_HANDOVERS=20 \
+	  $(GO) test -count=1 -v -timeout 2h -run 'TestJobs' ./server/acceptance
+
 # SCHEMAS is how many answers have to be valid; SEED chooses the schemas.
 SCHEMAS ?= 1000
 
@@ -128,6 +145,10 @@ schemas: build ## answers held to 1,000 JSON Schemas of hypothesis-jsonschema, j
 .PHONY: smuggling
 smuggling: ## every attack on the framing of requests, directly and through nginx with a kept connection
 	PIMOE_ATTACKS=1 $(GO) test -count=1 -v -timeout 10m -run 'TestVectors|Smuggling' ./server/framing ./server
+.PHONY: console-shots
+console-shots: build ## use the console in a real browser and write pictures of it to build/console
+	server/clienttest/setup.sh
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SHOTS=$(CURDIR)/build/console $(GO) test -count=1 -v -run '^TestConsole$$' ./server/clienttest
 
 .PHONY: byzantine
 byzantine: build ## an expert that lies in every way it knows, 1,000 requests each
@@ -143,6 +164,16 @@ scale-soak: build ## groups grow and shrink 1,000 times under load, every bit co
 reload: build ## 500 bad configurations, 100 upgrades of plugins and 50 hand-overs of the host, under load
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_BAD_CONFIGS=500 PIMOE_UPGRADES=100 PIMOE_ROUTER_RELOADS=50 PIMOE_HANDOVERS=50 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'BadReloads|RollingUpgrade|ReloadRouter|HandOver|Succession' ./server/acceptance
+
+.PHONY: redis-chaos
+redis-chaos: ## Redis killed, frozen, slow, cut, corrupting and lying under load, 60 s each (some 15 minutes); 1,000,000 mutated records
+	PIMOE_MUTATIONS=1000000 $(GO) test -count=1 -v -timeout 1h -run 'Mutated' ./server/cache
+	PIMOE_REDIS_CHAOS=$(REDIS_CHAOS) $(GO) test -count=1 -v -timeout 1h -run 'TestRedis' ./server
+
+.PHONY: tenants
+tenants: build ## 1,000,000 requests of 64 tenants with words of their own, cancels and kills, answers kept: no word reaches another
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_TENANT_REQUESTS=1000000 \
+	  $(GO) test -count=1 -v -timeout 4h -run 'TestTenantsNeverMeet' ./server/acceptance
 
 .PHONY: soak
 soak: build ## many requests and restarts, watching memory, goroutines, descriptors and maps
@@ -165,8 +196,13 @@ lint: ## vet, and staticcheck at the pinned version
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 .PHONY: proto
-proto: ## regenerate the wire protocol's Go files (needs protoc)
+proto: ## regenerate the Go files of the protocols (needs protoc)
 	sdk/proto/generate.sh
+	server/oip/generate.sh
+
+.PHONY: sdk
+sdk: ## regenerate the Python and TypeScript clients from server/openapi.yaml
+	scripts/sdk.sh
 
 .PHONY: docs
 docs: build ## rewrite the generated parts of docs/

@@ -58,6 +58,9 @@ generated() {
   cp -r sdk/internal/pb "$work/pb" || return 1
   sdk/proto/generate.sh || return 1
   diff -r "$work/pb" sdk/internal/pb || { echo "sdk/internal/pb is not what sdk/proto/generate.sh makes"; return 1; }
+  cp -r server/oip/pb "$work/oip" || return 1
+  server/oip/generate.sh || return 1
+  diff -r "$work/oip" server/oip/pb || { echo "server/oip/pb is not what server/oip/generate.sh makes"; return 1; }
 }
 
 outside() { # the report's own tests: it is a module of its own
@@ -79,6 +82,7 @@ step "generated files" generated
 if [ -x server/clienttest/setup.sh ]; then
   step "client libraries" server/clienttest/setup.sh
 fi
+step "generated clients" scripts/sdk.sh --check
 if command -v gcc >/dev/null 2>&1 && [ "$($GO env GOARCH)" != 386 ]; then
   step "tests with the race detector" run_tests "$race_packages" -race
 else

@@ -47,11 +47,14 @@ func (x *exchange) changing(ctx context.Context, handle handler) (rep *reply, er
 	return rep, nil
 }
 
-// actor is who asks, as the guard knows it: "local" for somebody on this machine who has sent no credential. The admin API
-// listens on loopback only.
+// actor is who asks, as the guard knows it: "local" for somebody on this machine who has sent no credential. The admin listener is
+// on loopback only; with auth.public_admin changes come from elsewhere, too.
 func (x *exchange) actor() audit.Actor {
-	p := x.req.principal
-	return audit.Actor{Who: p.ID, Role: p.Role.String(), Address: "loopback"}
+	p, address := x.req.principal, "loopback"
+	if !x.route.admin {
+		address = "public"
+	}
+	return audit.Actor{Who: p.ID, Role: p.Role.String(), Address: address}
 }
 
 // object is what is to be changed.

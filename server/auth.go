@@ -11,6 +11,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/ws"
 )
 
 // rules is what every route of both listeners asks for: the one list. A server with a route that is not in it does not
@@ -32,7 +33,29 @@ var rules = []access.Rule{
 	{Route: "GET /api/v1/stats", Role: access.Viewer, Scope: "stats"},
 	{Route: "POST /v1/completions", Role: access.User, Scope: "generate"},
 	{Route: "POST /v1/chat/completions", Role: access.User, Scope: "generate"},
+	{Route: "POST " + embeddingsPath, Role: access.User, Scope: "generate"},
+	{Route: "POST " + responsesPath, Role: access.User, Scope: "generate"},
 	{Route: "POST " + processPath, Role: access.User, Scope: "generate"},
+	{Route: "POST " + jobsPath, Role: access.User, Scope: "jobs"}, // and the right of the job's kind
+	{Route: "GET " + jobsPath, Role: access.User, Scope: "jobs"},
+	{Route: "GET " + jobPath, Role: access.User, Scope: "jobs"},
+	{Route: "DELETE " + jobPath, Role: access.User, Scope: "jobs"},
+	{Route: "GET " + jobPath + "/result", Role: access.User, Scope: "jobs"},
+	{Route: "POST " + jobPath + "/cancel", Role: access.User, Scope: "jobs"},
+	{Route: "GET " + socketPath}, // the first message may bring the credential
+	{Route: "GET " + topicsPath, Role: access.Viewer, Scope: "topics"},
+	{Route: "WS auth"},
+	{Route: "WS ping"},
+	{Route: "WS pong"},
+	{Route: "WS process", Role: access.User, Scope: "generate"},
+	{Route: "WS generate", Role: access.User, Scope: "generate"},
+	{Route: "WS resume", Role: access.User, Scope: "generate"},
+	{Route: "WS cancel", Role: access.User, Scope: "generate"},
+	{Route: "WS subscribe", Role: access.Viewer, Scope: "topics"},
+	{Route: "WS subscribe " + ws.SystemExperts, Role: access.Viewer, Scope: "experts"},
+	{Route: "WS subscribe " + ws.SystemStats, Role: access.Viewer, Scope: "stats"},
+	{Route: "WS unsubscribe", Role: access.Viewer, Scope: "topics"},
+	{Route: "WS publish", Role: access.User, Scope: "topics"},
 	{Route: "GET " + expertsPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + trialPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + rebalancePath, Role: access.Viewer, Scope: "experts"},
@@ -44,9 +67,40 @@ var rules = []access.Rule{
 	{Route: "POST " + groupPath + "shadow", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "promote", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "rollback", Role: access.Operator, Scope: "experts"},
+	{Route: "POST " + rebalancePath, Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "scale", Role: access.Operator, Scope: "experts"},
 	{Route: "POST " + groupPath + "attach", Role: access.Admin, Scope: "experts"}, // a process that the host neither starts nor confines
+	{Route: "GET " + consolePath},
+	{Route: "GET " + assetPath},
+	{Route: "GET " + livePath, Role: access.Viewer, Scope: "live"}, // operators see more: seesProcesses
+	{Route: "POST " + groupPath + "restart", Role: access.Operator, Scope: "experts"},
+	{Route: "POST " + groupPath + "drain", Role: access.Operator, Scope: "experts"},
+	{Route: "POST " + groupPath + "chaos", Role: access.Admin, Scope: "chaos"},
 	{Route: "GET " + profilesPath, Role: access.Admin, Scope: "profiles"},
+	{Route: "GET " + oipPath + "/health/live"},
+	{Route: "GET " + oipPath + "/health/ready"},
+	{Route: "GET " + oipPath, Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipIndexPath, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipModel, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipModel + "/ready", Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipModel + "/infer", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipModel + "/generate", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipModel + "/generate_stream", Role: access.User, Scope: "generate"},
+	{Route: "GET " + oipVersion, Role: access.Viewer, Scope: "models"},
+	{Route: "GET " + oipVersion + "/ready", Role: access.Viewer, Scope: "models"},
+	{Route: "POST " + oipVersion + "/infer", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipVersion + "/generate", Role: access.User, Scope: "generate"},
+	{Route: "POST " + oipVersion + "/generate_stream", Role: access.User, Scope: "generate"},
+	{Route: grpcMethod + " " + inferenceService + "ServerLive"},
+	{Route: grpcMethod + " " + inferenceService + "ServerReady"},
+	{Route: grpcMethod + " " + healthService + "Check"},
+	{Route: grpcMethod + " " + healthService + "Watch"},
+	{Route: grpcMethod + " " + inferenceService + "ServerMetadata", Role: access.Viewer, Scope: "models"},
+	{Route: grpcMethod + " " + inferenceService + "ModelReady", Role: access.Viewer, Scope: "models"},
+	{Route: grpcMethod + " " + inferenceService + "ModelMetadata", Role: access.Viewer, Scope: "models"},
+	{Route: grpcMethod + " " + inferenceService + "RepositoryIndex", Role: access.Viewer, Scope: "models"},
+	{Route: grpcMethod + " " + inferenceService + "ModelInfer", Role: access.User, Scope: "generate"},
+	{Route: grpcMethod + " " + inferenceService + "ModelStreamInfer", Role: access.User, Scope: "generate"},
 }
 
 // profilesPath stands for all profiles of the option Pprof.
@@ -67,7 +121,12 @@ const (
 // principal is who a request is from. The admin listener judges a credential that is sent: it never makes more of one
 // than it is.
 func (s *Server) principal(ctx context.Context, c *fiber.Ctx, admin bool) (access.Principal, error) {
-	p, err := s.guard.Authenticate(ctx, s.credentials(c))
+	return s.principalOf(ctx, s.credentials(c), admin)
+}
+
+// principalOf is principal for credentials from anywhere.
+func (s *Server) principalOf(ctx context.Context, c access.Credentials, admin bool) (access.Principal, error) {
+	p, err := s.guard.Authenticate(ctx, c)
 	if !errors.Is(err, access.ErrMissing) {
 		return p, err
 	}
@@ -112,6 +171,9 @@ func (x *exchange) authorise(c *fiber.Ctx) error {
 		return nil
 	}
 	p, err := x.s.principal(x.ctx, c, x.route.admin)
+	if err == nil && x.route.credential && p.Kind == access.Anonymous {
+		err = access.ErrMissing
+	}
 	if err == nil {
 		err = x.route.rule.Allow(p)
 	}

@@ -164,6 +164,27 @@ func (s *Server) rebalance(context.Context, *request) (*reply, error) {
 	return jsonReply(r), nil
 }
 
+// regroup is POST /admin/rebalance: the proposal is put into effect. It takes an empty object, as reloadNow does.
+func (s *Server) regroup(_ context.Context, r *request) (*reply, error) {
+	if err := emptyBody(r.body); err != nil {
+		return nil, err
+	}
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	ctx, cancel := context.WithTimeout(s.base, reloadWithin)
+	defer cancel()
+	proposal, done, err := s.service.changes.Regroup(ctx)
+	if err != nil {
+		return nil, rejected(err)
+	}
+	if done != nil {
+		s.apply(s.service.applied(), done)
+	}
+	rep := jsonReply(proposal)
+	rep.outcome = map[string]any{"moved": proposal.Moved}
+	return rep, nil
+}
+
 // jsonReply is v as JSON.
 func jsonReply(v any) *reply {
 	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(v)}

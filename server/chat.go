@@ -23,8 +23,8 @@ func (s *Server) chat(ctx context.Context, r *request) (*reply, error) {
 		return nil, err
 	}
 	return s.generate(ctx, r, want, []prompt{p}, dialect{
-		head:  s.head("chatcmpl-", want.Model),
-		whole: openai.Head.Chat, event: openai.Head.ChatEvent, usage: openai.Head.ChatUsage, meta: openai.Head.ChatMeta, role: true,
+		head: s.head("chatcmpl-", want.Model),
+		kind: "chat", whole: openai.Head.Chat, event: openai.Head.ChatEvent, usage: openai.Head.ChatUsage, meta: openai.Head.ChatMeta, role: true,
 	})
 }
 

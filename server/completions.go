@@ -30,8 +30,8 @@ func (s *Server) completions(ctx context.Context, r *request) (*reply, error) {
 		}
 	}
 	return s.generate(ctx, r, want, prompts, dialect{
-		head:  s.head("cmpl-", want.Model),
-		whole: openai.Head.Completion, event: openai.Head.CompletionEvent, usage: openai.Head.CompletionUsage,
+		head: s.head("cmpl-", want.Model),
+		kind: "completion", whole: openai.Head.Completion, event: openai.Head.CompletionEvent, usage: openai.Head.CompletionUsage,
 		meta: openai.Head.CompletionMeta,
 	})
 }

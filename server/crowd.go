@@ -16,8 +16,8 @@ const (
 	// keptDescriptors are left to the host itself however many clients come: a process that is started takes some two dozen for
 	// a moment, the audit log three, a sweep one, and refusing clients takes refusing of them.
 	keptDescriptors = 96
-	// adminConnections are kept for those who look what is wrong.
-	adminConnections = 16
+	// adminConnections are kept for those who look what is wrong: a browser with the console opens up to six.
+	adminConnections = 24
 	// leastConnections are taken even where the limit on descriptors leaves no room for them.
 	leastConnections = 8
 	// refusing is how many clients at once are told that there is no room; more are only closed.

@@ -14,6 +14,9 @@ func (s *Server) Listeners() []handover.Listener {
 	if s.admin != nil {
 		list = append(list, handover.Listener{Name: "admin", Addr: s.cfg.Server.AdminAddr, Net: s.admin.socket()})
 	}
+	if s.rpc != nil {
+		list = append(list, handover.Listener{Name: "grpc", Addr: s.cfg.Server.GRPCAddr, Net: s.rpc.Listener.(*lingering).Listener})
+	}
 	return list
 }
 
@@ -33,6 +36,7 @@ func (s *Server) Leave() { s.leave.Do(func() { close(s.left) }) }
 // depart answers what still comes on the connections that are open, until all have ended.
 func (s *Server) depart(ctx context.Context) {
 	s.leaving.Store(true)
+	s.live.Close() // who watches comes again, to the other process
 	began := time.Now()
 	for _, l := range []*listener{s.public, s.admin} {
 		if l == nil {
@@ -43,8 +47,14 @@ func (s *Server) depart(ctx context.Context) {
 		}
 		_ = l.Listener.Close() // its socket lives on elsewhere
 	}
+	if s.rpc != nil {
+		s.rpc.Listener.(*lingering).kept.Store(true)
+		s.rpc.leave()
+	}
+	s.sockets.leave()
 	s.log.Info("handed over, ending what is under way", "requests", s.running.count())
 	until := began.Add(s.now.Load().Server.DrainTimeout)
+	defer s.state.yield(ctx, until, s.log)() // the successor waits for it
 	for s.busy() && time.Now().Before(until) && ctx.Err() == nil {
 		time.Sleep(10 * time.Millisecond) // fasthttp has no signal for it
 	}
@@ -52,7 +62,7 @@ func (s *Server) depart(ctx context.Context) {
 
 // busy reports whether somebody may still send or read something.
 func (s *Server) busy() bool {
-	return s.running.count() > 0 || s.public.app.Server().GetOpenConnectionsCount() > 0
+	return s.running.count() > 0 || s.sockets.count() > 0 || s.rpc != nil && !s.rpc.gone() || s.public.app.Server().GetOpenConnectionsCount() > 0
 }
 
 // listen is the inherited listener of that name and address, else a new one.

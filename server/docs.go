@@ -100,7 +100,7 @@ func (s *Server) docs(ctx context.Context, r *request) (*reply, error) {
 	if d.err != nil {
 		return nil, fmt.Errorf("render the description: %w", d.err)
 	}
-	return &reply{status: http.StatusOK, contentType: "text/html; charset=utf-8", body: d.html, header: map[string]string{"Content-Security-Policy": d.policy}}, nil
+	return &reply{status: http.StatusOK, contentType: "text/html; charset=utf-8", body: d.html, header: map[string]string{"Content-Security-Policy": d.policy}, lasting: true}, nil
 }
 
 // openapi is GET /openapi.json.
@@ -109,5 +109,5 @@ func (s *Server) openapi(context.Context, *request) (*reply, error) {
 	if d.err != nil {
 		return nil, fmt.Errorf("render the description: %w", d.err)
 	}
-	return &reply{status: http.StatusOK, contentType: mimeJSON, body: d.json}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, body: d.json, lasting: true}, nil
 }

@@ -74,7 +74,7 @@ func TestDescriptionMatchesRoutes(t *testing.T) {
 func TestDescriptionListsEveryField(t *testing.T) {
 	doc := loadDescription(t)
 	r := serve(t, nil, nil)
-	for schema, path := range map[string]string{"CompletionRequest": "/v1/completions", "ChatRequest": "/v1/chat/completions", "ProcessRequest": processPath} {
+	for schema, path := range map[string]string{"CompletionRequest": "/v1/completions", "ChatRequest": "/v1/chat/completions", "EmbeddingRequest": embeddingsPath, "ResponseRequest": responsesPath, "ProcessRequest": processPath} {
 		s := doc.Components.Schemas[schema].Value
 		for name := range s.Properties {
 			// A value of a type that no field has: a known field complains about the value, an unknown one about the name.
@@ -109,10 +109,17 @@ func TestAnswersFitTheDescription(t *testing.T) {
 		{"POST", "/v1/completions", story + `,"echo":true,"logprobs":2,"n":2,"stop":["."],"logit_bias":{"5":1},"seed":3,"stream":null}`},
 		{"POST", "/v1/chat/completions", chat + "}"},
 		{"POST", "/v1/chat/completions", chat + `,"logprobs":true,"top_logprobs":2,"tools":[],"response_format":{"type":"text"},"modalities":["text"],"store":false,"metadata":{}}`},
+		{"POST", "/v1/completions", story + `,"n":2,"pimoe":{"trace":true,"prompt":true}}`},
+		{"POST", "/v1/chat/completions", chat + `,"pimoe":{"trace":true}}`},
+		{"POST", embeddingsPath, `{"model":"pimoe-tiny","input":"Once","encoding_format":"base64"}`},
+		{"POST", responsesPath, `{"model":"pimoe-tiny","input":[{"role":"user","content":[{"type":"input_text","text":"Once"}]}],"max_output_tokens":4,"include":["message.output_text.logprobs"],"pimoe":{"trace":true}}`},
 		{"POST", processPath, `{"text":"Once","max_tokens":2,"return_comprehensive_info":true}`},
 		{"POST", processPath, `{"input_tensor":` + nested(hiddenStates(2, inst.Model.Hidden), 1) + `,"attention_mask":[[1,0]],"return_comprehensive_info":true}`},
 		{"GET", "/api/v1/stats", ""}, {"GET", "/health", ""}, {"GET", "/livez", ""}, {"GET", "/readyz?verbose", ""}, {"GET", "/startupz", ""},
 		{"GET", "/metrics", ""}, {"GET", "/docs", ""}, {"GET", "/openapi.json", ""},
+		{"GET", "/v2", ""}, {"GET", "/v2/health/live", ""}, {"GET", "/v2/health/ready", ""}, {"GET", "/v2/models/pimoe-tiny", ""}, {"GET", "/v2/models/pimoe-tiny-hidden/ready", ""}, {"GET", "/v2/models/other", ""},
+		{"POST", "/v2/models/pimoe-tiny-hidden/infer", fmt.Sprintf(`{"id":"a","inputs":[{"name":"hidden_states","datatype":"FP32","shape":[1,2,%d],"data":%s}]}`, inst.Model.Hidden, nested(hiddenStates(2, inst.Model.Hidden), 1))},
+		{"POST", "/v2/models/pimoe-tiny/infer", `{"inputs":[]}`},
 	}
 	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
@@ -123,6 +130,7 @@ func TestAnswersFitTheDescription(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			path = strings.NewReplacer("{model}", inst.ID, "{version}", r.modelVersion()).Replace(path)
 			requests = append(requests, struct{ method, path, body string }{method, path, string(example)})
 		}
 	}
@@ -139,7 +147,7 @@ func TestAnswersFitTheDescription(t *testing.T) {
 			visit(t, doc.Components.Schemas["ChatCompletionChunk"], []byte(e))
 		}
 	}
-	for _, e := range r.sse("/v1/completions", story+`,"logprobs":1,"stream":true,"stream_options":{"include_usage":true}}`) {
+	for _, e := range r.sse("/v1/completions", story+`,"pimoe":{"trace":true},"logprobs":1,"stream":true,"stream_options":{"include_usage":true}}`) {
 		if e != "[DONE]" {
 			visit(t, doc.Components.Schemas["Completion"], []byte(e))
 		}
@@ -171,6 +179,13 @@ func checkAgainst(t *testing.T, doc *openapi3.T, r *running, method, path, body 
 	name, params := req.URL.Path, map[string]string{}
 	if id, ok := strings.CutPrefix(name, "/v1/models/"); ok {
 		name, params = "/v1/models/{model}", map[string]string{"model": id}
+	}
+	if rest, ok := strings.CutPrefix(name, oipModels); ok {
+		id, action, _ := strings.Cut(rest, "/")
+		params, name = map[string]string{"model": id}, strings.TrimSuffix(oipModels+"{model}/"+action, "/")
+		if version, after, ok := strings.Cut(strings.TrimPrefix(action, "versions/"), "/"); ok && strings.HasPrefix(action, "versions/") {
+			params["version"], name = version, oipModels+"{model}/versions/{version}/"+after
+		}
 	}
 	item := doc.Paths.Find(name)
 	options := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, ExcludeResponseBody: false}
@@ -210,7 +225,7 @@ func TestDocsPage(t *testing.T) {
 	a := r.get("/docs")
 	page, policy := string(a.body), a.header.Get("Content-Security-Policy")
 	for _, rt := range r.publicRoutes() {
-		if !strings.Contains(page, "<code>"+strings.Replace(rt.path, ":model", "{model}", 1)+"</code>") {
+		if !strings.Contains(page, "<code>"+strings.NewReplacer(":model", "{model}", ":job", "{job}", ":version", "{version}", ":asset", "{asset}").Replace(rt.path)+"</code>") {
 			t.Errorf("the page lacks %s", rt.path)
 		}
 	}

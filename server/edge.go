@@ -2,7 +2,6 @@ package server
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +19,11 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/google/uuid"
 
+	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/idempotency"
+	"github.com/pimoe/pimoe/server/limit"
 )
 
 const (
@@ -40,16 +42,27 @@ type request struct {
 	contentType string
 	accept      string
 	shape       string // X-Tensor-Shape
+	freshness   string // Cache-Control, which says whether a kept answer will do
+	known       string // If-None-Match
+	cached      string // what the cache did, for the log; empty = it was not asked
 	take        moe.Accept
+	priority    engine.Priority
 	quality     string // of the answer, for the log; empty = none yet
 	model       string // of the path
 	group       string // of the path
+	version     string // of the path
+	inferHeader string // Inference-Header-Content-Length
+	asset       string // of the path
 	query       url.Values
 	principal   access.Principal
-	client      netip.Addr // that the request counts for; see clientOf
+	client      netip.Addr         // that the request counts for; see clientOf
+	job         string             // of the path
+	claim       *idempotency.Claim // nil = the request has no idempotency key
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
+	handshake                  *handshake                       // of the route of WebSockets
+	numbered                   *numbered                        // nil = a stream ends with its connection
 }
 
 // reply is an answer: a body, or a stream that is written event by event.
@@ -60,7 +73,11 @@ type reply struct {
 	cookies     []string // Set-Cookie
 	body        []byte
 	stream      func(ctx context.Context, w *events) error
+	lasting     bool           // the same for everybody who may see it, until the server changes: browsers and CDNs may keep it
 	outcome     map[string]any // of a change, for the audit log
+	hijack      func(net.Conn) // takes the connection over, without an answer
+	// fail writes the error that ends a stream; nil = as OpenAI's streams of chunks do.
+	fail func(w *events, f *fault)
 }
 
 // handler answers one route. An error becomes an error answer in the shape of the route.
@@ -77,6 +94,10 @@ type exchange struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stop   func() // ends timer and watcher of ctx, and waits for the watcher
+	key    string // Idempotency-Key, of routes that take one
+
+	grant   *limit.Grant // nil = none was asked for
+	windows []limit.Window
 }
 
 // handle is the one place where Fiber's world ends: it copies the request, runs the handler and writes its reply.
@@ -84,10 +105,18 @@ func (s *Server) handle(rt route) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		x := s.begin(c, rt)
 		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
+		x.req.job = strings.Clone(c.Params("job"))
+		x.req.version, x.req.inferHeader = strings.Clone(c.Params("version")), strings.Clone(c.Get(headerLength))
+		x.req.asset = strings.Clone(c.Params("asset"))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
 		}
+		if rep.hijack != nil {
+			x.takeOver(c, rep)
+			return nil
+		}
+		rep = x.validated(rep)
 		if rep.stream != nil {
 			x.writeStream(c, rep)
 			return nil
@@ -106,11 +135,18 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	x.req = &request{
 		id: requestID(c.Get("X-Request-Id")), contentType: strings.Clone(c.Get(fiber.HeaderContentType)),
 		accept: strings.Clone(c.Get(fiber.HeaderAccept)), shape: strings.Clone(c.Get("X-Tensor-Shape")), client: s.clientOf(c),
+		freshness: strings.Clone(c.Get(fiber.HeaderCacheControl)), known: strings.Clone(c.Get(fiber.HeaderIfNoneMatch)),
 	}
 	if name := s.guard.SessionCookie(); name != "" {
 		x.req.sessionCookie, x.req.loginCookie = strings.Clone(c.Cookies(name)), strings.Clone(c.Cookies(s.guard.LoginCookie()))
 	}
 	x.around = s.around(c)
+	if rt.once {
+		x.key = strings.Clone(c.Get(onceHeader))
+	}
+	if rt.path == socketPath || rt.path == topicsPath {
+		x.req.handshake = s.handshakeOf(c)
+	}
 	x.ctx, x.cancel = context.WithCancelCause(s.base)
 	return x
 }
@@ -128,6 +164,11 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 	}
 	if err := x.authorise(c); err != nil {
 		return nil, err
+	}
+	if x.route.work {
+		if err := x.admit(c.Get("Pimoe-Priority"), c.Request().Header.ContentLength()); err != nil {
+			return nil, err
+		}
 	}
 	if x.req.query, err = url.ParseQuery(string(c.Context().URI().QueryString())); err != nil {
 		return nil, &fault{status: http.StatusBadRequest, code: "malformed_query", message: "the query string is malformed"}
@@ -148,7 +189,7 @@ func (x *exchange) answer(c *fiber.Ctx) (rep *reply, err error) {
 			return nil, err
 		}
 	}
-	return x.changing(x.ctx, x.route.handle)
+	return x.shown(x.once(c, x.changing))
 }
 
 // readBody copies the body of a known type. A compressed one is refused: it may unpack to a thousand times its size.
@@ -159,17 +200,21 @@ func (x *exchange) readBody(c *fiber.Ctx) error {
 	if enc := c.Get(fiber.HeaderContentEncoding); enc != "" && !strings.EqualFold(enc, "identity") {
 		return unsupported("unsupported_encoding", "compressed bodies are not taken: send the body without Content-Encoding")
 	}
+	if x.route.bare && x.req.contentType == "" && len(c.Context().Request.Body()) == 0 {
+		return nil
+	}
 	kind, params, _ := strings.Cut(x.req.contentType, ";")
 	kind = strings.ToLower(strings.TrimSpace(kind))
-	if kind != mimeJSON && (kind != mimeBytes || !x.route.bytes) {
+	if kind != mimeJSON && (kind != mimeBytes || !x.route.bytes) && (kind != "" || !x.route.untyped) {
 		return unsupported("unsupported_media_type", "send the body as Content-Type: application/json")
 	}
 	if _, charset, ok := strings.Cut(strings.ToLower(params), "charset="); ok && strings.Trim(charset, `" `) != "utf-8" {
 		return unsupported("unsupported_charset", "send the body as UTF-8")
 	}
 	x.req.contentType = kind
-	x.req.body = bytes.Clone(c.Context().Request.Body())
-	return nil
+	var err error
+	x.req.body, err = takeBody(c)
+	return err
 }
 
 // limit gives the request its deadline, X-Request-Timeout within the configured one, and watches its socket.
@@ -183,6 +228,10 @@ func (x *exchange) limit(header string) error {
 		timeout = min(timeout, wanted)
 	}
 	ctx, release := context.WithTimeout(x.ctx, timeout)
+	if x.repeatable() { // its client may come back for the answer
+		x.ctx, x.stop = ctx, release
+		return nil
+	}
 	unwatch := watch(ctx, x.conn, x.s.limits.watch, x.cancel)
 	x.ctx, x.stop = ctx, func() { unwatch(); release() }
 	return nil
@@ -205,6 +254,16 @@ func parseTimeout(text string) (time.Duration, error) {
 
 // refuse logs an error that its client can't be told and turns it into an answer.
 func (x *exchange) refuse(err error) *reply {
+	f := x.refusal(err)
+	sh := x.route.shape
+	if x.route.path == processPath && sh == problemShape {
+		return f.processReply(x.req.id)
+	}
+	return f.reply(sh, x.req.id)
+}
+
+// refusal is what the client may know of an error; the log has the rest.
+func (x *exchange) refusal(err error) *fault {
 	if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = errors.Join(cause, err)
 	}
@@ -218,11 +277,7 @@ func (x *exchange) refuse(err error) *reply {
 		}
 		x.s.log.Log(context.Background(), level, "request failed", "request", x.req.id, "route", x.route.path, "code", f.code, "error", err.Error())
 	}
-	sh := x.route.shape
-	if x.route.path == processPath && sh == problemShape {
-		return f.processReply(x.req.id)
-	}
-	return f.reply(sh, x.req.id)
+	return f
 }
 
 // write sends a reply without a stream.
@@ -246,6 +301,7 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 		h.Set(k, v)
 	}
 	x.around.headers(h)
+	x.limitHeaders(h.Set)
 	for _, v := range rep.cookies {
 		h.Add(fiber.HeaderSetCookie, v)
 	}
@@ -295,8 +351,14 @@ func (x *exchange) runStream(rep *reply, w *events) (err error) {
 			if cause := context.Cause(x.ctx); cause != nil && errors.Is(err, context.Canceled) {
 				err = errors.Join(cause, err)
 			}
-			w.data(x.s.faultOf(err).openai(x.req.id).Body())
-			w.done()
+			if f := x.s.faultOf(err); rep.fail != nil {
+				rep.fail(w, f)
+			} else if x.route.shape == oipShape {
+				w.data(f.oip(x.req.id))
+			} else {
+				w.data(f.openai(x.req.id).Body())
+				w.done()
+			}
 		}
 	}()
 	err = rep.stream(x.ctx, w)
@@ -317,13 +379,14 @@ func (x *exchange) writeDeadline(d time.Duration) {
 // end counts and logs the request. Prompts and paths never get into the log.
 func (x *exchange) end(status int) {
 	x.cancel(nil)
+	x.settle()
 	took := time.Since(x.began)
 	x.countQuality()
 	x.s.meters.request(x.route.name(), status, took)
 	p := x.req.principal
 	x.s.tenants.count(p.Tenant, x.req.tokens.prompt, x.req.tokens.completion)
 	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
-		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality,
+		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality, "cache", x.req.cached,
 		"principal", p.ID, "tenant", p.Tenant)
 	x.s.running.done()
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/moe"
@@ -20,10 +21,11 @@ import (
 type fault struct {
 	status        int
 	code, message string
-	param         string // the field it is about
-	expected, got string // of a field with a wrong shape or value
-	retry         bool   // the same request may succeed later: Retry-After is sent
-	allow         string // methods, with 405
+	param         string        // the field it is about
+	expected, got string        // of a field with a wrong shape or value
+	retry         bool          // the same request may succeed later: Retry-After is sent
+	after         time.Duration // how much later; 0 = not known
+	allow         string        // methods, with 405
 }
 
 func (f *fault) Error() string { return f.message }
@@ -61,6 +63,15 @@ func (s *Server) faultOf(err error) *fault {
 		return f
 	}
 	if f = faultOfAccess(err); f != nil {
+		return f
+	}
+	if f = faultOfSocket(err); f != nil {
+		return f
+	}
+	if f = faultOfState(err); f != nil {
+		return f
+	}
+	if f = faultOfOverload(err); f != nil {
 		return f
 	}
 	var shape *strictjson.Error
@@ -128,11 +139,13 @@ type shape int
 const (
 	problemShape shape = iota // RFC 9457: 422 for valid JSON with a wrong shape or value
 	openaiShape               // /v1: such a value is 400 with param
+	oipShape                  // /v2: such a value is 400
 )
 
 // kinds are OpenAI's error types by status; others below 500 are invalid_request_error, above api_error.
 var kinds = map[int]string{
 	http.StatusServiceUnavailable: "service_unavailable_error",
+	http.StatusTooManyRequests:    "rate_limit_error",
 	http.StatusGatewayTimeout:     "timeout_error",
 }
 
@@ -181,7 +194,7 @@ func (f *fault) problem(id string) problem {
 func (f *fault) reply(sh shape, id string) *reply {
 	r := &reply{status: f.status, header: map[string]string{}}
 	if f.retry {
-		r.header["Retry-After"] = "1" // a restart takes a fraction of a second, a queue's place about as long
+		r.header["Retry-After"] = retryAfter(f.after) // at least 1: a restart takes a fraction of a second
 	}
 	if f.status == http.StatusUnauthorized {
 		r.header["WWW-Authenticate"] = `Bearer realm="pimoe"`
@@ -189,10 +202,14 @@ func (f *fault) reply(sh shape, id string) *reply {
 	if f.allow != "" {
 		r.header["Allow"] = f.allow
 	}
+	if sh != problemShape && r.status == http.StatusUnprocessableEntity {
+		r.status = http.StatusBadRequest
+	}
+	if sh == oipShape {
+		r.contentType, r.body = mimeJSON, f.oip(id)
+		return r
+	}
 	if sh == openaiShape {
-		if r.status == http.StatusUnprocessableEntity {
-			r.status = http.StatusBadRequest
-		}
 		r.contentType, r.body = mimeJSON, f.openai(id).Body()
 		return r
 	}

@@ -48,7 +48,7 @@ func TestBadRequests(t *testing.T) {
 		"gzip":                   {"POST", completions, `x`, []string{"Content-Encoding", "gzip"}, 415, "unsupported_encoding", ""},
 		"body too large":         {"POST", completions, strings.Repeat(" ", generateBody+1), nil, 413, "body_too_large", ""},
 		"wrong method":           {"GET", completions, ``, nil, 405, "method_not_allowed", ""},
-		"unknown route":          {"GET", "/v1/embeddings", ``, nil, 404, "route_not_found", ""},
+		"unknown route":          {"GET", "/v1/images", ``, nil, 404, "route_not_found", ""},
 		"unknown native route":   {"GET", "/api/v2", ``, nil, 404, "route_not_found", ""},
 		"query":                  {"GET", "/readyz?a=%zz", ``, nil, 400, "malformed_query", ""},
 		"native no json":         {"POST", process, `nope`, nil, 400, "malformed_json", ""},

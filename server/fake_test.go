@@ -44,6 +44,8 @@ func (f *fakeEngine) Hidden(_ context.Context, _ int, x tensor.Matrix, _ bool, _
 	return y, nil, engine.Quality{}, err
 }
 
+func (f *fakeEngine) Admits(string, engine.Priority, time.Time) error { return f.refuse }
+
 func (f *fakeEngine) Stats() engine.Stats { return engine.Stats{Running: int(f.slots.Load())} }
 
 func (f *fakeEngine) Drain(ctx context.Context) error {
@@ -60,7 +62,7 @@ func (f *fakeEngine) Drain(ctx context.Context) error {
 
 type fakeStream struct {
 	f      *fakeEngine
-	n      int
+	n      atomic.Int64
 	prompt int
 	done   bool // Finish was given
 	closed atomic.Bool
@@ -75,8 +77,8 @@ func (s *fakeStream) Next(ctx context.Context) (engine.Token, error) {
 		s.Close()
 		return engine.Token{}, context.Cause(ctx)
 	}
-	t, err := s.f.script(ctx, s.n)
-	s.n++
+	t, err := s.f.script(ctx, int(s.n.Load()))
+	s.n.Add(1)
 	s.done = t.Finish != ""
 	if err != nil {
 		s.Close()
@@ -85,7 +87,7 @@ func (s *fakeStream) Next(ctx context.Context) (engine.Token, error) {
 }
 
 func (s *fakeStream) Usage() engine.Usage {
-	return engine.Usage{PromptTokens: s.prompt, CompletionTokens: s.n}
+	return engine.Usage{PromptTokens: s.prompt, CompletionTokens: int(s.n.Load())}
 }
 
 func (s *fakeStream) Close() {

@@ -19,6 +19,8 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
+	"github.com/pimoe/pimoe/server/recorder"
+	"github.com/pimoe/pimoe/server/replay"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
 
@@ -27,20 +29,25 @@ type generation struct {
 	s       *Server
 	id      string
 	take    moe.Accept
+	rank    engine.Priority
 	want    *openai.Request
 	form    *grammar.Grammar // nil = any text
 	choices []*choice
+	// recorder makes the trace; nil = nobody asks.
+	recorder *recorder.Recorder
 }
 
 // choice is one continuation.
 type choice struct {
 	index  int
 	prompt []int32
-	echo   *echo       // nil = the prompt is not part of the answer
-	calls  *callParser // nil = there are no tools
+	echo   *echo            // nil = the prompt is not part of the answer
+	calls  *callParser      // nil = there are no tools
+	traced *recorder.Choice // nil = nobody asks
 	stream engine.Stream
 	first  bool // its prompt is counted in the usage: once for all n choices
 	offset int  // characters of the answer's text so far, for logprobs
+	score  score
 }
 
 // prompt is one prompt of a request: its ids, and the text to echo.
@@ -54,6 +61,7 @@ type prompt struct {
 type piece struct {
 	openai.Choice
 	quality engine.Quality
+	traced  []replay.Token // nil = nobody asks
 }
 
 // start submits all choices. The caller must call close on the generation.
@@ -73,7 +81,10 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 			return nil, err
 		}
 	}
-	g := &generation{s: s, id: r.id, take: r.take, want: want, form: form}
+	g := &generation{s: s, id: r.id, take: r.take, rank: r.priority, want: want, form: form}
+	if want.Trace.Tokens {
+		g.recorder = recorder.New(want.Trace.Prompt)
+	}
 	for i, p := range prompts {
 		for n := range want.N {
 			c := &choice{index: i*want.N + n, prompt: p.ids, first: n == 0}
@@ -95,7 +106,7 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 	r := engine.Request{
 		ID: g.id, Prompt: p.ids, MaxTokens: g.s.maxTokens(g.want), Sampling: g.want.Sampling.Params(g.s.service.defaults, n),
 		Stop: g.want.Stop, IgnoreEOS: g.want.IgnoreEOS, Logprobs: g.want.Logprobs,
-		Accept: g.take, Tenant: access.From(ctx).Tenant,
+		Accept: g.take, Tenant: access.From(ctx).Tenant, Priority: g.rank,
 	}
 	if g.form != nil && g.want.MaxTokens != 0 {
 		r.Form = g.form.Matcher()
@@ -108,6 +119,15 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 		if g.want.Logprobs >= 0 {
 			r.Observe = c.echo.observer()
 		}
+	}
+	if g.want.Best > 0 {
+		r.Logprobs = max(r.Logprobs, 0)
+	}
+	if g.recorder != nil {
+		if r.MaxTokens == 0 {
+			r.MaxTokens = g.s.service.context - len(p.ids)
+		}
+		c.traced = g.recorder.Follow(&r, tracedForm(g.want), g.s.service.routing == "")
 	}
 	var err error
 	c.stream, err = g.s.service.engine.Submit(ctx, r)
@@ -189,11 +209,23 @@ func (g *generation) read(ctx context.Context, c *choice, out chan<- piece) (err
 			return err
 		}
 		select {
-		case out <- piece{g.piece(c, t), t.Quality}:
+		case out <- g.pieceOf(c, t):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// pieceOf is one token as a part of the answer, with its trace if one is asked for.
+func (g *generation) pieceOf(c *choice, t engine.Token) piece {
+	p := piece{quality: t.Quality}
+	c.score.add(t)
+	if c.traced != nil {
+		p.traced = c.traced.Take(t)
+		t.Top = t.Top[:min(max(g.want.Logprobs, 0), len(t.Top))] // the trace may have wanted more
+	}
+	p.Choice = g.piece(c, t)
+	return p
 }
 
 // piece is one token as a part of the answer, behind the echoed prompt if it is the first.
@@ -223,28 +255,43 @@ func (g *generation) piece(c *choice, t engine.Token) openai.Choice {
 
 // whole runs the generation to its end and joins the pieces of each choice.
 func (g *generation) whole(ctx context.Context) ([]openai.Choice, error) {
-	out := make([]openai.Choice, len(g.choices))
-	for i := range out {
-		out[i].Index = i
+	j := g.joiner()
+	err := g.run(ctx, func(p piece) error { j.add(p); return nil }, nil)
+	return g.best(j.joined()), err
+}
+
+// joiner puts the pieces of each choice together.
+type joiner struct {
+	choices []openai.Choice
+	texts   []strings.Builder
+}
+
+func (g *generation) joiner() *joiner {
+	j := &joiner{choices: make([]openai.Choice, len(g.choices)), texts: make([]strings.Builder, len(g.choices))}
+	for i := range j.choices {
+		j.choices[i].Index = i
 		if g.want.Logprobs >= 0 {
-			out[i].Logprobs = []openai.Token{}
+			j.choices[i].Logprobs = []openai.Token{}
 		}
 	}
-	texts := make([]strings.Builder, len(out))
-	err := g.run(ctx, func(p piece) error {
-		c := &out[p.Index]
-		texts[p.Index].WriteString(p.Text)
-		c.Logprobs = append(c.Logprobs, p.Logprobs...)
-		c.Calls = joinCalls(c.Calls, p.Calls)
-		if p.Finish != "" {
-			c.Finish = p.Finish
-		}
-		return nil
-	}, nil)
-	for i := range out {
-		out[i].Text = texts[i].String()
+	return j
+}
+
+func (j *joiner) add(p piece) {
+	c := &j.choices[p.Index]
+	j.texts[p.Index].WriteString(p.Text)
+	c.Logprobs = append(c.Logprobs, p.Logprobs...)
+	c.Calls = joinCalls(c.Calls, p.Calls)
+	if p.Finish != "" {
+		c.Finish = p.Finish
 	}
-	return out, err
+}
+
+func (j *joiner) joined() []openai.Choice {
+	for i := range j.choices {
+		j.choices[i].Text = j.texts[i].String()
+	}
+	return j.choices
 }
 
 // joinCalls adds pieces of calls to whole ones.
@@ -284,6 +331,19 @@ func (g *generation) programs() string {
 		}
 	}
 	return strings.Join(all, " | ")
+}
+
+// version is what computed all choices; empty if they were of several versions, or nobody knows.
+func (g *generation) version() string {
+	v := ""
+	for i, c := range g.choices {
+		if of := c.stream.Usage().Version; i > 0 && of != v {
+			return ""
+		} else {
+			v = of
+		}
+	}
+	return v
 }
 
 // quality joins what computed the choices; a prompt is part of each.

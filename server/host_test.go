@@ -16,7 +16,7 @@ func TestEveryRouteAsksForTheKey(t *testing.T) {
 	cfg := testConfig("")
 	cfg.APIKey = "sk-test-0123456789"
 	r := serveConfig(t, nil, cfg, nil)
-	open := map[string]bool{"/health": true, "/livez": true, "/readyz": true, "/startupz": true, "/auth/login": true, "/auth/callback": true}
+	open := map[string]bool{"/health": true, "/v2/health/live": true, "/v2/health/ready": true, "/livez": true, "/readyz": true, "/startupz": true, "/auth/login": true, "/auth/callback": true, consolePath: true, assetPath: true}
 	routes := append(r.publicRoutes(), route{method: "GET", path: "/v1/nothing"}, route{method: "GET", path: "/nothing"}, route{method: "PUT", path: "/v1/models"})
 	for _, rt := range routes {
 		path := strings.Replace(rt.path, ":model", "pimoe-tiny", 1)
@@ -158,7 +158,7 @@ func TestAdminListener(t *testing.T) {
 			}
 		}
 	}
-	for path, want := range map[string]int{"/health": 200, "/livez": 200, "/readyz": 200, "/startupz": 200, "/metrics": 200, "/v1/models": 404, "/debug/pprof/": 404} {
+	for path, want := range map[string]int{"/health": 200, "/livez": 200, "/readyz": 200, "/startupz": 200, "/metrics": 200, "/v1/models": 200, "/console": 200, "/v1/completions": 404, "/debug/pprof/": 404} { // the console chats there, too
 		if a := do(t, http.MethodGet, admin+path, ""); a.status != want {
 			t.Errorf("admin %s: %d, want %d", path, a.status, want)
 		}

@@ -20,6 +20,7 @@ const lingerFor = time.Second
 type lingering struct {
 	net.Listener
 	crowd  *crowd
+	guests *guests     // nil = clients are not told apart
 	kept   atomic.Bool // another process serves the socket
 	closed sync.Once
 }
@@ -40,7 +41,14 @@ func (l *lingering) Accept() (net.Conn, error) {
 			failures = 0
 			continue
 		}
-		return &lingerConn{tcp, sync.OnceFunc(l.crowd.leave)}, nil
+		leave, ok := l.guests.enter(tcp.RemoteAddr())
+		if !ok {
+			l.crowd.leave()
+			l.crowd.refuse(tcp)
+			failures = 0
+			continue
+		}
+		return &lingerConn{tcp, sync.OnceFunc(func() { leave(); l.crowd.leave() })}, nil
 	}
 }
 

@@ -11,13 +11,16 @@ import (
 )
 
 // checkPublic refuses an address beyond loopback without anything to check a credential with.
-func checkPublic(addr string, guarded bool) error {
+func checkPublic(addr string, guarded bool) error { return checkOpen("server.addr", addr, guarded) }
+
+// checkOpen is checkPublic for the address of any setting.
+func checkOpen(setting, addr string, guarded bool) error {
 	loopback, err := isLoopback(addr)
 	if err != nil {
-		return fmt.Errorf("server.addr: %w", err)
+		return fmt.Errorf("%s: %w", setting, err)
 	}
 	if !loopback && !guarded {
-		return fmt.Errorf("server.addr %s is reachable from other machines and no API key is set: set PIMOE_API_KEY or PIMOE_API_KEY_FILE, make a key with pimoe keys create, set auth.jwt, or listen on 127.0.0.1: %w", addr, sdk.ErrInvalid)
+		return fmt.Errorf("%s %s is reachable from other machines and no API key is set: set PIMOE_API_KEY or PIMOE_API_KEY_FILE, make a key with pimoe keys create, set auth.jwt, or listen on 127.0.0.1: %w", setting, addr, sdk.ErrInvalid)
 	}
 	return nil
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // home is where a browser goes after a login. It is a constant: an address from the request could lead anywhere.
-const home = "/docs"
+const home = consolePath
 
 var errNoLogin = &fault{status: http.StatusNotFound, code: "no_login", message: "this server has no login provider"}
 

@@ -6,12 +6,14 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 
 	vm "github.com/VictoriaMetrics/metrics"
 
 	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/server/ws"
 )
 
 // build says what is running.
@@ -54,6 +56,32 @@ func (m *meters) request(route string, status int, took time.Duration) {
 // reloads counts what became of a changed configuration: applied or rejected.
 func (m *meters) reloads(outcome string) {
 	m.r.Counter("pimoe_config_reloads_total", "outcome", outcome).Inc()
+}
+
+// socketMessage counts a message of a WebSocket, and whether it was refused before it began.
+func (m *meters) socketMessage(t ws.Type, err error) {
+	if !slices.Contains(ws.Types, t) {
+		t = "unknown"
+	}
+	outcome := "taken"
+	if err != nil {
+		outcome = "refused"
+	}
+	m.r.Counter("pimoe_ws_messages_total", "type", string(t), "outcome", outcome).Inc()
+}
+
+// socketClosed counts the end of a WebSocket. A client can send any code; those that mean something here are told apart.
+func (m *meters) socketClosed(code int) {
+	text := "other"
+	if code >= 1000 && code <= 1015 || slices.Contains(ws.Codes, code) {
+		text = strconv.Itoa(code)
+	}
+	m.r.Counter("pimoe_ws_closed_total", "code", text).Inc()
+}
+
+// socketResumed counts generations that were resumed: kept here, or computed again.
+func (m *meters) socketResumed(how string) {
+	m.r.Counter("pimoe_ws_resumed_total", "how", how).Inc()
 }
 
 // metrics is GET /metrics: Prometheus text. Series of tenants are for those who may see all of them.

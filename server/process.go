@@ -1,9 +1,12 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,12 +66,29 @@ func (s *Server) process(ctx context.Context, r *request) (*reply, error) {
 		header["X-Tensor-Shape"] = in.states.shapeText()
 		return &reply{status: http.StatusOK, contentType: mimeBytes, header: header, body: littleEndian(y)}, nil
 	}
-	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: in.states.encode(y), Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
+	out := processResult{RequestID: r.id, Routing: s.service.routing, Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
 	if in.info {
 		out.Info = s.routeInfo(in, routes)
 	}
-	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: mustJSON(out)}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: out.body(in.states, y)}, nil
 }
+
+// body is the result with its tensor, which is nearly all of it: numbers are written straight into the body.
+func (out processResult) body(st *states, y tensor.Matrix) []byte {
+	if st.form != formNested {
+		out.Output = base64.StdEncoding.EncodeToString(littleEndian(y))
+		return mustJSON(out)
+	}
+	head, tail, _ := bytes.Cut(mustJSON(out), []byte(noOutput)) // the request's id, before it, has no such text
+	b := make([]byte, 0, len(head)+len(tail)+len(noOutput)+numberText*y.Rows*y.Cols)
+	b = append(append(b, head...), `"output":`...)
+	return append(appendNested(b, st.shape, y), tail...)
+}
+
+const (
+	noOutput   = `"output":null`
+	numberText = 13 // bytes: what most numbers take as text, with their comma; with more the body grows once
+)
 
 // processInput reads either of the two bodies.
 func (s *Server) processInput(r *request) (*processInput, error) {
@@ -85,15 +105,15 @@ func (s *Server) processInput(r *request) (*processInput, error) {
 	if in.states == nil {
 		return in, nil
 	}
-	for _, l := range s.service.layers {
-		if in.layer == l {
-			return in, nil
-		}
+	return in, s.checkLayer(in.layer)
+}
+
+// checkLayer refuses a layer without experts; -1 is the first that has some.
+func (s *Server) checkLayer(layer int) error {
+	if layer == -1 || slices.Contains(s.service.layers, layer) {
+		return nil
 	}
-	if in.layer == -1 {
-		return in, nil
-	}
-	return nil, &strictjson.Error{Path: "layer", Expected: fmt.Sprintf("a layer with experts: one of %v", s.service.layers), Got: strconv.Itoa(in.layer)}
+	return &strictjson.Error{Path: "layer", Expected: fmt.Sprintf("a layer with experts: one of %v", s.service.layers), Got: strconv.Itoa(layer)}
 }
 
 // readJSON reads the fields of a JSON body. Exactly one of input_tensor, text and messages says what is asked.
@@ -197,6 +217,12 @@ func (s *Server) readBinary(r *request) (*processInput, error) {
 // processStates runs the layers on the positions that the mask leaves; the others are zero in the answer.
 func (s *Server) processStates(ctx context.Context, r *request, in *processInput) (y tensor.Matrix, routes []engine.RouteInfo, q engine.Quality, err error) {
 	x := in.states
+	if len(x.used) == x.rows.Rows {
+		if y, routes, q, err = s.service.engine.Hidden(ctx, in.layer, x.rows, in.all, r.take); err != nil {
+			return y, nil, q, err
+		}
+		return y, routes, q, checkOutput(y)
+	}
 	y = tensor.NewMatrix(x.rows.Rows, x.rows.Cols)
 	if len(x.used) == 0 {
 		return y, nil, q, nil
@@ -211,11 +237,18 @@ func (s *Server) processStates(ctx context.Context, r *request, in *processInput
 	}
 	for i, row := range x.used {
 		copy(y.Row(row), out.Row(i))
+	}
+	return y, routes, q, checkOutput(y)
+}
+
+// checkOutput refuses an answer that is not finite.
+func checkOutput(y tensor.Matrix) error {
+	for row := range y.Rows {
 		if at := firstNonFinite(y.Row(row)); at >= 0 {
-			return y, nil, q, fmt.Errorf("row %d column %d is not finite: %w", row, at, sdk.ErrInvalidOutput)
+			return fmt.Errorf("row %d column %d is not finite: %w", row, at, sdk.ErrInvalidOutput)
 		}
 	}
-	return y, routes, q, nil
+	return nil
 }
 
 // routeInfo tells the owner of a request where its rows went.
@@ -257,27 +290,21 @@ func (s *Server) processText(ctx context.Context, r *request, in *processInput, 
 	if err != nil {
 		return nil, err
 	}
-	g, err := s.start(ctx, r, in.want, []prompt{p})
+	l := s.lookup(ctx, r, in.want, []prompt{p}, "process")
+	a, err := s.answer(ctx, r, in.want, []prompt{p}, l)
 	if err != nil {
 		return nil, err
 	}
-	defer g.close()
-	choices, err := g.whole(ctx)
-	u := g.usage()
-	r.tokens.prompt, r.tokens.completion = u.PromptTokens, u.CompletionTokens
-	if err != nil {
-		return nil, err
-	}
-	q := g.quality()
-	r.quality = q.Status()
-	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
+	choices, u, header := a.Choices, a.Usage, s.disclosure(a.quality, a.Programs)
+	l.tell(header)
+	out := processResult{RequestID: r.id, Routing: s.service.routing, Output: choices[0].Text, Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(a.quality)}
 	if in.info {
 		out.Info = map[string]any{
 			"model": s.service.id, "model_digest": s.service.digest, "numeric_class": s.service.class(), "finish_reason": choices[0].Finish,
 			"prompt_tokens": u.PromptTokens, "cached_tokens": u.CachedTokens, "completion_tokens": u.CompletionTokens,
 		}
 	}
-	return &reply{status: http.StatusOK, contentType: mimeJSON, header: s.disclosure(q, g.programs()), body: mustJSON(out)}, nil
+	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: mustJSON(out)}, nil
 }
 
 // processReply is a fault on this route: a problem that also has the members of this route's own answers.

@@ -28,8 +28,12 @@ func hiddenStates(rows, cols int) tensor.Matrix {
 }
 
 func nested(m tensor.Matrix, batch int) string {
-	st := statesOf([3]int{batch, m.Rows / batch, m.Cols}, m.Data, formNested)
-	return string(mustJSON(st.encode(m)))
+	out := make([][][]float32, batch)
+	for row := range m.Rows {
+		b := row * batch / m.Rows
+		out[b] = append(out[b], m.Row(row))
+	}
+	return string(mustJSON(out))
 }
 
 func bits(b []byte) []uint32 {

@@ -40,10 +40,18 @@ func (s *Server) reload(ctx context.Context) (*instance.Reloaded, error) {
 		s.meters.reloads("rejected")
 		return nil, rejected(err)
 	}
+	s.apply(next, done)
+	return done, nil
+}
+
+// apply makes a configuration that the instance has taken over the server's own, and tells of it.
+func (s *Server) apply(next config.Config, done *instance.Reloaded) {
 	s.now.Store(&next)
+	s.useLimits(next.Limits)
 	if err := s.useWeb(next); err != nil { // can't happen: it has been validated
 		s.log.Error("web settings stay as they were", "error", err.Error())
 	}
+	s.answers.Apply(next.Cache)
 	keys := make([]string, len(done.Changes))
 	for i, c := range done.Changes {
 		keys[i] = c.Key
@@ -58,7 +66,6 @@ func (s *Server) reload(ctx context.Context) (*instance.Reloaded, error) {
 	}
 	s.log.Info("config_applied", "from", done.From, "hash", done.Hash, "keys", keys, "groups", groups, "router", router, "took", done.Took)
 	s.meters.reloads("applied")
-	return done, nil
 }
 
 var errNoReload = errors.New("this server was not started in a way that its configuration can be read again")
@@ -75,22 +82,30 @@ func rejected(err error) error {
 // reloadNow is POST /admin/reload. It takes an empty object, as JSON, so that no page of a local browser can ask for it.
 // A client that goes away does not end it.
 func (s *Server) reloadNow(_ context.Context, r *request) (*reply, error) {
-	doc, err := strictjson.Parse(r.body)
-	if err != nil {
+	if err := emptyBody(r.body); err != nil {
 		return nil, err
-	}
-	members, err := doc.Object()
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range members {
-		return nil, m.Unknown()
 	}
 	done, err := s.reload(s.base)
 	if err != nil {
 		return nil, err
 	}
 	return jsonReply(done), nil
+}
+
+// emptyBody refuses what is not an empty object.
+func emptyBody(body []byte) error {
+	doc, err := strictjson.Parse(body)
+	if err != nil {
+		return err
+	}
+	members, err := doc.Object()
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		return m.Unknown()
+	}
+	return nil
 }
 
 // config is GET /admin/config: the configuration that holds now, without secrets.

@@ -20,8 +20,12 @@ type route struct {
 	admin        bool        // on the admin listener; filled in by add
 	work         bool        // runs on the model: has a deadline, watches its client, is refused while draining
 	bytes        bool        // also takes application/octet-stream
+	bare         bool        // a POST that also comes without a body
+	once         bool        // takes an Idempotency-Key
+	untyped      bool        // also takes a body without Content-Type
 	pack         bool        // its answers are compressed for those who take that; see pack
 	change       *change     // what is recorded of it; nil = it changes nothing
+	credential   bool        // nobody is let in without a credential, whatever the listener makes of them
 	handle       handler
 }
 
@@ -35,6 +39,8 @@ func (r route) name() string {
 
 const (
 	processPath   = "/api/v1/process"
+	jobsPath      = "/api/v1/jobs"
+	jobPath       = jobsPath + "/:job"
 	metricsPath   = "/metrics"
 	openapiPath   = "/openapi.json"
 	expertsPath   = "/admin/experts"
@@ -51,31 +57,63 @@ const (
 // publicRoutes is everything on the public listener.
 func (s *Server) publicRoutes() []route {
 	const get, post = http.MethodGet, http.MethodPost
-	return append(s.healthRoutes(),
+	routes := append(append(s.healthRoutes(), s.oipRoutes()...),
 		route{method: get, path: "/v1/models", shape: openaiShape, pack: true, handle: s.models},
 		route{method: get, path: "/v1/models/:model", shape: openaiShape, handle: s.model},
-		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, handle: s.completions},
-		route{method: post, path: "/v1/chat/completions", shape: openaiShape, work: true, handle: s.chat},
-		route{method: post, path: processPath, work: true, bytes: true, handle: s.process},
+		route{method: post, path: "/v1/completions", shape: openaiShape, work: true, once: true, handle: s.completions},
+		route{method: post, path: "/v1/chat/completions", shape: openaiShape, work: true, once: true, handle: s.chat},
+		route{method: post, path: embeddingsPath, shape: openaiShape, work: true, once: true, handle: s.embeddings},
+		route{method: post, path: responsesPath, shape: openaiShape, work: true, once: true, handle: s.responses},
+		route{method: post, path: processPath, work: true, bytes: true, once: true, handle: s.process},
 		route{method: get, path: "/api/v1/stats", pack: true, handle: s.stats},
+		route{method: post, path: jobsPath, once: true, handle: s.createJob},
+		route{method: get, path: jobsPath, handle: s.listJobs},
+		route{method: get, path: jobPath, handle: s.job},
+		route{method: http.MethodDelete, path: jobPath, handle: s.deleteJob},
+		route{method: get, path: jobPath + "/result", handle: s.jobResult},
+		route{method: post, path: jobPath + "/cancel", bare: true, handle: s.cancelJob},
 		route{method: get, path: metricsPath, pack: true, handle: s.metrics},
+		route{method: get, path: socketPath, handle: s.socket},
+		route{method: get, path: topicsPath, handle: s.topics},
 		route{method: get, path: "/docs", pack: true, handle: s.docs},
 		route{method: get, path: openapiPath, pack: true, handle: s.openapi},
 		route{method: get, path: access.LoginPath, handle: s.login},
 		route{method: get, path: access.CallbackPath, handle: s.callback},
 		route{method: get, path: access.SessionPath, handle: s.session},
 		route{method: post, path: access.LogoutPath, handle: s.logout},
+		route{method: get, path: livePath, handle: s.watchLive},
 	)
+	routes = append(routes, s.consoleRoutes(false)...)
+	if s.cfg.Auth.PublicAdmin {
+		for _, r := range s.changeRoutes() {
+			r.credential = true
+			routes = append(routes, r)
+		}
+	}
+	return routes
 }
 
-// adminRoutes is everything on the admin listener, beside profiles. It listens on loopback only; see anonymity.
+// adminRoutes is everything on the admin listener, beside profiles. It listens on loopback only; see anonymity. It has also what the
+// console needs.
 func (s *Server) adminRoutes() []route {
+	const get = http.MethodGet
+	routes := append(s.healthRoutes(),
+		route{method: get, path: metricsPath, handle: s.metrics},
+		route{method: get, path: access.SessionPath, handle: s.session},
+		route{method: get, path: "/v1/models", shape: openaiShape, handle: s.models},
+		route{method: http.MethodPost, path: "/v1/chat/completions", shape: openaiShape, work: true, handle: s.chat},
+		route{method: get, path: livePath, handle: s.watchLive},
+	)
+	return append(append(routes, s.consoleRoutes(true)...), s.changeRoutes()...)
+}
+
+// changeRoutes is the admin API: what shows and changes the host. The public listener has it only with auth.public_admin.
+func (s *Server) changeRoutes() []route {
 	version := []string{"backend", "plugin", "precision"}
 	trial := append([]string{"percent", "max_relative"}, version...)
-	return append(s.healthRoutes(),
+	return append(s.replicaRoutes(),
 		route{method: http.MethodGet, path: expertsPath, handle: s.experts},
 		route{method: http.MethodPost, path: releasePath, change: &change{"experts.release", []string{"replica"}}, handle: s.release},
-		route{method: http.MethodGet, path: metricsPath, handle: s.metrics},
 		route{method: http.MethodGet, path: configPath, handle: s.config},
 		route{method: http.MethodPost, path: reloadPath, change: &change{"config.reload", nil}, handle: s.reloadNow},
 		route{method: http.MethodGet, path: trialPath, handle: s.trial},
@@ -87,6 +125,7 @@ func (s *Server) adminRoutes() []route {
 		route{method: http.MethodPost, path: groupPath + "rollback", change: &change{"experts.rollback", nil}, handle: s.rollback},
 		route{method: http.MethodPost, path: groupPath + "scale", change: &change{"experts.scale", []string{"replicas"}}, handle: s.scale},
 		route{method: http.MethodGet, path: rebalancePath, handle: s.rebalance},
+		route{method: http.MethodPost, path: rebalancePath, change: &change{"experts.rebalance", nil}, handle: s.regroup},
 	)
 }
 
@@ -111,17 +150,19 @@ type serverLimits struct {
 	keepAlive time.Duration // between events of a stream that has nothing to say
 	watch     time.Duration // between two looks at a running request's socket
 	lastWords time.Duration // to write errors at the end
+	watching  time.Duration // that one stream of /api/v1/live lasts
 	linger    time.Duration // least time between the begin of a drain and the end of kept connections
 }
 
 var defaultLimits = serverLimits{
-	header: 10 * time.Second, // a slow mobile link needs about 2 s; every half-open connection costs a descriptor
+	header: 5 * time.Second,  // a slow mobile link needs about 2 s; every half-open connection costs a descriptor
 	body:   time.Minute,      // the largest body in this time is 2 MB/s
 	idle:   75 * time.Second, // above the usual 60 s of proxies, so that they close first
 	write:  30 * time.Second, event: 10 * time.Second,
 	keepAlive: 5 * time.Second,        // below the idle limits of proxies
 	watch:     200 * time.Millisecond, // ten looks within the two seconds in which a gone client's slot must be free
 	lastWords: 2 * time.Second,
+	watching:  10 * time.Minute,       // so long may somebody watch on who has lost the right to
 	linger:    500 * time.Millisecond, // clients under load send their next request well within it; a person who stops the host hardly notices
 }
 
@@ -131,10 +172,11 @@ func (s *Server) app(routes []route, admin bool) (*fiber.App, error) {
 		AppName: "pimoe", DisableStartupMessage: true, Immutable: true, CaseSensitive: true,
 		ReadTimeout: s.limits.header, IdleTimeout: s.limits.idle,
 		ReadBufferSize: 16 << 10, // bounds a request's header: tokens and tracing headers fit several times over
-		BodyLimit:      generateBody, DisablePreParseMultipartForm: true, ErrorHandler: s.unmatched(admin),
+		BodyLimit:      generateBody, DisablePreParseMultipartForm: true, StreamRequestBody: true, ErrorHandler: s.unmatched(admin),
 	})
 	app.Server().HeaderReceived = s.bodyLimits
 	app.Server().CloseOnShutdown = true
+	app.Server().KeepHijackedConns = true // WebSockets are the hub's to close
 	return app, s.add(app, routes, admin)
 }
 
@@ -156,11 +198,8 @@ func (s *Server) add(app *fiber.App, routes []route, admin bool) error {
 
 // bodyLimits gives each request its own time and size for a body, once its header is known.
 func (s *Server) bodyLimits(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	c := fasthttp.RequestConfig{ReadTimeout: s.limits.body}
-	if path, _, _ := strings.Cut(string(h.RequestURI()), "?"); path == processPath {
-		c.MaxRequestBodySize = tensorBody
-	}
-	return c
+	path, _, _ := strings.Cut(string(h.RequestURI()), "?")
+	return fasthttp.RequestConfig{ReadTimeout: s.limits.bodyTime(h.ContentLength()), MaxRequestBodySize: bodyLimit(path)}
 }
 
 // unmatched answers requests that reach no handler: unknown routes and methods, and what could not be read. Without a
@@ -171,6 +210,8 @@ func (s *Server) unmatched(admin bool) fiber.ErrorHandler {
 		defer x.stop()
 		if path := c.Path(); strings.HasPrefix(path, "/v1/") || path == "/v1" {
 			x.route.shape = openaiShape
+		} else if strings.HasPrefix(path, oipPath+"/") || path == oipPath {
+			x.route.shape = oipShape
 		}
 		if rep := x.preflight(c); rep != nil {
 			x.write(c, rep)

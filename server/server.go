@@ -17,9 +17,14 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/audit"
+	"github.com/pimoe/pimoe/server/cache"
 	"github.com/pimoe/pimoe/server/certs"
+	"github.com/pimoe/pimoe/server/durable"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/limit"
+	"github.com/pimoe/pimoe/server/live"
+	"github.com/pimoe/pimoe/server/redisdb"
 	"github.com/pimoe/pimoe/server/web"
 )
 
@@ -32,6 +37,7 @@ type options struct {
 	read    func() (config.Config, error)
 	version string
 	audit   *audit.Log
+	state   *durable.DB
 	clock   func() time.Time // of tests
 }
 
@@ -65,10 +71,16 @@ type Server struct {
 	table   *access.Table
 	certs   *certs.Store // nil = the public listener speaks HTTP
 	tenants *tenants
+	limiter *limit.Limiter
+	redis   *redisdb.DB // nil where redis.url is empty
+	answers *cache.Cache
+	live    *live.Hub
 	clock   func() time.Time // by which credentials are judged
+	state   state            // jobs and kept answers
 	started time.Time
 
 	public, admin *listener // admin is nil where it is off
+	rpc           *door     // nil where it is off
 
 	base      context.Context // of all requests; cancelled when the server stops for good
 	cancel    context.CancelCauseFunc
@@ -76,7 +88,8 @@ type Server struct {
 	leaving   atomic.Bool   // another process has the listeners: connections end with their next answer
 	left      chan struct{} // closed by Leave
 	leave     sync.Once
-	wasUp     atomic.Bool  // the instance has been ready once
+	wasUp     atomic.Bool // the instance has been ready once
+	sockets   *sockets
 	running   *tally       // requests between their first byte read and their last event written
 	once      sync.Once    // Close
 	reloading sync.Mutex   // held by reload
@@ -105,15 +118,22 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	s.left = make(chan struct{})
 	s.forms.vocabulary = sync.OnceValues(svc.vocabulary)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.live = live.New(svc.live, live.Options{})
 	s.meters = newMeters(svc.metrics, s.build, s.running)
 	if s.audit != nil {
 		svc.metrics.Gauge("pimoe_audit_writable", s.auditWritable)
 	}
 	s.tenants, s.clock = newTenants(), time.Now
+	s.sockets = newSockets(s)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
-	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg)); err != nil {
+	s.newState(o.state)
+	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg), s.openShared(cfg)); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.openLimits(cfg)
+	if err := s.openCache(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.bind(&o); err != nil {
@@ -131,8 +151,12 @@ func (s *Server) bind(o *options) error {
 	if err != nil {
 		return err
 	}
+	s.boundGuests(ln)
 	s.public = &listener{Listener: ln}
 	if s.public.app, err = s.app(s.publicRoutes(), false); err != nil {
+		return err
+	}
+	if err := s.openDoor(o); err != nil {
 		return err
 	}
 	if s.cfg.Server.AdminAddr == "off" {
@@ -164,7 +188,8 @@ func (s *Server) AdminAddr() string {
 // to Server.DrainTimeout to end, and the listeners close. What still runs then is ended with a clear error. Run returns
 // nil after a stop that ctx asked for.
 func (s *Server) Run(ctx context.Context) error {
-	failed := make(chan error, 2)
+	defer s.state.start(s.log)()
+	failed := make(chan error, 3)
 	var serving sync.WaitGroup
 	for name, l := range map[string]*listener{"public": s.public, "admin": s.admin} {
 		if l == nil {
@@ -173,6 +198,13 @@ func (s *Server) Run(ctx context.Context) error {
 		serving.Go(func() {
 			if err := l.app.Listener(s.front(l)); err != nil && !errors.Is(err, net.ErrClosed) {
 				failed <- fmt.Errorf("serve %s listener on %s: %w", name, l.Addr(), err)
+			}
+		})
+	}
+	if s.rpc != nil {
+		serving.Go(func() {
+			if err := s.rpc.serve(); err != nil {
+				failed <- fmt.Errorf("serve gRPC listener on %s: %w", s.rpc.Addr(), err)
 			}
 		})
 	}
@@ -193,11 +225,18 @@ func (s *Server) Run(ctx context.Context) error {
 // stop is the graceful half of the end.
 func (s *Server) stop() {
 	s.drain.Store(true)
+	s.live.Close() // who watches would be waited for
+	if s.rpc != nil {
+		s.rpc.leases.close()
+	}
 	began := time.Now()
+	s.state.pause()
 	s.log.Info("draining", "requests", s.running.count(), "timeout", s.now.Load().Server.DrainTimeout.String())
+	s.sockets.leave()
 	ctx, cancel := context.WithTimeout(context.Background(), s.now.Load().Server.DrainTimeout)
 	defer cancel()
 	err := s.service.engine.Drain(ctx)
+	s.state.stopJobs(ctx)
 	if err == nil {
 		err = s.running.wait(ctx)
 	}
@@ -225,8 +264,12 @@ func (s *Server) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.drain.Store(true)
+		s.live.Close()
 		if s.running.count() > 0 {
 			s.cancel(errStopping)
+		}
+		if s.rpc != nil {
+			s.rpc.close(s.limits.lastWords)
 		}
 		for _, l := range []*listener{s.public, s.admin} {
 			if l == nil {
@@ -241,6 +284,10 @@ func (s *Server) Close() error {
 			_ = l.Listener.Close() // also when it never served; a second close is no error worth telling
 		}
 		s.cancel(errStopping)
+		s.sockets.close()
+		s.state.stopJobs(s.base) // whose end is now
+		s.closeCache()
+		err = errors.Join(err, s.closeShared())
 		if s.guard != nil { // of a New that failed
 			s.guard.Close()
 		}

@@ -3,6 +3,8 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -20,6 +22,7 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/live"
 )
 
 // service is what the edge needs of an instance: values, and the few things it calls.
@@ -27,10 +30,11 @@ type service struct {
 	id       string
 	created  time.Time
 	digest   string
-	class    func() string // numeric classes of the expert groups, comma separated
-	standby  string        // those of the groups that stand by for others, as far as they are different ones
-	lenient  bool          // the policy lets some answers do without experts
-	routing  string        // "load-dependent", or empty for row-independent routing
+	version  func() (fixed, now string) // see instance.Version; nil = nobody knows, and no answer is kept
+	class    func() string              // numeric classes of the expert groups, comma separated
+	standby  string                     // those of the groups that stand by for others, as far as they are different ones
+	lenient  bool                       // the policy lets some answers do without experts
+	routing  string                     // "load-dependent", or empty for row-independent routing
 	hidden   int
 	vocab    int
 	eos      []int32 // tokens that end a text
@@ -47,15 +51,20 @@ type service struct {
 	groups  func() any   // one entry for each group: how many processes it has and should have
 	release func(group string, replica int) (int, error)
 	router  func() any
+	routed  func() string // name of the strategy
 	reload  func(ctx context.Context, next config.Config) (*instance.Reloaded, error)
+	applied func() config.Config
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
+	live    live.Source // what watchers see; the zero value shows nothing
 }
 
 // engineAPI is the part of *engine.Engine that the edge calls.
 type engineAPI interface {
 	Submit(ctx context.Context, r engine.Request) (engine.Stream, error)
 	Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool, accept moe.Accept) (tensor.Matrix, []engine.RouteInfo, engine.Quality, error)
+	// Admits says why a request would not be taken now, before anything is done for it.
+	Admits(tenant string, p engine.Priority, deadline time.Time) error
 	Stats() engine.Stats
 	Drain(ctx context.Context) error
 }
@@ -70,6 +79,10 @@ type changesAPI interface {
 	Lend(group string, patience time.Duration) (socket string, err error)
 	Scale(group string, replicas int) (*host.GroupStatus, error)
 	Rebalance() (*instance.Rebalance, error)
+	Regroup(ctx context.Context) (*instance.Rebalance, *instance.Reloaded, error)
+	Restart(ctx context.Context, group string, replica int) error
+	Drain(group string, replica int) (*host.GroupStatus, error)
+	Hurt(group string, replica int, fault string) (pid int, err error)
 }
 
 // textAPI is the part of *tokenizer.Tokenizer that the edge calls.
@@ -92,7 +105,8 @@ func serviceOf(i *instance.Instance) service {
 		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
-		changes: i, reload: i.Reload,
+		routed:  func() string { return i.Applied().Router.Plugin },
+		changes: i, reload: i.Reload, applied: i.Applied, version: i.Version, live: liveOf(i),
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n
@@ -106,16 +120,22 @@ func serviceOf(i *instance.Instance) service {
 	return s
 }
 
+// liveOf is what watchers see of an instance.
+func liveOf(i *instance.Instance) live.Source {
+	first, inter := i.Metrics.Distribution(engine.TimeToFirstToken, nil), i.Metrics.Distribution(engine.InterToken, nil)
+	answers := func(status string) uint64 { return i.Metrics.Counter(engine.Answers, "status", status).Get() }
+	return live.Source{
+		Model: i.ID, Layout: i.Host.Layout, Rows: i.Host.Rows, Processes: i.Host.Status, Groups: i.Host.Scaling, Router: i.Host.RouterStatus,
+		Trial: i.Host.Trial, Engine: i.Engine.Stats, FirstToken: first.Counts, InterToken: inter.Counts, Bounds: first.Bounds(),
+		Answers: func() live.Answers {
+			return live.Answers{Exact: answers(engine.StatusExact), Fallback: answers(engine.StatusFallback), Degraded: answers(engine.StatusDegraded)}
+		},
+	}
+}
+
 // vocabulary is what the tokens write, for the forms of answers.
 func (s *service) vocabulary() (*grammar.Vocabulary, error) {
-	size := min(s.vocab, s.text.Size())
-	var lead []int32
-	for id := range int32(size) {
-		if behind, first := s.text.Writes(id); string(behind) != string(first) {
-			lead = append(lead, id)
-		}
-	}
-	return grammar.NewVocabulary(size, func(id int32) []byte { b, _ := s.text.Writes(id); return b }, s.eos, lead)
+	return instance.VocabularyOf(s.text, s.vocab, s.eos)
 }
 
 // defaultsOf are OpenAI's defaults, temperature 1 and everything else off, where generation_config.json says nothing.
@@ -135,10 +155,20 @@ func defaultsOf(d model.Defaults) sampler.Params {
 	return p
 }
 
-// fingerprint names the weights in OpenAI's system_fingerprint.
+// fingerprint names what computes in OpenAI's system_fingerprint: the weights, and the arithmetic and the router that
+// decide about the bits. With the same one, the same request and seed give the same answer.
 func (s *service) fingerprint() string {
 	digest := strings.TrimPrefix(s.digest, "sha256:")
-	return "pimoe-" + digest[:min(len(digest), 12)]
+	how := sha256.Sum256([]byte(s.class() + "\x00" + s.routerName()))
+	return "pimoe-" + digest[:min(len(digest), 12)] + "-" + hex.EncodeToString(how[:3])
+}
+
+// routerName is the name of the router's strategy; empty where nobody says.
+func (s *service) routerName() string {
+	if s.routed == nil {
+		return ""
+	}
+	return s.routed()
 }
 
 // template renders a conversation with the model's own chat template. tools are described to the model, nil = none.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/pimoe/pimoe/sdk/tensor"
+	"github.com/pimoe/pimoe/server/decimal"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
 
@@ -192,18 +193,21 @@ func (st *states) shapeText() string {
 	return fmt.Sprintf("%d,%d,%d", st.shape[0], st.shape[1], st.shape[2])
 }
 
-// encode is the answer in the form in which the question came.
-func (st *states) encode(y tensor.Matrix) any {
-	if st.form != formNested {
-		return base64.StdEncoding.EncodeToString(littleEndian(y))
-	}
-	out := make([][][]float32, st.shape[0])
-	for b := range out {
-		for i := range st.shape[1] {
-			out[b] = append(out[b], y.Row(b*st.shape[1]+i))
+// appendNested writes a tensor of finite numbers as nested JSON arrays.
+func appendNested(b []byte, shape [3]int, y tensor.Matrix) []byte {
+	b = append(b, '[')
+	for batch := range shape[0] {
+		b = append(b, '[')
+		for i := range shape[1] {
+			b = append(b, '[')
+			for _, f := range y.Row(batch*shape[1] + i) {
+				b = append(decimal.Append(b, f), ',')
+			}
+			b = append(b[:len(b)-1], ']', ',')
 		}
+		b = append(b[:len(b)-1], ']', ',')
 	}
-	return out
+	return append(b[:len(b)-1], ']')
 }
 
 func littleEndian(y tensor.Matrix) []byte {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/pimoe/pimoe/server/access"
 )
 
 // stats is GET /api/v1/stats: the state of the host as one tree, for people and scripts.
@@ -41,7 +43,9 @@ func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 			"running": e.Running, "queued": e.Queued, "max_running": s.cfg.Limits.MaxConcurrentRequests, "max_queued": s.cfg.Limits.MaxQueuedRequests,
 			"pages": e.Pages, "free_pages": e.FreePages, "cached_pages": e.CachedPages, "preemptions": e.Preemptions,
 		},
+		"state":             s.stateStats(r.principal.Tenant, r.principal.Role >= access.Operator),
 		"tenants":           s.tenants.visible(r.principal),
+		"cache":             s.cacheStats(),
 		"experts":           map[string]any{"processes": s.service.experts(), "router": s.service.router()},
 		"production_config": settings,
 	})}, nil
@@ -58,6 +62,9 @@ func (s *Server) settings() (map[string]any, error) {
 		return nil, fmt.Errorf("read the printed configuration: %w", err)
 	}
 	out["api_key"] = masked(s.cfg.APIKey)
+	if redis, ok := out["redis"].(map[string]any); ok {
+		redis["password"] = masked(s.cfg.Redis.Password)
+	}
 	if auth, ok := out["auth"].(map[string]any); ok {
 		if oidc, ok := auth["oidc"].(map[string]any); ok {
 			oidc["client_secret"] = masked(s.cfg.Auth.OIDC.ClientSecret)

@@ -17,6 +17,12 @@ const (
 	otherTenants = "(other)" // no tenant can have this name
 )
 
+// The series of tenants, which only operators see.
+const (
+	tenantRequests = "pimoe_tenant_requests_total"
+	tenantTokens   = "pimoe_tenant_tokens_total"
+)
+
 // use is what a tenant has asked for since the start.
 type use struct {
 	Requests         int64 `json:"requests"`
@@ -68,8 +74,8 @@ func (t *tenants) write(w io.Writer, p access.Principal) {
 	used := t.visible(p)
 	for _, name := range slices.Sorted(maps.Keys(used)) { // names need no escaping: see access.Principal
 		u := used[name]
-		fmt.Fprintf(w, "pimoe_tenant_requests_total{tenant=%q} %d\n", name, u.Requests)
-		fmt.Fprintf(w, "pimoe_tenant_tokens_total{tenant=%q,kind=\"prompt\"} %d\n", name, u.PromptTokens)
-		fmt.Fprintf(w, "pimoe_tenant_tokens_total{tenant=%q,kind=\"completion\"} %d\n", name, u.CompletionTokens)
+		fmt.Fprintf(w, "%s{tenant=%q} %d\n", tenantRequests, name, u.Requests)
+		fmt.Fprintf(w, "%s{tenant=%q,kind=\"prompt\"} %d\n", tenantTokens, name, u.PromptTokens)
+		fmt.Fprintf(w, "%s{tenant=%q,kind=\"completion\"} %d\n", tenantTokens, name, u.CompletionTokens)
 	}
 }

@@ -31,7 +31,7 @@ func TestCORS(t *testing.T) {
 		}
 		ask := append([]string{"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization,content-type,x-stainless-os"}, headers...)
 		pre, _ := fetchOver(t, http.DefaultClient, "OPTIONS", r.url+"/v1/chat/completions", "", ask...)
-		for _, resp := range []*http.Response{pre, first(fetchOver(t, http.DefaultClient, "GET", r.url+"/v1/models", "", headers...)), first(fetchOver(t, http.DefaultClient, "POST", r.url+"/v1/completions", "{", headers...))} {
+		for _, resp := range []*http.Response{pre, respOf(fetchOver(t, http.DefaultClient, "GET", r.url+"/v1/models", "", headers...)), respOf(fetchOver(t, http.DefaultClient, "POST", r.url+"/v1/completions", "{", headers...))} {
 			want := ""
 			if origin == listed {
 				want = listed
@@ -53,7 +53,7 @@ func TestCORS(t *testing.T) {
 	}
 }
 
-func first(resp *http.Response, _ string) *http.Response { return resp }
+func respOf(resp *http.Response, _ string) *http.Response { return resp }
 
 // A foreign Host is answered on open routes only. While nobody needs a credential, every name that is not this machine's is foreign.
 func TestHosts(t *testing.T) {

@@ -19,6 +19,8 @@ type Auth struct {
 	// Admin is "local" (default): whoever reaches the admin listener, which is on loopback, is an admin if no credential
 	// is sent; or "required": a credential is asked for there, too.
 	Admin string `koanf:"admin"`
+	// PublicAdmin serves the admin API on the public listener, too, to credentials with the role only. Default false.
+	PublicAdmin bool `koanf:"public_admin"`
 	// KeysFile is the file of "pimoe keys". Empty = keys.json in Home.
 	KeysFile string `koanf:"keys_file"`
 	// Roles are values of role claims, such as groups, and the role of each: viewer, user, operator, admin.
@@ -114,6 +116,9 @@ func (v *validator) auth(c Config) {
 	v.oidc(c.Auth.OIDC)
 	if c.Auth.Admin == "required" && !c.guarded() {
 		v.bad("auth.admin", "required", "local while no key, issuer or file of keys is set")
+	}
+	if c.Auth.PublicAdmin && !c.guarded() {
+		v.bad("auth.public_admin", "true", "false while no key, issuer or file of keys is set: nobody could show to be an admin")
 	}
 }
 

@@ -33,6 +33,12 @@ type Config struct {
 	Limits   Limits   `koanf:"limits"`
 	Log      Log      `koanf:"log"`
 	Audit    Audit    `koanf:"audit"`
+	// Encryption says how what is kept of requests and answers is sealed at rest.
+	Encryption Encryption `koanf:"encryption"`
+	// State is the database of Jobs and Idempotency.
+	State       State       `koanf:"state"`
+	Jobs        Jobs        `koanf:"jobs"`
+	Idempotency Idempotency `koanf:"idempotency"`
 	// APIKey is a key with role user; with neither it nor Auth the server listens on loopback only. Also PIMOE_API_KEY_FILE. Never logged or printed.
 	APIKey string `koanf:"api_key" secret:"true"`
 	// Auth says who else is let in, and as what.
@@ -41,6 +47,16 @@ type Config struct {
 	Web Web `koanf:"web"`
 	// Plugins says which executables may be started, and how they are confined.
 	Plugins Plugins `koanf:"plugins"`
+	// Redis is what hosts share, where they do.
+	Redis Redis `koanf:"redis"`
+	Cache Cache `koanf:"cache"`
+	Chaos Chaos `koanf:"chaos"`
+}
+
+// Chaos is for demonstrations and rehearsals.
+type Chaos struct {
+	// Enabled lets admins kill and stop expert processes through the API and the console. Default false.
+	Enabled bool `koanf:"enabled"`
 }
 
 // Plugins are the executables that serve experts and routers.
@@ -97,6 +113,7 @@ func (a Audit) Path(home string) string {
 type Server struct {
 	Addr      string `koanf:"addr"`       // public API; default 127.0.0.1:8080; not loopback needs APIKey or Auth
 	AdminAddr string `koanf:"admin_addr"` // admin API, loopback only; default 127.0.0.1:8081; "off" = none
+	GRPCAddr  string `koanf:"grpc_addr"`  // Open Inference Protocol over gRPC; "off" (default) = none; not loopback needs APIKey or Auth
 	Alias     string `koanf:"alias"`      // the model's id in the API; empty = its store name
 	// DrainTimeout is how long SIGTERM waits for running requests. Default 30 s.
 	DrainTimeout time.Duration `koanf:"drain_timeout"`
@@ -195,6 +212,18 @@ type Limits struct {
 	MaxRetries int `koanf:"max_retries"` // of an expert call that was answered wrongly; default 2
 	// CircuitBreakerThreshold is how many failures in a row take a replica out of use for a while; default 10.
 	CircuitBreakerThreshold int `koanf:"circuit_breaker_threshold"`
+	// Rates are what principals and tenants may ask for; empty (default) = as much as the server can.
+	Rates []Rate `koanf:"rates"`
+	// Weights are the shares of tenants that wait at the same time, from 1 to 1000; one that is not listed has 1.
+	Weights map[string]string `koanf:"weights"`
+	// MaxQueueTime is how long a request may have to wait for its place, by what the last seconds have shown; one that would
+	// wait longer is answered with 503 at once. Default 5 s, 0 = up to its deadline.
+	MaxQueueTime time.Duration `koanf:"max_queue_time"`
+	// TotalMemoryMB bounds the memory of the host and all plugin processes together, in MiB: from 80 % of it on new work is
+	// refused. 0 (default) = the cgroup's limit, if it has one.
+	TotalMemoryMB int `koanf:"total_memory_mb"`
+	// ConnectionsPerClient bounds the connections of one address, trusted proxies apart; default 512, 0 = no bound.
+	ConnectionsPerClient int `koanf:"connections_per_client"`
 }
 
 // Log is how the host logs, to standard error.

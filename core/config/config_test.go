@@ -112,7 +112,7 @@ func TestFileProblems(t *testing.T) {
 	}{
 		"unknown": {"limits:\n  max_batch_sise: 3\n", []string{"c.yaml:2: limits.max_batch_sise: unknown key; did you mean limits.max_batch_size?"}},
 		"unknown at the top, in a section elsewhere": {"max_batch_size: 3", []string{"c.yaml:1: max_batch_size: unknown key; did you mean limits.max_batch_size?"}},
-		"settings of features that do not exist":     {"cache: {ttl: 3600s}\nrate_limit: 100", []string{"cache: unknown key; want one of model, home, mode", "rate_limit: unknown key"}},
+		"settings of features that do not exist":     {"cash: {ttl: 3600s}\nrate_limit: 100", []string{"cash: unknown key", "rate_limit: unknown key"}},
 		"unknown in a list":                          {"experts: {overrides: [{layers: all, experts: 0, backnd: ref}]}", []string{"experts.overrides[0].backnd: unknown key; did you mean experts.overrides[].backend?", `experts.overrides[0]: want backend`}},
 		"all at once": {"mode: fast\nlimits: {threads: -1, max_batch_size: many, request_timeout: 30}\npolicy: lenient\n", []string{
 			`limits.max_batch_size: "many" is wrong: want a whole number from 1 to 4096`, `limits.request_timeout: "30" is wrong: want a duration with its unit`,
@@ -138,16 +138,21 @@ func TestFileProblems(t *testing.T) {
 		"group map":                  {"experts: {group: {a: [{layers: all}]}}", []string{"experts.group.a[0].experts: want all, a number"}},
 		"group entry":                {"experts: {group: {a: [{layers: all, experts: all, backend: ref}]}}", []string{"experts.group.a[0].backend: unknown key; want layers or experts"}},
 		"group name":                 {"experts: {group: {a/b: [{layers: all, experts: all}]}}", []string{"group names"}},
-		"selection":                  {"experts: {overrides: [{layers: 3-1, experts: all, backend: ref}]}", []string{`experts.overrides[0].layers: "3-1" is wrong`}},
-		"path as a name":             {"experts: {backend: ../x}\nrouter: {plugin: /bin/sh}", []string{`router.plugin: "/bin/sh"`, `experts.backend: "../x"`}},
-		"public without a key":       {"server: {addr: 0.0.0.0:8080}", []string{"set PIMOE_API_KEY or PIMOE_API_KEY_FILE"}},
-		"a name is not loopback":     {"server: {addr: 'example.org:8080'}", []string{"loopback address"}},
-		"public admin":               {"server: {admin_addr: '0.0.0.0:1'}", []string{"server.admin_addr"}},
-		"no port":                    {"server: {addr: localhost}", []string{"HOST:PORT"}},
-		"same address":               {"server: {addr: '127.0.0.1:1', admin_addr: '127.0.0.1:1'}", []string{"another address"}},
-		"batch of fewer tokens":      {"limits: {max_batch_tokens: 8}", []string{"at least limits.max_batch_size (32)"}},
-		"more replicas than room":    {"experts: {replicas: 3, max_processes: 2}", []string{"at most experts.max_processes (2)"}},
-		"key with a newline":         {"api_key: \"a\\nb\"", []string{"api_key: want printable"}},
+		"unknown in a rate":          {"limits: {rates: [{rate: 1}]}", []string{`limits.rates[0].rate: unknown key`}},
+		"rates": {"limits: {rates: [{role: boss, requests: 1}, {per: tenant, key: a, tokens: -1}, {per: group, tenant: \"a b\"}], weights: {acme: 0, other: many}}", []string{
+			`limits.rates[1].tokens: "-1" is wrong`, `limits.rates[0].role: "boss" is wrong: want one of viewer`, `limits.rates[1].key: "a" is wrong: want nothing with per: tenant`,
+			`limits.rates[2].per: "group" is wrong: want principal or tenant`, `limits.rates[2].tenant: "a b" is wrong`,
+			`limits.weights: "0" is wrong: want for acme a whole number from 1 to 1000`, `limits.weights: "many" is wrong`}},
+		"selection":               {"experts: {overrides: [{layers: 3-1, experts: all, backend: ref}]}", []string{`experts.overrides[0].layers: "3-1" is wrong`}},
+		"path as a name":          {"experts: {backend: ../x}\nrouter: {plugin: /bin/sh}", []string{`router.plugin: "/bin/sh"`, `experts.backend: "../x"`}},
+		"public without a key":    {"server: {addr: 0.0.0.0:8080}", []string{"set PIMOE_API_KEY or PIMOE_API_KEY_FILE"}},
+		"a name is not loopback":  {"server: {addr: 'example.org:8080'}", []string{"loopback address"}},
+		"public admin":            {"server: {admin_addr: '0.0.0.0:1'}", []string{"server.admin_addr"}},
+		"no port":                 {"server: {addr: localhost}", []string{"HOST:PORT"}},
+		"same address":            {"server: {addr: '127.0.0.1:1', admin_addr: '127.0.0.1:1'}", []string{"another address"}},
+		"batch of fewer tokens":   {"limits: {max_batch_tokens: 8}", []string{"at least limits.max_batch_size (32)"}},
+		"more replicas than room": {"experts: {replicas: 3, max_processes: 2}", []string{"at most experts.max_processes (2)"}},
+		"key with a newline":      {"api_key: \"a\\nb\"", []string{"api_key: want printable"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := Load(LoadOptions{File: writeFile(t, "c.yaml", c.yaml, 0o600), Environ: []string{}})

@@ -27,11 +27,13 @@ var live = []string{
 	"mode", // only what it changes counts
 	"server.drain_timeout",
 	"router.plugin", "router.params",
-	"experts.max_processes", "experts.backend", "experts.precision", "experts.replicas", "experts.standby", "experts.overrides",
+	"experts.max_processes", "experts.group", "experts.backend", "experts.precision", "experts.replicas", "experts.standby", "experts.overrides",
 	"limits.max_concurrent_requests", "limits.max_queued_requests", "limits.request_timeout",
 	"log.level",
 	"plugins.dir", "plugins.catalogue",
+	"limits.rates", "limits.weights", "limits.max_queue_time", "limits.total_memory_mb", "limits.connections_per_client",
 	"web.origins", "web.hosts", "web.trusted_proxies",
+	"cache.answers", "cache.memory_mb", "cache.ttl",
 }
 
 // Live reports whether a running host can take over another value of a key.

@@ -77,6 +77,8 @@ func alter(t *testing.T, key string, v reflect.Value) {
 		*x = map[string]string{"seed": "7"}
 	case *[]Override:
 		*x = []Override{{Layers: "all", Experts: 1, Backend: "ref"}}
+	case *[]Rate:
+		*x = []Rate{{Role: "user", Requests: 60}}
 	default:
 		t.Fatalf("%s: a type that this test does not know: %T", key, x)
 	}

@@ -48,7 +48,7 @@ func defaults(environ []string) Config {
 		Home: home(environ),
 		Mode: modes[0],
 		Server: Server{
-			Addr: "127.0.0.1:8080", AdminAddr: "127.0.0.1:8081", DrainTimeout: 30 * time.Second, TLS: TLS{ClientAuth: "none"},
+			Addr: "127.0.0.1:8080", AdminAddr: "127.0.0.1:8081", GRPCAddr: "off", DrainTimeout: 30 * time.Second, TLS: TLS{ClientAuth: "none"},
 		},
 		Router:  Router{Plugin: "model", Params: map[string]string{}},
 		Experts: Experts{Group: "expert", MaxProcesses: 64, Backend: "cpu", Precision: "auto", Replicas: 1, Scaling: Scaling{BusyPercent: 75, Window: 10 * time.Second, CoolDown: 30 * time.Second}, Hedge: "on", RecheckOneIn: 1000, RecheckBy: "replicas", Transport: "auto", Isolation: "process"},
@@ -58,11 +58,15 @@ func defaults(environ []string) Config {
 		Limits: Limits{
 			MaxBatchSize: 32, MaxBatchTokens: 512, MaxSequenceLength: 2048, MaxConcurrentRequests: 100,
 			MaxQueuedRequests: 1000, RequestTimeout: 30 * time.Second, MaxRetries: 2, CircuitBreakerThreshold: 10,
+			Rates: []Rate{}, Weights: map[string]string{}, MaxQueueTime: 5 * time.Second, ConnectionsPerClient: 512,
 		},
-		Auth:    defaultAuth(),
-		Web:     defaultWeb(),
-		Log:     Log{Level: "info", Format: "auto", Mask: []string{"email", "card", "phone"}},
+		Auth: defaultAuth(),
+		Web:  defaultWeb(),
+		Log:  Log{Level: "info", Format: "auto", Mask: []string{"email", "card", "phone"}},
+		Jobs: defaultJobs(), Idempotency: defaultIdempotency(),
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
+		Redis:   defaultRedis(),
+		Cache:   defaultCache(),
 	}
 }
 

@@ -82,14 +82,18 @@ func (c Config) problems() []Problem {
 	v.server(c)
 	v.plugins(c)
 	v.auth(c)
+	v.rates(c.Limits)
 	v.web(c.Web)
 	v.tls(c.Server.TLS)
+	v.redis(c.Redis)
+	v.cache(c)
 	v.mask(c.Log.Mask)
 	v.placement(c.Experts)
 	if c.Limits.MemoryMB > 0 && c.Experts.Isolation == "inproc" {
 		v.bad("limits.memory_mb", strconv.Itoa(c.Limits.MemoryMB), "0 with experts.isolation inproc: there are no expert processes")
 	}
 	v.policies(c)
+	v.state(c)
 	if c.Limits.MaxBatchTokens >= 1 && c.Limits.MaxBatchTokens < c.Limits.MaxBatchSize {
 		v.bad("limits.max_batch_tokens", strconv.Itoa(c.Limits.MaxBatchTokens),
 			fmt.Sprintf("at least limits.max_batch_size (%d): each running sequence takes one token a step", c.Limits.MaxBatchSize))
@@ -152,6 +156,7 @@ func (v *validator) addresses(c Config) {
 		v.bad("server.addr", c.Server.Addr, "a loopback address such as 127.0.0.1:8080 while no API key is set; "+
 			"set PIMOE_API_KEY or PIMOE_API_KEY_FILE, make a key with pimoe keys create, or set auth.jwt to listen there")
 	}
+	v.grpcAddress(c)
 	if c.Server.AdminAddr == "off" {
 		return
 	}
@@ -163,6 +168,22 @@ func (v *validator) addresses(c Config) {
 		v.bad("server.admin_addr", c.Server.AdminAddr, "a loopback address or off: the admin API stops and starts processes")
 	case c.Server.AdminAddr == c.Server.Addr && !strings.HasSuffix(c.Server.Addr, ":0"):
 		v.bad("server.admin_addr", c.Server.AdminAddr, "another address than server.addr")
+	}
+}
+
+func (v *validator) grpcAddress(c Config) {
+	addr := c.Server.GRPCAddr
+	if addr == "off" {
+		return
+	}
+	loopback, err := checkAddr(addr)
+	switch {
+	case err != nil:
+		v.bad("server.grpc_addr", orEmpty(addr), "HOST:PORT or off: "+err.Error())
+	case !loopback && !c.guarded():
+		v.bad("server.grpc_addr", addr, "a loopback address such as 127.0.0.1:8001 while no API key is set")
+	case !strings.HasSuffix(addr, ":0") && (addr == c.Server.Addr || addr == c.Server.AdminAddr):
+		v.bad("server.grpc_addr", addr, "another address than server.addr and server.admin_addr")
 	}
 }
 

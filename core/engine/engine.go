@@ -223,7 +223,7 @@ func start(s setup) *Engine {
 	return e
 }
 
-// Submit queues a request. It does not block: a full queue is ErrQueueFull, an engine that drains or is closed is
+// Submit queues a request. It does not block: a full queue, or one in which it would wait too long, is an OverloadError, an engine that drains or is closed is
 // sdk.ErrUnavailable, a request that can never run is sdk.ErrInvalid. A done ctx cancels the request at any time; its
 // deadline, if earlier than the request's, is the request's.
 func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
@@ -253,7 +253,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (Stream, error) {
 		s.stream.text = t
 	}
 	s.unwatch = context.AfterFunc(ctx, func() { s.stream.cancel(cancelled(name, context.Cause(ctx))) })
-	if err := e.box.submit(s, e.live.most()); err != nil {
+	if err := e.box.submit(s, e.live.now(), now); err != nil {
 		s.unwatch()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -328,8 +328,14 @@ func (e *Engine) Stats() Stats {
 	e.box.mu.Lock()
 	defer e.box.mu.Unlock()
 	s := e.box.stats
-	s.Queued = max(e.box.live-s.Running, 0)
+	s.Queued = max(e.box.waiting.live-s.Running, 0)
 	return s
+}
+
+// Admits says whether a request of a tenant would be taken now, before anything is done for it: nil, or the error that Submit
+// would give. deadline zero = none.
+func (e *Engine) Admits(tenant string, p Priority, deadline time.Time) error {
+	return e.box.check(flowKey{tenant, p}, e.live.now(), e.now(), deadline)
 }
 
 // Context is the most tokens that a sequence can have, prompt and continuation together.
@@ -369,7 +375,7 @@ type inbox struct {
 	touched  []*sequence // cancelled by the reader, or with room again
 	jobs     []*job
 	number   uint64
-	live     int // requests and jobs that were accepted and whose resources are not yet free
+	waiting  *admission // counts requests and jobs that were accepted and whose resources are not yet free
 	draining bool
 	closed   bool
 	idle     chan struct{} // closed when draining and nothing lives
@@ -384,34 +390,92 @@ type mail struct {
 }
 
 func newInbox() *inbox {
-	return &inbox{wake: make(chan struct{}, 1), idle: make(chan struct{})}
+	return &inbox{wake: make(chan struct{}, 1), idle: make(chan struct{}), waiting: newAdmission()}
 }
 
-// submit accepts a sequence if fewer than most requests live.
-func (b *inbox) submit(s *sequence, most int) error {
-	return b.accept(most, func() {
-		b.number++
-		s.number = b.number
-		b.arrived = append(b.arrived, s)
-	})
-}
-
-// accept calls add under the lock if there is room, and wakes the loop.
-func (b *inbox) accept(most int, add func()) error {
+// submit accepts a sequence if it may wait.
+func (b *inbox) submit(s *sequence, limits *config.Limits, now time.Time) error {
+	key := s.request.flow()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := b.open(); err != nil {
+		return err
+	}
+	if err := b.waiting.check(key, limits, now, s.request.Deadline); err != nil {
+		return err
+	}
+	s.cost = b.waiting.length.cost(len(s.request.Prompt), s.most)
+	b.waiting.enter(key, limits, s.cost)
+	b.number++
+	s.number = b.number
+	b.arrived = append(b.arrived, s)
+	b.signal()
+	return nil
+}
+
+// accept takes a job if there is room, and wakes the loop.
+func (b *inbox) accept(j *job, most int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.open(); err != nil {
+		return err
+	}
+	if b.waiting.live >= most {
+		return ErrQueueFull
+	}
+	b.waiting.live++
+	b.jobs = append(b.jobs, j)
+	b.signal()
+	return nil
+}
+
+// open says why nothing is taken; nil = requests are. mu is held.
+func (b *inbox) open() error {
 	switch {
 	case b.closed:
 		return errStopped
 	case b.draining:
 		return errDraining
-	case b.live >= most:
-		return ErrQueueFull
 	}
-	b.live++
-	add()
-	b.signal()
 	return nil
+}
+
+// check says why a request could not wait at this moment.
+func (b *inbox) check(key flowKey, limits *config.Limits, now, deadline time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.open(); err != nil {
+		return err
+	}
+	return b.waiting.check(key, limits, now, deadline)
+}
+
+// started counts a sequence that has its first place.
+func (b *inbox) started(s *sequence) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting.start(s.request.flow(), s.cost)
+}
+
+// measured notes how many tokens a step has worked off while sequences waited.
+func (b *inbox) measured(tokens float64, took time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting.speed.add(tokens, took)
+}
+
+// left counts a sequence out.
+func (b *inbox) left(s *sequence) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key := s.request.flow()
+	if !s.placed {
+		b.waiting.start(key, s.cost)
+	} else if s.said > 0 {
+		b.waiting.length.add(s.said)
+	}
+	b.waiting.leave(key)
+	b.rest()
 }
 
 // touch tells the loop to look at a sequence again.
@@ -424,11 +488,11 @@ func (b *inbox) touch(s *sequence) {
 	b.signal()
 }
 
-// leave counts a request or job out.
+// leave counts a job out.
 func (b *inbox) leave() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.live--
+	b.waiting.live--
 	b.rest()
 }
 
@@ -441,7 +505,7 @@ func (b *inbox) nudge() {
 
 // rest closes idle when a drain is complete.
 func (b *inbox) rest() {
-	if b.draining && b.live == 0 {
+	if b.draining && b.waiting.live == 0 {
 		select {
 		case <-b.idle:
 		default:

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
@@ -664,12 +665,12 @@ func TestCancelledBeforeArrival(t *testing.T) {
 	s.stream = newStream("request", 4, func() { box.touch(s) })
 	s.stream.Close()
 	l.receive(box.take()) // the word of the cancellation comes first
-	if err := box.submit(s, 1); err != nil {
+	if err := box.submit(s, &config.Limits{MaxConcurrentRequests: 1}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	l.receive(box.take())
-	if len(l.queue) != 0 || box.live != 0 {
-		t.Errorf("%d queued, %d live", len(l.queue), box.live)
+	if len(l.queue) != 0 || box.waiting.live != 0 {
+		t.Errorf("%d queued, %d live", len(l.queue), box.waiting.live)
 	}
 }
 

@@ -52,8 +52,8 @@ func (e *Engine) Hidden(ctx context.Context, layer int, x tensor.Matrix, all boo
 	ctx, cancel := context.WithTimeout(ctx, e.live.patience())
 	defer cancel()
 	j := &job{ctx: ctx, layers: layers, input: clone(x), accept: accept, judged: e.lenient, done: make(chan struct{})}
-	add := func() { e.box.jobs = append(e.box.jobs, j) }
-	if err := e.box.accept(e.live.most(), add); err != nil {
+	limits := e.live.now()
+	if err := e.box.accept(j, limits.MaxConcurrentRequests+limits.MaxQueuedRequests); err != nil {
 		return none, nil, Quality{}, fmt.Errorf("hidden states: %w", err)
 	}
 	select {

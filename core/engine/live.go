@@ -9,7 +9,8 @@ import (
 
 // liveLimits are bounds that may be changed while requests run. Those that run when a bound falls below them go on.
 type liveLimits struct {
-	concurrent, queued, timeout atomic.Int64
+	concurrent, timeout atomic.Int64
+	all                 atomic.Pointer[config.Limits]
 }
 
 func newLiveLimits(c config.Limits) *liveLimits {
@@ -20,15 +21,15 @@ func newLiveLimits(c config.Limits) *liveLimits {
 
 func (l *liveLimits) set(c config.Limits) {
 	l.concurrent.Store(int64(c.MaxConcurrentRequests))
-	l.queued.Store(int64(c.MaxQueuedRequests))
+	l.all.Store(&c)
 	l.timeout.Store(int64(c.RequestTimeout))
 }
 
 // places is how many requests run at the same time.
 func (l *liveLimits) places() int { return int(l.concurrent.Load()) }
 
-// most is how many run and wait.
-func (l *liveLimits) most() int { return int(l.concurrent.Load() + l.queued.Load()) }
+// now is all limits as they are now.
+func (l *liveLimits) now() *config.Limits { return l.all.Load() }
 
 // patience is how long a request without a deadline has.
 func (l *liveLimits) patience() time.Duration { return time.Duration(l.timeout.Load()) }

@@ -27,10 +27,14 @@ type loop struct {
 	closed  bool
 	stepped bool // the last flight was a step: a job may go next
 
+	fair     *fair
 	composer composer
 	pace     pace
 	patience patience
 	flown    flight     // what flight points to while a step is under way
+	launched time.Time  // when the step under way began
+	crowded  bool       // sequences waited then
+	worked   float64    // tokens that were worked off since the last step that ended, by what the sequences were expected to take
 	outbox   []delivery // tokens that their readers get while the next step computes
 
 	tasks   chan task
@@ -50,6 +54,7 @@ type delivery struct {
 func newLoop(s setup, b *inbox) *loop {
 	l := &loop{setup: s, box: b, meters: newMeters(s.metrics, b), pool: newPool(s.pages, s.pageTokens)}
 	l.pace.fixed = s.chunk
+	l.fair = newFair()
 	l.composer.claims = map[claim]bool{}
 	l.tasks, l.results = make(chan task), make(chan result, 1)
 	return l
@@ -94,6 +99,9 @@ func (l *loop) run() {
 func (l *loop) receive(m mail) {
 	for _, s := range m.arrived {
 		s.known = true
+		key := s.request.flow()
+		s.flow = l.fair.of(key, key.weight(l.live.now()))
+		l.fair.wait(s.flow)
 		l.queue = append(l.queue, s)
 		if err := s.stream.ended(); err != nil { // cancelled before it arrived
 			l.end(s, err)
@@ -224,7 +232,9 @@ func (l *loop) drop(s *sequence) {
 	} else {
 		l.queue = remove(l.queue, s)
 	}
-	l.box.leave()
+	l.fair.end(s.flow, s.placed, float64(s.said+len(s.request.Prompt))-s.cost)
+	l.worked += s.cost - s.worked
+	l.box.left(s)
 }
 
 // launch starts the next flight, if there is anything to do. Jobs and steps take turns.
@@ -260,8 +270,10 @@ func (l *loop) launchStep(entries []entry) {
 		l.schedule(e.s, now)
 	}
 	ctx, deadline := l.patience.get(from, to, now)
-	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, cancel: l.patience.cancel}
+	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, began: now, cancel: l.patience.cancel}
 	l.flight, l.stepped = &l.flown, true
+	l.crowded = len(l.queue) > 0
+	l.launched = now
 	l.meters.steps.Inc()
 	l.meters.sequences.Update(float64(len(entries)))
 	l.meters.tokenRows.Update(float64(rows))
@@ -371,9 +383,24 @@ func (l *loop) land(r result) {
 		case s.step.missing.Err != nil:
 			l.suspend(s, now)
 		default:
+			if w := s.watcher; w != nil && w.observer.Step != nil {
+				w.step(s.computed+e.n-1, s.waited(f.began), r.took)
+			}
 			l.advance(s, e, now)
 		}
 	}
+	if l.crowded && now.After(l.launched) {
+		l.box.measured(l.worked, now.Sub(l.launched))
+	}
+	l.worked = 0
+}
+
+// waited is how long a sequence has waited for a step: since its last token, or before its first step.
+func (s *sequence) waited(began time.Time) time.Duration {
+	if s.last.IsZero() {
+		return s.usage.Queued
+	}
+	return began.Sub(s.last)
 }
 
 // learn tells the pace of a step with prompts.
@@ -413,6 +440,7 @@ func (l *loop) outcomeOf(entries []entry, err error, now time.Time) Outcome {
 func (l *loop) advance(s *sequence, e entry, now time.Time) {
 	s.settle()
 	s.computed += e.n
+	l.work(s, e.n)
 	if s.watcher != nil {
 		s.watcher.advance(s.computed)
 	}
@@ -436,6 +464,13 @@ func (l *loop) advance(s *sequence, e entry, now time.Time) {
 		}
 		l.token(s, d, now)
 	}
+}
+
+// work counts what a step has done for a sequence; what it was not expected to need does not count.
+func (l *loop) work(s *sequence, tokens int) {
+	n := min(float64(tokens), s.cost-s.worked)
+	s.worked += n
+	l.worked += n
 }
 
 // promptDone counts a prompt whose last token was computed for the first time.

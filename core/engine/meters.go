@@ -8,12 +8,20 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 )
 
+// The series that others read, too, by their names in the registry: two distributions and a counter.
+const (
+	TimeToFirstToken = "pimoe_time_to_first_token_seconds"
+	InterToken       = "pimoe_inter_token_seconds"
+	Answers          = "pimoe_answers_total" // a counter, with the label status
+)
+
 // meters are the engine's series.
 type meters struct {
-	prompt, completion, reused, steps, preemptions  *metrics.Counter
-	ttft, inter, queued, step, sequences, tokenRows *metrics.Histogram
-	finished, answers                               map[string]*metrics.Counter
-	refused                                         *metrics.Counter
+	prompt, completion, reused, steps, preemptions *metrics.Counter
+	ttft, inter                                    *metrics.Distribution
+	queued, step, sequences, tokenRows             *metrics.Histogram
+	finished, answers                              map[string]*metrics.Counter
+	refused                                        *metrics.Counter
 }
 
 // outcomes are the values of the label reason.
@@ -26,7 +34,7 @@ func newMeters(r *metrics.Registry, b *inbox) *meters {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			s := b.stats
-			s.Queued = max(b.live-s.Running, 0)
+			s.Queued = max(b.waiting.live-s.Running, 0)
 			return float64(value(s))
 		}, labels...)
 	}
@@ -42,8 +50,8 @@ func newMeters(r *metrics.Registry, b *inbox) *meters {
 		reused:      r.Counter("pimoe_cached_tokens_total"),
 		steps:       r.Counter("pimoe_engine_steps_total"),
 		preemptions: r.Counter("pimoe_engine_preemptions_total"),
-		ttft:        r.Histogram("pimoe_time_to_first_token_seconds", nil),
-		inter:       r.Histogram("pimoe_inter_token_seconds", nil),
+		ttft:        r.Distribution(TimeToFirstToken, nil),
+		inter:       r.Distribution(InterToken, nil),
 		queued:      r.Histogram("pimoe_queue_seconds", nil),
 		step:        r.Histogram("pimoe_engine_step_seconds", nil),
 		sequences:   r.Histogram("pimoe_engine_batch_sequences", rows),
@@ -53,7 +61,7 @@ func newMeters(r *metrics.Registry, b *inbox) *meters {
 		refused:     r.Counter("pimoe_degraded_refused_total"),
 	}
 	for _, status := range []string{StatusExact, StatusFallback, StatusDegraded} {
-		m.answers[status] = r.Counter("pimoe_answers_total", "status", status)
+		m.answers[status] = r.Counter(Answers, "status", status)
 	}
 	for _, reason := range outcomes {
 		m.finished[reason] = r.Counter("pimoe_engine_finished_total", "reason", reason)

@@ -10,15 +10,14 @@ import (
 // takes them from parked ones first, then from younger ones, never from older ones. So the oldest sequence that can
 // run always runs, and since no request is larger than the pool, every request's turn comes.
 
-// admit gives places to the queue's sequences, oldest first, while there are places and pages. One whose reader lags is
-// passed over.
+// admit gives places to the queue's sequences, in the order of fair, while there are places and pages. One whose reader
+// lags is passed over.
 func (l *loop) admit() {
-	for {
-		i := slices.IndexFunc(l.queue, func(s *sequence) bool { return s.stream.room(s.unsent) })
-		if i < 0 {
+	for len(l.queue) > 0 {
+		s := l.fair.choose(l.queue, l.live.places())
+		if s == nil {
 			return
 		}
-		s := l.queue[i]
 		l.edition(s)
 		if len(l.running) >= l.live.places() && !l.evictParked() {
 			return
@@ -31,9 +30,19 @@ func (l *loop) admit() {
 		l.queue = remove(l.queue, s)
 		l.running = insert(l.running, s)
 		s.running = true
+		l.place(s)
 		s.pages = slices.Grow(s.pages, l.pool.need(cap(s.tokens)))
 		l.take(s)
 	}
+}
+
+// place charges a sequence's flow for its first place.
+func (l *loop) place(s *sequence) {
+	if s.placed {
+		return
+	}
+	s.placed, s.tag = true, l.fair.start(s.flow, s.cost)
+	l.box.started(s)
 }
 
 // edition settles which edition of the experts computes a sequence. It keeps it when it is sent back.
@@ -49,6 +58,9 @@ func (l *loop) edition(s *sequence) {
 		}
 		if a, ok := l.editions.(moe.Attributed); ok {
 			s.usage.Programs = a.Programs(s.edition)
+		}
+		if v, ok := l.editions.(moe.Versioned); ok {
+			s.usage.Version = v.Version(s.edition)
 		}
 	}
 }
@@ -146,6 +158,7 @@ type claim struct {
 type composer struct {
 	ready      []*sequence
 	candidates []candidate
+	order      []int
 	claims     map[claim]bool
 	planner    planner
 	entries    []entry
@@ -199,6 +212,7 @@ func (l *loop) compose() []entry {
 			streams++
 		}
 	}
+	c.turns(ready)
 	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.pace.chunk(min(streams, l.limits.MaxBatchSize)), promptGrain}
 	for _, sh := range c.planner.plan(c.candidates, b) {
 		if s := ready[sh.index]; s.running { // not preempted for an older one meanwhile
@@ -209,6 +223,25 @@ func (l *loop) compose() []entry {
 		l.enter(ready[0], min(c.candidates[0].pending, b.tokens, b.chunk))
 	}
 	return c.entries
+}
+
+// turns ranks the candidates within their flows, longest waiting first, so that a step takes from all flows alike.
+func (c *composer) turns(ready []*sequence) {
+	first := ready[0].flow
+	if !slices.ContainsFunc(ready, func(s *sequence) bool { return s.flow != first }) {
+		return
+	}
+	c.order = c.order[:0]
+	for i, s := range ready {
+		s.flow.rank = 0
+		c.order = append(c.order, i)
+	}
+	byWaiting(c.candidates, c.order)
+	for _, i := range c.order {
+		w := ready[i].flow
+		c.candidates[i].turn = float64(w.rank) / w.weight
+		w.rank++
+	}
 }
 
 // oneEdition keeps those that the edition of the one that has waited longest computes: a step is computed by one edition of

@@ -12,7 +12,8 @@ import (
 // the repeats cheap.
 type Request struct {
 	ID        string // request id, for logs; the edge makes it
-	Tenant    string // salt of the prefix cache; requests of different tenants never share pages
+	Tenant    string // salt of the prefix cache; requests of different tenants never share pages, and wait in lines of their own
+	Priority  Priority
 	Prompt    []int32
 	MaxTokens int // most new tokens; 0 = up to the context limit; PromptOnly = none
 	Sampling  sampler.Params
@@ -26,7 +27,8 @@ type Request struct {
 	Accept moe.Accept
 
 	// Observe, if not nil, sees every row the model computes for this request, in order. It is called from the decode
-	// loop and must not block or keep its arguments. It implies NoReuse, so that every prompt position is seen.
+	// loop and must not block or keep its arguments. It implies NoReuse unless it sees no position before the prompt's last,
+	// so that every position that it wants is seen.
 	Observe *Observer
 	// Form, if not nil, holds the continuation to a form: it is complete within MaxTokens. A request with a Form has
 	// neither IgnoreEOS nor Forced tokens. Its log-probabilities are those of the model, without the form.
@@ -58,6 +60,16 @@ type Observer struct {
 	Logits func(position int, logits []float32)
 	// Route of a position in a layer. nil = not wanted.
 	Route func(layer, position int, ids []int32, weights []float32)
+	// Hop is the way of a position through a layer: who computed it, and how long that took. nil = not wanted.
+	Hop func(position int, h *moe.Hop)
+	// Step is the step of a position that was the request's last one in it, before what it has chosen is given to the
+	// reader: how long the request has waited for the step since its last token or, before the first, from its submission
+	// to its first step; and how long the step took. nil = not wanted.
+	Step func(position int, queue, took time.Duration)
+	// State of a position, as the head gets it. nil = not wanted.
+	State func(position int, state []float32)
+	// From is the first position that is seen. Beyond 0 it does not go with Logits.
+	From int
 }
 
 // FinishReason says why a continuation ended, in OpenAI's words where those exist.
@@ -95,6 +107,7 @@ type Usage struct {
 	Queued           time.Duration // submit to first scheduling
 	FirstToken       time.Duration // submit to first token
 	Quality          Quality       // of the whole answer
+	Version          string        // of all that computes the experts of the request's edition; empty = nobody says
 	Programs         string        // that compute the experts of the request's edition, as their owner names them; empty = nobody says
 }
 
@@ -108,3 +121,6 @@ type Stream interface {
 	// Close cancels the request if it still runs and frees its slot. It is safe to call it more than once.
 	Close()
 }
+
+// flow is the line in which a request waits.
+func (r *Request) flow() flowKey { return flowKey{r.Tenant, min(max(r.Priority, Low), High)} }

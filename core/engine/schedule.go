@@ -7,8 +7,9 @@ import (
 
 // candidate is a sequence that could take part in the next step, oldest request first.
 type candidate struct {
-	pending int    // tokens it could compute now, at least 1; exactly 1 = it decodes, more = it reads its prompt
-	served  uint64 // number of the last step it took part in; 0 = none yet
+	pending int     // tokens it could compute now, at least 1; exactly 1 = it decodes, more = it reads its prompt
+	served  uint64  // number of the last step it took part in; 0 = none yet
+	turn    float64 // how many of its own tenant go before it, by the tenant's weight
 }
 
 // bounds limit one step.
@@ -32,7 +33,7 @@ type planner struct {
 }
 
 // plan chooses the next step: decoding rows first, then prompts. Where there are more candidates than places those
-// that have waited longest go first, so everybody's turn comes; one place is kept for prompts. The tokens that the
+// that have waited longest go first, each tenant's first one before any tenant's second, so everybody's turn comes; one place is kept for prompts. The tokens that the
 // decoding rows leave are spread evenly over the prompts, and what a short one does not need goes to the others; where
 // the parts would be too small those that have waited longest share.
 // The result is in the order of the candidates.
@@ -84,8 +85,7 @@ func (p *planner) turn(candidates []candidate, n, budget, grain int) []int {
 	return p.prompt[:k]
 }
 
-// longestWaiting moves the n of the given candidates that were served least recently, the older request first among
-// equals, to the front of ids and returns them. It leaves ids as they are when all fit.
+// longestWaiting moves the n of the given candidates that come first by byWaiting to the front of ids and returns them. It leaves ids as they are when all fit.
 func longestWaiting(candidates []candidate, ids []int, n int) []int {
 	if len(ids) <= n {
 		return ids
@@ -94,10 +94,11 @@ func longestWaiting(candidates []candidate, ids []int, n int) []int {
 	return ids[:n]
 }
 
-// byWaiting puts those first that were served least recently, the older request first among equals.
+// byWaiting puts those first whose turn is earliest, among them those that were served least recently, the older request first
+// among equals.
 func byWaiting(candidates []candidate, ids []int) {
 	slices.SortFunc(ids, func(a, b int) int {
-		return cmp.Or(cmp.Compare(candidates[a].served, candidates[b].served), a-b)
+		return cmp.Or(cmp.Compare(candidates[a].turn, candidates[b].turn), cmp.Compare(candidates[a].served, candidates[b].served), a-b)
 	})
 }
 

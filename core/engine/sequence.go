@@ -38,6 +38,12 @@ type sequence struct {
 	chain    uint64
 	broken   bool // the chain can't be continued
 
+	flow   *flow   // in which it waits
+	cost   float64 // tokens that it was expected to take when it came
+	worked float64 // of cost, what counts as worked off
+	tag    float64 // by which it has its place, once placed
+	placed bool    // has had a place
+
 	known     bool   // has arrived at the loop
 	running   bool   // has a place
 	flying    bool   // is in the step under way
@@ -59,7 +65,7 @@ type sequence struct {
 // newSequence makes a sequence for a request with at most most new tokens.
 func newSequence(r Request, most int, now time.Time) *sequence {
 	s := &sequence{
-		request: r, most: most, submitted: now, reuse: !r.NoReuse && r.Observe == nil,
+		request: r, most: most, submitted: now, reuse: !r.NoReuse && (r.Observe == nil || r.Observe.From >= len(r.Prompt)-1),
 		tokens:  append(append(make([]int32, 0, len(r.Prompt)+min(most, 4096)), r.Prompt...), r.Forced[:min(most, len(r.Forced))]...),
 		sampler: sampler.New(r.Sampling, r.Prompt),
 		usage:   Usage{PromptTokens: len(r.Prompt)},
@@ -144,6 +150,33 @@ func (w *watcher) route(layer, position int, ids []int32, weights []float32) {
 	defer w.mu.Unlock()
 	if !w.over && position >= w.seen {
 		w.observer.Route(layer, position, ids, weights)
+	}
+}
+
+// hop shows the way of one row through a layer.
+func (w *watcher) hop(position int, h *moe.Hop) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && position >= w.seen {
+		w.observer.Hop(position, h)
+	}
+}
+
+// state shows what the head gets of one row.
+func (w *watcher) state(position int, state []float32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && position >= w.seen {
+		w.observer.State(position, state)
+	}
+}
+
+// step shows how long a step took.
+func (w *watcher) step(position int, queue, took time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && position >= max(w.seen, w.observer.From) {
+		w.observer.Step(position, queue, took)
 	}
 }
 

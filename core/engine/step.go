@@ -51,6 +51,7 @@ func (e entry) judged() int {
 type flight struct {
 	entries  []entry
 	deadline time.Time // the latest of its requests
+	began    time.Time // of a step
 	edition  uint64    // of a job
 	alive    int       // sequences whose streams have not ended
 	job      *job      // instead of entries
@@ -141,15 +142,28 @@ func (e entry) span() model.Span {
 		sp.Logits, sp.AllLogits = n > 0, n > 1
 	}
 	if s.watcher != nil {
-		if s.watcher.observer.Logits != nil {
-			sp.Logits, sp.AllLogits = true, true
-		}
-		if s.watcher.observer.Route != nil {
-			sp.Route = s.watcher.route
-		}
+		s.watcher.ask(&sp)
 	}
 	sp.Lost, sp.Accept = s.lose, s.request.accepts()
 	return sp
+}
+
+// ask has the model show what the observer wants.
+func (w *watcher) ask(sp *model.Span) {
+	o := w.observer
+	sp.From = o.From
+	if o.Logits != nil {
+		sp.Logits, sp.AllLogits = true, true
+	}
+	if o.Route != nil {
+		sp.Route = w.route
+	}
+	if o.Hop != nil {
+		sp.Trace = w.hop
+	}
+	if o.State != nil {
+		sp.State = w.state
+	}
 }
 
 // finish shows the logits to the observer and chooses the next tokens.

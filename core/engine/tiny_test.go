@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pimoe/pimoe/backends/cpu"
@@ -294,11 +295,13 @@ func checkGolden(t *testing.T, e *engine.Engine, g golden, i int, stop bool) {
 type seen struct {
 	Logits [][]uint32
 	Routes map[[2]int][]uint32
+	Hops   map[[2]int][]uint32
+	States [][]uint32
 }
 
 // watch is an observer that keeps everything.
 func watch() (*engine.Observer, *seen) {
-	s := &seen{Routes: map[[2]int][]uint32{}}
+	s := &seen{Routes: map[[2]int][]uint32{}, Hops: map[[2]int][]uint32{}}
 	return &engine.Observer{
 		Logits: func(_ int, row []float32) {
 			b := make([]uint32, len(row))
@@ -313,6 +316,20 @@ func watch() (*engine.Observer, *seen) {
 				b = append(b, uint32(id), math.Float32bits(w[i]))
 			}
 			s.Routes[[2]int{layer, at}] = b
+		},
+		Hop: func(at int, h *moe.Hop) {
+			var b []uint32
+			for _, e := range h.Experts {
+				b = append(b, uint32(e.Expert), math.Float32bits(e.Weight))
+			}
+			s.Hops[[2]int{h.Layer, at}] = b
+		},
+		State: func(_ int, state []float32) {
+			b := make([]uint32, len(state))
+			for i, v := range state {
+				b[i] = math.Float32bits(v)
+			}
+			s.States = append(s.States, b)
 		},
 	}, s
 }
@@ -380,6 +397,55 @@ func bitInvariance(t *testing.T, p parts, g golden, dtype tensor.DType) {
 	}
 	if n := len(request.Prompt) + request.MaxTokens - 1; len(wantSeen.Logits) != n || len(wantSeen.Routes) != n*p.cfg.Layers {
 		t.Errorf("%d rows of logits and %d routes, want %d and %d", len(wantSeen.Logits), len(wantSeen.Routes), n, n*p.cfg.Layers)
+	} else if len(wantSeen.States) != n || len(wantSeen.Hops) != n*p.cfg.Layers {
+		t.Errorf("%d states and %d hops, want %d and %d", len(wantSeen.States), len(wantSeen.Hops), n, n*p.cfg.Layers)
+	}
+}
+
+// An observer that sees no position before the prompt's last leaves the prefix cache in use, and is told how long each of
+// its tokens took.
+func TestObserverOfTheContinuation(t *testing.T) {
+	p := load(t, coretest.Golden(t, "models", "qwen3_moe"))
+	e := p.open(t, func(o *engine.Options) { o.PrefixReuse = true })
+	defer e.Close()
+	prompt := make([]int32, 40)
+	for i := range prompt {
+		prompt[i] = int32(i * 7 % p.cfg.Vocab)
+	}
+	r := engine.Request{Prompt: prompt, MaxTokens: 5, IgnoreEOS: true, Logprobs: -1}
+	want := answer(t, e, r)
+	seen := map[[2]int]int{}
+	steps := 0
+	r.Observe = &engine.Observer{
+		From: len(prompt) - 1, Hop: func(at int, h *moe.Hop) { seen[[2]int{at, h.Layer}]++ },
+		Step: func(at int, queue, took time.Duration) {
+			if at != len(prompt)-1+steps || took <= 0 || queue < 0 {
+				t.Errorf("step %d of position %d took %s after %s", steps, at, took, queue)
+			}
+			steps++
+		},
+	}
+	s := must(e.Submit(t.Context(), r))(t)
+	defer s.Close()
+	var ids []int32
+	for {
+		tok, err := s.Next(t.Context())
+		if err != nil {
+			break
+		}
+		ids = append(ids, tok.ID)
+	}
+	if !slices.Equal(ids, want.ids) || s.Usage().CachedTokens == 0 || steps != 5 {
+		t.Errorf("observed %v with %d tokens of the cache in %d steps, alone %v", ids, s.Usage().CachedTokens, steps, want.ids)
+	}
+	positions := map[[2]int]int{}
+	for at := len(prompt) - 1; at < len(prompt)+4; at++ {
+		for _, l := range p.cfg.SparseLayers() {
+			positions[[2]int{at, l}] = 1
+		}
+	}
+	if d := cmp.Diff(positions, seen); d != "" {
+		t.Errorf("positions and layers: %s", d)
 	}
 }
 

@@ -41,6 +41,8 @@ type groupCall struct {
 	retry bool         // the try is one of the budget's retries
 	quiet bool         // not to be sampled: it is itself a repetition
 	now   bool         // does not wait for a restart
+	noted *moe.Answer  // who has answered goes here, if not nil
+	sent  int          // tries so far, one after the other
 }
 
 // try is a call on one process.
@@ -54,6 +56,7 @@ type try struct {
 var groupCalls = sync.Pool{New: func() any { return new(groupCall) }}
 
 func (p *groupCall) send(replica int, inc *incarnation) {
+	p.sent++
 	p.try = begin(p.ctx, replica, inc, p.call)
 }
 
@@ -201,6 +204,9 @@ func (p *groupCall) finish(err error) error {
 	p.group.end(t.replica, t.inc, p.outcome(err), took, work(p.call))
 	if err == nil {
 		t.inc.served.Store(true)
+		if p.noted != nil {
+			*p.noted = p.group.answer(t, took, p.sent)
+		}
 		if !p.quiet {
 			p.group.seen.call(p.call, took)
 			p.group.heat.add(p.call)
@@ -322,7 +328,7 @@ func (p *groupCall) hedge(first client.Settling) error {
 		h.y = make([]float32, n)
 	}
 	h.call.Y = tensor.MatrixOf(p.call.Y.Rows, p.call.Y.Cols, h.y[:p.call.Y.Rows*p.call.Y.Cols])
-	other := groupCall{group: g, ctx: p.ctx, call: &h.call}
+	other := groupCall{group: g, ctx: p.ctx, call: &h.call, noted: p.noted, sent: p.sent}
 	other.send(replica, inc)
 	defer func() { h.call = expert.Call{} }()
 	second, ok := other.try.pending.(client.Settling)
@@ -406,4 +412,7 @@ func (g *group) endHedge() {
 	g.set.EndHedge()
 }
 
-var _ moe.Sleeper = (*groupCall)(nil)
+var (
+	_ moe.Sleeper      = (*groupCall)(nil)
+	_ moe.Attributable = (*groupCall)(nil)
+)

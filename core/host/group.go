@@ -111,12 +111,6 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		g.replicas[r].parked.Store(r >= spec.Replicas && r < spec.most())
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
 		g.stats = append(g.stats, newReplicaStats(m, labels))
-		m.Gauge("pimoe_expert_ready", func() float64 {
-			if st := g.state(r); st == resilience.Ready {
-				return 1
-			}
-			return 0
-		}, labels...)
 	}
 	return g, nil
 }
@@ -401,7 +395,9 @@ type Status struct {
 	Lanes        int    `json:"lanes"`       // threads that serve calls; 0 over gRPC and in process
 	BoundLanes   int    `json:"bound_lanes"` // of them, those that the system let bind to a core
 	LastDeath    *Death `json:"last_death"`
-	Aside        bool   `json:"aside"` // it serves requests of another edition only, while the group is being changed
+	// ReadySince is when the process passed its first known-answer test; nil while there is none.
+	ReadySince *time.Time `json:"ready_since"`
+	Aside      bool       `json:"aside"` // it serves requests of another edition only, while the group is being changed
 	// Confinement lists what was done to confine the process, and what was not and why; none in process.
 	Confinement []client.Measure `json:"confinement"`
 }
@@ -434,6 +430,7 @@ func (s *supervisor) describe(st *Status) {
 		st.PrivateBytes = privateBytes(st.PID)
 		st.Lanes, st.BoundLanes = inc.proc.Lanes()
 		st.Confinement = inc.proc.Confined()
+		st.ReadySince = &inc.since
 	}
 }
 

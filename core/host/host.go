@@ -35,6 +35,7 @@ type Options struct {
 	Model   *weights.Model // where the expert shards are
 	Experts ExpertShape
 	Groups  []GroupSpec
+	Place   moe.Placement // which of Groups serves each unit: groups that stand by have units, too
 	Router  RouterSpec
 	// RuntimeDir is the folder for sockets; it must be private (0700). Each host makes its own folder in it and
 	// removes those that dead hosts left behind.
@@ -115,6 +116,7 @@ type RouterSpec struct {
 type Host struct {
 	groups   []*seat
 	editions *editions
+	places   *places
 	router   routing
 	routers  *routerSeat   // the same, with processes; nil in process
 	seen     *observations // nil in process, where no router observes
@@ -176,7 +178,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	fleet := &fleet{run: run, shards: &shardSet{}, children: newNotifier()}
 	fleet.life, fleet.stop = context.WithCancel(context.Background())
-	h := &Host{close: fleet.close, fleet: fleet, log: o.Log, tell: o.tell, seen: newObservations(o.Router.Spec, o.Metrics), heat: newHeat(o.Router.Spec)}
+	h := &Host{close: fleet.close, fleet: fleet, log: o.Log, tell: o.tell, seen: newObservations(o.Router.Spec, o.Metrics), heat: newHeat(o.Router.Spec), places: newPlaces(o.Place)}
 	fleet.wg.Go(func() { tellOfChildren(fleet.life, fleet.children) })
 	if o.Confinement.Off {
 		o.Log.Warn("plugins are NOT confined: each runs with all rights of this user", "setting", "plugins.confine")
@@ -193,6 +195,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 			return nil, errors.Join(fmt.Errorf("expert group %s: %w", spec.Name, err), h.Close())
 		}
 		h.groups = append(h.groups, newSeat(n, spec.Name, g))
+		h.groups[n].measure(o.Metrics, g)
 		fleet.enlist(g)
 		fleet.all = append(fleet.all, g.serving()...)
 	}
@@ -205,7 +208,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err := fleet.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	h.editions = newEditions(h.groups, h.routers)
+	h.editions = newEditions(h.groups, h.routers, h.places)
 	h.scale = newScale(o, h.groups, need)
 	fleet.wg.Go(func() { h.follow(fleet.life) })
 	fleet.wg.Go(func() { sweep(fleet.life, o.SweepEvery, fleet.shards, h.groups, o) })
@@ -256,6 +259,9 @@ func (h *Host) Groups() []moe.Group {
 	}
 	return out
 }
+
+// Places say which group serves each unit.
+func (h *Host) Places() moe.Places { return h.places }
 
 // Editions numbers the states that the groups have while they are changed.
 func (h *Host) Editions() moe.Editions { return h.editions }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
@@ -30,7 +31,7 @@ type InProcess struct {
 // StartInProcess computes everything in this process, by direct calls of the same kernels: the baseline of the
 // isolation tax, and a mode for machines that can't start processes.
 func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error) {
-	h := &Host{log: o.Log}
+	h := &Host{log: o.Log, places: newPlaces(o.Place)}
 	crew := &crew{team: in.Team}
 	var locals []*localGroup
 	h.close = func() error {
@@ -51,7 +52,7 @@ func StartInProcess(ctx context.Context, o Options, in InProcess) (*Host, error)
 	if err := in.Router.Configure(ctx, o.Router.Spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("router %s: %w", o.Router.Name, err), h.Close())
 	}
-	h.editions = newEditions(h.groups, nil)
+	h.editions = newEditions(h.groups, nil, h.places)
 	h.router = &localRouter{
 		Router: in.Router, name: o.Router.Name,
 		calls: o.Metrics.Counter("pimoe_router_calls_total", "source", "in-process"),
@@ -153,6 +154,8 @@ type localCall struct {
 	call  *expert.Call
 	done  bool // guarded by crew.work
 	err   error
+	took  time.Duration
+	noted *moe.Answer // who has answered goes here, if not nil
 }
 
 var localCalls = sync.Pool{New: func() any { return new(localCall) }}
@@ -161,6 +164,9 @@ var localCalls = sync.Pool{New: func() any { return new(localCall) }}
 func (c *localCall) Wait() error {
 	c.group.crew.finish(c)
 	err := c.err
+	if err == nil && c.noted != nil {
+		*c.noted = c.group.answer(c.took)
+	}
 	*c = localCall{}
 	localCalls.Put(c)
 	return err
@@ -169,7 +175,8 @@ func (c *localCall) Wait() error {
 func (c *localCall) run() {
 	began := time.Now()
 	c.err = c.group.expert.Forward(c.ctx, c.call)
-	c.group.stats.count(c.call.Y.Rows, time.Since(began), c.err)
+	c.took = time.Since(began)
+	c.group.stats.count(c.call.Y.Rows, c.took, c.err)
 }
 
 // crew computes the calls of all groups with one team: whoever waits first has all that were begun computed, the largest

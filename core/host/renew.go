@@ -9,13 +9,17 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/expert"
 )
 
 // Renewal is a change of several expert groups and of the router in one step.
 type Renewal struct {
 	Groups map[string]func(*GroupSpec) error // by name; each gets the group's present description
 	Router *RouterSpec                       // nil = stays
+	// Place deals the units anew over the groups, whose Units the changes set; nil = stays. Each unit must be computed as before.
+	Place moe.Placement
 	// Watch is how long the new processes are watched after the shift. What fails in this time is rolled back.
 	Watch time.Duration
 }
@@ -46,7 +50,10 @@ func (h *Host) Renew(ctx context.Context, r Renewal) (*Renewed, error) {
 		return nil, fmt.Errorf("group %s is being tried: promote it or roll it back first: %w", t.seat.name, sdk.ErrInvalid)
 	}
 	began := time.Now()
-	n := &renewal{host: h}
+	n := &renewal{host: h, place: r.Place}
+	if n.place != nil {
+		n.oldPlace = h.places.Of(0)
+	}
 	if err := n.start(ctx, r); err != nil {
 		n.dismiss()
 		return nil, err
@@ -67,6 +74,8 @@ type renewal struct {
 	router    *supervisedRouter // nil = stays
 	oldRouter *supervisedRouter
 	sameRoute bool // the new router is the old one's rule
+	place     moe.Placement
+	oldPlace  moe.Placement
 }
 
 type renewedGroup struct {
@@ -100,7 +109,7 @@ func (n *renewal) start(ctx context.Context, r Renewal) error {
 	}
 	for i := range n.groups {
 		wait.Go(func() error {
-			if err := n.groups[i].start(ctx, n.host, specs[i]); err != nil {
+			if err := n.begin(ctx, &n.groups[i], specs[i]); err != nil {
 				return fmt.Errorf("expert group %s: %w", specs[i].Name, err)
 			}
 			return nil
@@ -109,18 +118,43 @@ func (n *renewal) start(ctx context.Context, r Renewal) error {
 	return wait.Wait()
 }
 
-func (g *renewedGroup) start(ctx context.Context, h *Host, spec GroupSpec) (err error) {
+// begin starts a group and compares it with what it replaces.
+func (n *renewal) begin(ctx context.Context, g *renewedGroup, spec GroupSpec) (err error) {
 	if err = ctx.Err(); err != nil {
 		return err
 	}
-	if g.fresh, err = h.begin(ctx, g.seat, spec); err != nil {
+	if g.fresh, err = n.host.begin(ctx, g.seat, spec); err != nil {
 		return err
 	}
-	if g.difference, err = compare(g.old.answers, g.fresh.answers); err != nil {
+	before := func(u expert.Unit) []float32 { return n.before(g, u) }
+	if g.difference, err = compareUnits(g.fresh.answers, before); err != nil {
 		return err
+	}
+	if n.place != nil && !g.difference.Same && g.regrouped() {
+		return fmt.Errorf("units that come from other groups are computed otherwise here (relative difference %.3g): %w", g.difference.Relative, sdk.ErrInvalid)
 	}
 	return g.difference.acceptable(g.old, g.fresh)
 }
+
+// before is the known answer for a unit up to now: that of the group's own seat, or for a unit that comes from elsewhere, of a
+// group that computes like this one. Nil if nobody has it.
+func (n *renewal) before(g *renewedGroup, u expert.Unit) []float32 {
+	if y := g.old.answers.answer(u); y != nil {
+		return y
+	}
+	for _, other := range n.groups {
+		if other.old.numerics() != g.old.numerics() {
+			continue
+		}
+		if y := other.old.answers.answer(u); y != nil {
+			return y
+		}
+	}
+	return nil
+}
+
+// regrouped reports whether the group gets other units than it had.
+func (g *renewedGroup) regrouped() bool { return !slices.Equal(g.old.spec.Units, g.fresh.spec.Units) }
 
 // startRouter starts the new router. What the host has been built for can't change: whether it wants hidden states, observes
 // or depends on load.
@@ -217,19 +251,23 @@ func (n *renewal) take(ctx context.Context, watch time.Duration) error {
 		after = ""
 	}
 	guarded := func(g renewedGroup) member {
-		if g.difference.Same {
+		if g.difference.Same && !g.regrouped() {
 			return &backed{group: g.fresh, behind: g.old}
 		}
 		return g.fresh
 	}
-	old := h.editions.shift(n.shifted(guarded, n.router, after))
+	taking := n.shifted(guarded, n.router, after)
+	taking.place = n.place
+	old := h.editions.shift(taking)
 	why := n.watched(ctx, watch)
 	if why == nil { // those who stood behind leave
 		old = append(old, h.editions.shift(n.shifted(func(g renewedGroup) member { return g.fresh }, nil, sameText))...)
 		n.retire(old, func(g renewedGroup) *group { return g.old }, n.oldRouter)
 		return nil
 	}
-	back := h.editions.shift(n.shifted(func(g renewedGroup) member { return g.old }, n.oldRouter, before))
+	returning := n.shifted(func(g renewedGroup) member { return g.old }, n.oldRouter, before)
+	returning.place = n.oldPlace
+	back := h.editions.shift(returning)
 	n.retire(back, func(g renewedGroup) *group { return g.fresh }, n.router)
 	h.log.Error("new processes are rolled back", "why", why)
 	return fmt.Errorf("rolled back: %w", why)
@@ -295,5 +333,8 @@ func (n *renewal) retire(old []uint64, leaving func(renewedGroup) *group, router
 				h.fleet.dismissRouter(router)
 			}
 		})
+	}
+	if n.place != nil {
+		h.fleet.wg.Go(func() { _ = h.editions.drained(h.fleet.life, h.places, old) }) // an error is the host's end
 	}
 }

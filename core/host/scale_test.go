@@ -43,7 +43,7 @@ func growing(t *testing.T, budget Budget, specs []GroupSpec, f func(w *world, h 
 		if err := fl.awaitReady(fl.life); err != nil {
 			t.Fatal(err)
 		}
-		h.editions = newEditions(h.groups, nil)
+		h.editions = newEditions(h.groups, nil, newPlaces(nil))
 		h.scale = newScale(o, h.groups, footprint{})
 		fl.wg.Go(func() { h.follow(fl.life) })
 		f(w, h)

@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/sdk/expert"
 )
 
@@ -34,6 +37,18 @@ func newSeat(number int, name string, m member) *seat {
 	s := &seat{name: name, number: number}
 	s.table.Store(&seating{current: m})
 	return s
+}
+
+// measure adds the gauges of as many replicas as a group may have. They tell of whoever has the seat when they are asked.
+func (s *seat) measure(m *metrics.Registry, g *group) {
+	for r := range g.replicas {
+		m.Gauge("pimoe_expert_ready", func() float64 {
+			if now := s.own(); now != nil && r < len(now.replicas) && now.state(r) == resilience.Ready {
+				return 1
+			}
+			return 0
+		}, "group", s.name, "replica", strconv.Itoa(r))
+	}
 }
 
 // of is the group that computes for an edition.
@@ -91,7 +106,8 @@ func (s *seat) status() []Status {
 type editions struct {
 	seats   []*seat
 	routers *routerSeat // nil in process
-	mu      sync.Mutex  // guards what follows, and who is seated
+	places  *places
+	mu      sync.Mutex // guards what follows, and who is seated
 	current uint64
 	users   map[uint64]int
 	text    map[uint64]string // what the edition computes
@@ -106,8 +122,8 @@ type trial struct {
 	draw    func() float64
 }
 
-func newEditions(seats []*seat, routers *routerSeat) *editions {
-	e := &editions{seats: seats, routers: routers, current: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
+func newEditions(seats []*seat, routers *routerSeat, p *places) *editions {
+	e := &editions{seats: seats, routers: routers, places: p, current: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
 	e.text[1] = e.describe(shift{})
 	return e
 }
@@ -116,6 +132,7 @@ func newEditions(seats []*seat, routers *routerSeat) *editions {
 type shift struct {
 	groups map[*seat]member
 	router *supervisedRouter // nil = stays
+	place  moe.Placement     // nil = stays
 	// text is what the new edition computes: empty = what its members say, sameText = what the one before did.
 	text string
 }
@@ -193,6 +210,9 @@ func (e *editions) shift(sh shift) (old []uint64) {
 	}
 	if sh.router != nil {
 		e.routers.shift(sh.router, old)
+	}
+	if sh.place != nil {
+		e.places.shift(sh.place, old)
 	}
 	return old
 }

@@ -77,6 +77,7 @@ type incarnation struct {
 	info     sdk.Info
 	digest   string       // of what it executes
 	observes bool         // a router that observes
+	since    time.Time    // it is ready; set before others see it
 	served   atomic.Bool  // has answered a real call
 	inflight atomic.Int64 // calls under way
 	verdict  atomic.Pointer[string]
@@ -314,6 +315,7 @@ func (s *supervisor) start(ctx context.Context) (*incarnation, error) {
 // attend serves one incarnation: announce it, watch it, see it off.
 func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 	began := time.Now()
+	inc.since = began
 	select {
 	case <-s.first:
 		if !s.anew {

@@ -100,6 +100,7 @@ func (h *Host) begin(ctx context.Context, s *seat, spec GroupSpec) (*group, erro
 	if err != nil {
 		return nil, err
 	}
+	s.measure(h.launch.options.Metrics, fresh) // of replicas that the present group has not
 	h.fleet.enlist(fresh)
 	if err := awaitAll(ctx, fresh.serving()); err != nil {
 		h.fleet.dismiss(fresh)
@@ -118,10 +119,13 @@ func (k *knownAnswers) numericClass() string {
 }
 
 // compare holds the known answers of two groups of the same units against each other.
-func compare(old, fresh *knownAnswers) (Difference, error) {
+func compare(old, fresh *knownAnswers) (Difference, error) { return compareUnits(fresh, old.answer) }
+
+// compareUnits holds the known answers of a group against those before.
+func compareUnits(fresh *knownAnswers, before func(expert.Unit) []float32) (Difference, error) {
 	d := Difference{Same: true, Cosine: 1}
-	for _, u := range old.spec.Units {
-		a, b := old.answer(u), fresh.answer(u)
+	for _, u := range fresh.spec.Units {
+		a, b := before(u), fresh.answer(u)
 		if len(a) != len(b) || len(a) == 0 {
 			return d, fmt.Errorf("layer %d expert %d: answers of %d and %d values: %w", u.Layer, u.Expert, len(a), len(b), sdk.ErrInvalidOutput)
 		}

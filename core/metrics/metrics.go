@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	vm "github.com/VictoriaMetrics/metrics"
@@ -33,6 +34,8 @@ type Registry struct {
 	set    *vm.Set
 	series atomic.Int64
 	drop   *vm.Counter
+	// distributions are *Distribution by series.
+	distributions sync.Map
 }
 
 // New makes an empty registry.

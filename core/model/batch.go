@@ -23,7 +23,8 @@ type batch struct {
 	y         tensor.Matrix // output of the current block
 	cos, sin  tensor.Matrix
 	observe   func(layer, row, k int, ids []int32, weights []float32)
-	judge     moe.Judge // nil unless every span has a Lost
+	judge     moe.Judge  // nil unless every span has a Lost
+	trace     moe.Tracer // nil unless a span has a Trace
 
 	l            int // the layer under way
 	layer        *layer
@@ -45,6 +46,9 @@ func (t *Trunk) begin(cache *Cache, spans []Span, block moe.Block, tm team.Team)
 		if spans[i].Route != nil && b.observe == nil {
 			b.observe = b.route
 		}
+		if spans[i].Trace != nil {
+			b.trace = (*tracing)(b)
+		}
 		for j, id := range spans[i].Tokens {
 			s.rows = append(s.rows, rowOf{i, spans[i].Start + j})
 			s.tokens = append(s.tokens, id)
@@ -64,9 +68,25 @@ func (t *Trunk) begin(cache *Cache, spans []Span, block moe.Block, tm team.Team)
 // route passes a row's route on to its span.
 func (b *batch) route(layer, row, k int, ids []int32, weights []float32) {
 	at := b.rows[row]
-	if f := b.spans[at.span].Route; f != nil {
+	if f := b.spans[at.span].Route; f != nil && at.position >= b.spans[at.span].From {
 		f(layer, at.position, ids, weights)
 	}
+}
+
+// tracing is the batch as the tracer of its rows: each span hears of its own.
+type tracing batch
+
+// Traces implements moe.Tracer.
+func (b *tracing) Traces(row int) bool {
+	at := b.rows[row]
+	s := &b.spans[at.span]
+	return s.Trace != nil && at.position >= s.From
+}
+
+// Hop implements moe.Tracer.
+func (b *tracing) Hop(row int, h *moe.Hop) {
+	at := b.rows[row]
+	b.spans[at.span].Trace(at.position, h)
 }
 
 // judging is the batch as the judge of its rows.
@@ -152,6 +172,22 @@ func (b *adding) Run(_, piece int) {
 	}
 }
 
+// states shows the spans that want it what the head gets of their tokens.
+func (b *batch) states() {
+	row := 0
+	for i := range b.spans {
+		s := &b.spans[i]
+		if kept := s.keeps(); s.State != nil {
+			y := b.t.scratch.last.matrix(1, b.t.cfg.Hidden).Row(0)
+			for j := kept - s.shown(); j < kept; j++ {
+				vec.RMSNorm(y, b.x.Row(row+j), b.t.norm, b.t.cfg.eps)
+				s.State(b.rows[row+j].position, y)
+			}
+		}
+		row += s.keeps()
+	}
+}
+
 // finish computes the logits that were asked for.
 func (b *batch) finish() []tensor.Matrix {
 	c, s := b.t.cfg, &b.t.scratch
@@ -160,6 +196,7 @@ func (b *batch) finish() []tensor.Matrix {
 	for i := range b.spans {
 		n += b.spans[i].wants()
 	}
+	b.states()
 	last, logits := s.last.matrix(n, c.Hidden), s.headLogits.matrix(n, c.Vocab)
 	row, at := 0, 0
 	for i := range b.spans {

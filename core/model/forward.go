@@ -19,6 +19,13 @@ type Span struct {
 	AllLogits bool // of every token
 	// Route, if not nil, is called for each token in each layer with experts. It is lent the slices.
 	Route func(layer, position int, ids []int32, weights []float32)
+	// Trace, if not nil, is called for each token in each layer with experts, when the layer is done. h is lent.
+	Trace func(position int, h *moe.Hop)
+	// State, if not nil, is called for each token with what the head gets: the last layer's output after the last norm. It is
+	// lent the slice.
+	State func(position int, state []float32)
+	// From is the first position that Route, Trace and State are called for.
+	From int
 
 	// Lost, if not nil, is told of each token in each layer whose experts did not all answer, and Accept is what the span
 	// takes then (moe.Judge). A token without an answer leaves the span's pages and logits unspecified, and no other span's.
@@ -40,11 +47,14 @@ func (s *Span) wants() int {
 
 // keeps is how many rows, the last ones, go all the way through the last layer.
 func (s *Span) keeps() int {
-	if s.Route != nil {
-		return len(s.Tokens)
+	if s.Route != nil || s.Trace != nil || s.State != nil {
+		return max(s.wants(), s.shown())
 	}
 	return s.wants()
 }
+
+// shown is how many of the tokens, the last ones, are at or behind From.
+func (s *Span) shown() int { return min(max(s.Start+len(s.Tokens)-s.From, 0), len(s.Tokens)) }
 
 // Forward computes all spans in one batch: it writes their keys and values into the cache and gives each span the
 // logits it asks for, as 0, 1 or len(Tokens) rows that are valid until the next call. A row's bits depend on its own
@@ -100,7 +110,7 @@ func (b *batch) feed(ctx context.Context) error {
 		return nil
 	}
 	s := &b.t.scratch
-	in := moe.Input{Layer: b.l, X: b.h, Tokens: s.tokens, Positions: s.positions, Observe: b.observe, Judge: b.judge}
+	in := moe.Input{Layer: b.l, X: b.h, Tokens: s.tokens, Positions: s.positions, Observe: b.observe, Judge: b.judge, Trace: b.trace}
 	return b.t.sparse(ctx, in, b.block, b.y, b.team)
 }
 

@@ -23,7 +23,7 @@ type Layer struct {
 	hidden    bool      // the router wants hidden states
 	k         int
 	experts   int
-	place     Placement
+	place     Places
 	groups    []Group
 	sites     []site
 	width     int
@@ -37,7 +37,7 @@ type Layer struct {
 // New makes the Block. router is configured already and picks k of experts for each row; place says which of groups
 // serves each unit; hidden is the width of a row; t has as many threads as the calls of one layer share cores, and combines
 // their answers.
-func New(r router.Router, k, experts int, place Placement, groups []Group, hidden int, t team.Team) *Layer {
+func New(r router.Router, k, experts int, place Places, groups []Group, hidden int, t team.Team) *Layer {
 	l := &Layer{
 		router: r, k: k, experts: experts, place: place, groups: groups, width: hidden, team: t, cores: t.Threads(),
 		pool: sync.Pool{New: func() any { return new(work) }},
@@ -66,6 +66,9 @@ func siteOf(g Group, cores int) site {
 	return all
 }
 
+// groupsOf says which group serves each expert of the layer.
+func (l *Layer) groupsOf(in Input) []int { return l.place.Of(in.Edition)[in.Layer] }
+
 // here is the plan's core of the caller, -1 if it isn't known.
 func (l *Layer) here() int {
 	if len(l.groups) > 0 {
@@ -89,6 +92,7 @@ type work struct {
 	to      tensor.Matrix // that is being combined
 	k       int
 	lost    []lost // calls without an answer that need not end the Forward
+	hops    *hops  // nil = nobody traces
 }
 
 // Forward routes, dispatches, waits and combines. A failing call does not leave others behind: every call that was
@@ -116,19 +120,24 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if l.predicted != nil {
 		return l.ahead(ctx, in, y, batch, w)
 	}
+	watch := in.stopwatch()
 	if err := l.routed(in, w.routes, l.router.Route(ctx, batch, w.routes)); err != nil {
 		return err
 	}
-	l.send(ctx, in, w, l.place[in.Layer])
+	route := watch.took()
+	l.send(ctx, in, w, l.groupsOf(in))
 	in.meanwhile()
 	if err := l.receive(in, w); err != nil {
 		return err
 	}
 	l.show(in.Layer, w, nil)
+	w.witness(in, nil)
 	if err := l.rescue(ctx, in, w, nil); err != nil {
 		return err
 	}
+	watch = in.stopwatch()
 	w.combine(y, l.k, l.team)
+	w.tell(in, route, watch.took())
 	return nil
 }
 
@@ -138,23 +147,25 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	answer := l.work()
 	defer l.pool.Put(answer)
 	answer.routes = resizeRoutes(answer.routes, in.X.Rows, l.k)
+	watch := in.stopwatch()
 	pending := l.predicted.Begin(ctx, batch, answer.routes)
 	sent := l.predicted.Predict(ctx, batch, w.routes) && CheckRoutes(w.routes, in.Layer, l.experts) == nil
 	if sent {
-		l.send(ctx, in, w, l.place[in.Layer])
+		l.send(ctx, in, w, l.groupsOf(in))
 		in.meanwhile()
 	}
 	err := l.routed(in, answer.routes, pending.Wait())
+	route := watch.took()
 	switch {
 	case err == nil && !sent:
 		copy(w.routes.IDs, answer.routes.IDs)
 		copy(w.routes.Weights, answer.routes.Weights)
-		l.send(ctx, in, w, l.place[in.Layer])
+		l.send(ctx, in, w, l.groupsOf(in))
 		in.meanwhile()
 	case err == nil:
 		answer.differing(w)
 		if len(answer.of) > 0 {
-			l.send(ctx, in, answer, l.place[in.Layer])
+			l.send(ctx, in, answer, l.groupsOf(in))
 		}
 	}
 	for _, w := range []*work{w, answer} {
@@ -167,14 +178,20 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 	}
 	l.show(in.Layer, w, answer.of)
 	l.show(in.Layer, answer, nil)
+	w.witness(in, answer.of)
+	answer.witness(in, nil)
 	if err := l.rescue(ctx, in, w, answer.of); err != nil {
 		return err
 	}
 	if err := l.rescue(ctx, in, answer, nil); err != nil {
 		return err
 	}
+	watch = in.stopwatch()
 	w.combine(y, l.k, l.team)
 	answer.combine(y, l.k, l.team)
+	combine := watch.took()
+	w.tell(in, route, combine)
+	answer.tell(in, route, combine)
 	return nil
 }
 
@@ -196,7 +213,7 @@ func (a *atEdition) Forward(ctx context.Context, in Input, y tensor.Matrix) erro
 func (l *Layer) work() *work {
 	w := l.pool.Get().(*work)
 	clear(w.lost)
-	w.of, w.calls, w.lost = w.of[:0], w.calls[:0], w.lost[:0]
+	w.of, w.calls, w.lost, w.hops = w.of[:0], w.calls[:0], w.lost[:0], nil
 	return w
 }
 
@@ -208,7 +225,7 @@ func (in *Input) meanwhile() {
 }
 
 func (l *Layer) check(in Input, y tensor.Matrix) error {
-	groups := l.place[in.Layer]
+	groups := l.groupsOf(in)
 	if len(groups) != l.experts {
 		return fmt.Errorf("layer %d: %d of %d experts are placed: %w", in.Layer, len(groups), l.experts, sdk.ErrInvalid)
 	}
@@ -294,6 +311,7 @@ func (l *Layer) send(ctx context.Context, in Input, w *work, groups []int) {
 			}
 		}
 	}
+	w.note(in)
 }
 
 // start sends one call. Where a missing expert need not end everything, nobody waits for its restart here.

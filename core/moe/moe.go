@@ -35,6 +35,8 @@ type Input struct {
 	// Judge, if not nil, lets a Lenient block answer without an expert that is missing, and is told of it. Then no row waits
 	// for a restart. nil = every row waits for its experts, as long as ctx lets it.
 	Judge Judge
+	// Trace, if not nil, is told of rows' ways through the layer.
+	Trace Tracer
 }
 
 // Predicted is a router.Router whose answer can be known before it comes, because the host has the rule too. The experts
@@ -82,6 +84,12 @@ type Attributed interface {
 	Programs(edition uint64) string
 }
 
+// Versioned is an Editions that tells apart all that shapes what an edition computes, while it is in use: equal versions
+// give equal bits.
+type Versioned interface {
+	Version(edition uint64) string
+}
+
 // Group is a set of units that is called as one: an expert group's process, with whatever retries its owner makes.
 type Group interface {
 	// Start sends a call; the Pending's Wait fills call.Y.
@@ -91,3 +99,11 @@ type Group interface {
 // Placement says which group serves each unit: Placement[layer][expert] is an index into the groups; a layer without
 // experts has no entries.
 type Placement map[int][]int
+
+// Places are the Placements of the editions. One edition's never changes.
+type Places interface {
+	Of(edition uint64) Placement
+}
+
+// Of implements Places for what never changes.
+func (p Placement) Of(uint64) Placement { return p }

@@ -58,6 +58,7 @@ type ask struct {
 	expert int
 	group  int
 	failed bool
+	by     *Answer // nil where nobody traces
 }
 
 // rescue gives every row of the work's failed calls another result, or none. skip are rows, ascending, that other work
@@ -86,6 +87,7 @@ func (l *Layer) rescue(ctx context.Context, in Input, w *work, skip []int32) err
 	if err := r.dispatch(ctx); err != nil {
 		return err
 	}
+	r.trace()
 	for _, s := range r.rows {
 		r.settle(s)
 		in.Judge.Lost(int(w.of[s.n]), s.outcome)
@@ -145,7 +147,7 @@ func (r *rescue) decide(s *stricken) {
 // policy is that of the group which a slot's chosen expert is placed in.
 func (r *rescue) policy(m *slot) *Policy { return &r.l.policies[r.group(m)] }
 
-func (r *rescue) group(m *slot) int { return r.l.place[r.in.Layer][m.chosen] }
+func (r *rescue) group(m *slot) int { return r.l.groupsOf(r.in)[m.chosen] }
 
 // cause is why the chosen expert did not answer.
 func (r *rescue) cause(m *slot) error {
@@ -171,7 +173,7 @@ func (r *rescue) substitute(s *stricken, m *slot, substitutes map[int]int) bool 
 			return true
 		}
 	}
-	group := r.l.place[r.in.Layer][other]
+	group := r.l.groupsOf(r.in)[other]
 	if r.down[group] != nil {
 		return false
 	}
@@ -250,7 +252,7 @@ func (r *rescue) dispatch(ctx context.Context) error {
 	}
 	w := r.l.work()
 	defer r.l.pool.Put(w)
-	groups := slices.Clone(r.l.place[r.in.Layer])
+	groups := slices.Clone(r.l.groupsOf(r.in))
 	w.routes = resizeRoutes(w.routes, len(r.asks), 1)
 	for i, a := range r.asks {
 		w.of = append(w.of, a.row)
@@ -277,7 +279,29 @@ func (r *rescue) dispatch(ctx context.Context) error {
 			}
 		}
 	}
+	if w.hops != nil {
+		for i := range r.asks {
+			r.asks[i].by = w.answerOf(int(w.plan.from[i]))
+		}
+	}
 	return nil
+}
+
+// trace notes what was computed in the place of missing experts.
+func (r *rescue) trace() {
+	if r.w.hops == nil {
+		return
+	}
+	for _, s := range r.rows {
+		for i := range s.slots {
+			switch m := &s.slots[i]; {
+			case m.bad && m.ask >= 0:
+				r.w.hops.replaced(s.n, m.chosen, m.expert, r.asks[m.ask].by)
+			case m.bad && m.kind == Substitute:
+				r.w.hops.replaced(s.n, m.chosen, m.expert, nil)
+			}
+		}
+	}
 }
 
 // settle writes a row's results and weights into the plan, ascending by expert; an expert that came twice adds its weights.

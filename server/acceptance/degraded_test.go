@@ -202,12 +202,16 @@ func TestDegraded(t *testing.T) {
 					t.Fatalf("before: %d %v %s", a.status, a.header, a.body)
 				}
 			}
+			if c.status == "" {
+				s.restarted(t)
+			}
 			rows := s.rows(t)
 			s.kill(t)
 			s.afterDeath(t, c.status, c.reason)
 			s.sameRows(t, rows, c.status)
 			if c.status != "" {
 				s.stream(t, c.status)
+				s.traced(t, c.status, c.reason)
 				s.counted(t, c.status)
 			}
 		})

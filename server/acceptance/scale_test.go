@@ -256,7 +256,7 @@ func TestScaleCommands(t *testing.T) {
 		t.Error(out)
 	}
 	file := filepath.Join(t.TempDir(), "grouping.yaml")
-	if err := os.WriteFile(file, []byte(pimoe("experts", "rebalance")), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(pimoe("experts", "rebalance", "--print")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command(p.cmd.Path, "config", "check", file).CombinedOutput(); err != nil {

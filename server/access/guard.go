@@ -26,6 +26,7 @@ type Credentials struct {
 	CSRF          string // X-CSRF-Token
 	// Certificate are the names in the certificate that the client's connection has shown and that was verified.
 	Certificate []string
+	Look        bool // only look: a session is not used by it
 }
 
 // Guard finds out who a request is from. Life: New, any number of calls from any goroutines, Close.
@@ -146,7 +147,7 @@ func (g *Guard) Authenticate(ctx context.Context, c Credentials) (Principal, err
 	case len(c.Authorization) == 1 && c.Authorization[0] != "":
 		return g.bearer(ctx, c.Authorization[0])
 	case c.Cookie != "" && g.login != nil:
-		s, err := g.sessions.of(c.Cookie)
+		s, err := g.sessions.find(c.Cookie, !c.Look)
 		if err != nil {
 			return Principal{}, err
 		}

@@ -2,6 +2,8 @@ package access
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -257,4 +259,23 @@ func (m Mapping) principal(c claims, kind Kind) (Principal, error) {
 		}
 	}
 	return p, nil
+}
+
+// Expiry is when a JWT that has been verified expires; false for any other credential.
+func Expiry(token string) (time.Time, bool) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}, false
+	}
+	b, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return time.Time{}, false
+	}
+	var c struct {
+		Exp float64 `json:"exp"`
+	}
+	if json.Unmarshal(b, &c) != nil || c.Exp <= 0 || c.Exp > 1<<40 {
+		return time.Time{}, false
+	}
+	return time.Unix(int64(c.Exp), 0), true
 }

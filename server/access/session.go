@@ -75,7 +75,10 @@ func (s *sessions) over(v *session) bool {
 }
 
 // of is the session of a cookie, and counts as its use.
-func (s *sessions) of(cookie string) (session, error) {
+func (s *sessions) of(cookie string) (session, error) { return s.find(cookie, true) }
+
+// find is the session of a cookie.
+func (s *sessions) find(cookie string, use bool) (session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := sha256.Sum256([]byte(cookie))
@@ -87,7 +90,9 @@ func (s *sessions) of(cookie string) (session, error) {
 		delete(s.all, k)
 		return session{}, refuse(ErrExpired, "the session of %s is over", v.principal.ID)
 	}
-	v.active = s.now()
+	if use {
+		v.active = s.now()
+	}
 	return *v, nil
 }
 

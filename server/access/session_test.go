@@ -1,6 +1,7 @@
 package access
 
 import (
+	"encoding/base64"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -71,5 +72,35 @@ func TestCookiesOfHTTPS(t *testing.T) {
 	}
 	if strings.Contains(c, "Domain") {
 		t.Errorf("%s is for other hosts, too", c)
+	}
+}
+
+// Who only looks does not use a session: a connection that is held open does not keep its person logged in.
+func TestLookingIsNotUsing(t *testing.T) {
+	now := noon
+	s := newSessions(10*time.Minute, time.Hour, func() time.Time { return now })
+	cookie := s.begin(Principal{ID: "a"})
+	for range 9 {
+		now = now.Add(time.Minute)
+		if _, err := s.find(cookie, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now = now.Add(time.Minute)
+	if _, err := s.find(cookie, false); !errors.Is(err, ErrExpired) {
+		t.Errorf("after its idle time: %v", err)
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	enc := base64.RawURLEncoding.EncodeToString
+	token := func(claims string) string { return enc([]byte(`{"alg":"none"}`)) + "." + enc([]byte(claims)) + ".x" }
+	if at, ok := Expiry(token(`{"exp":1700000000.5}`)); !ok || at.Unix() != 1700000000 {
+		t.Errorf("%v %v", at, ok)
+	}
+	for _, bad := range []string{"", "pimoe_a_b", "a.b.c", token(`{}`), token(`{"exp":"1"}`), token(`{"exp":-1}`), token(`{"exp":1e300}`), token(`[]`)} {
+		if at, ok := Expiry(bad); ok {
+			t.Errorf("%q expires at %v", bad, at)
+		}
 	}
 }

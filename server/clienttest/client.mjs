@@ -30,6 +30,8 @@ for await (const m of client.models.list()) listed.push(m.id);
 check("models.list", listed.length === 1 && listed[0] === model, listed);
 check("models.retrieve", (await client.models.retrieve(model)).object === "model");
 
+await fails("models.retrieve of another", OpenAI.NotFoundError, client.models.retrieve("gpt-4"), { code: "model_not_found", param: "model" });
+
 const prompt = "Once upon a time, a little";
 const text = await client.completions.create({ model, prompt, max_tokens: 12, seed: 3 });
 check("completions", text.object === "text_completion" && text.choices[0].finish_reason === "length" && text.usage.completion_tokens === 12, text);
@@ -67,6 +69,32 @@ for await (const c of await client.chat.completions.create({ model, messages, ma
   callFinish = c.choices[0].finish_reason ?? callFinish;
 }
 check("tool call stream", callName === "feed" && callFinish === "tool_calls" && Number.isInteger(JSON.parse(called).legs), [callName, called, callFinish]);
+
+const vectors = await client.embeddings.create({ model, input: ["A fox.", "A lamp."] }); // the client asks for base64 by itself
+const plain = await client.embeddings.create({ model, input: "A fox.", encoding_format: "float", dimensions: 8 });
+const norm = (v) => Math.hypot(...v);
+check("embeddings", vectors.data.length === 2 && Math.abs(norm(vectors.data[1].embedding) - 1) < 1e-5 && plain.data[0].embedding.length === 8 && Math.abs(norm(plain.data[0].embedding) - 1) < 1e-5, vectors.usage);
+
+const told = await client.responses.create({ model, input: messages, max_output_tokens: 16, temperature: 0 });
+check("responses", told.output_text === answer && told.status === "incomplete" && told.usage.output_tokens === 16, told);
+let heard = "", numbers = 0, lastType = "";
+for await (const e of await client.responses.create({ model, input: messages, max_output_tokens: 16, temperature: 0, stream: true })) {
+  check("sequence_number", e.sequence_number === numbers++, e);
+  if (e.type === "response.output_text.delta") heard += e.delta;
+  lastType = e.type;
+}
+check("responses stream", heard === answer && lastType === "response.incomplete", [heard, lastType]);
+const format = { type: "json_schema", name: "animal", strict: true, schema };
+const listening = client.responses.stream({ model, input: messages, max_output_tokens: 200, text: { format } });
+let deltas = "";
+listening.on("response.output_text.delta", (e) => { deltas += e.delta; });
+const heardAll = await listening.finalResponse();
+check("responses stream helper", heardAll.status === "completed" && Number.isInteger(JSON.parse(heardAll.output_text).legs) && deltas === heardAll.output_text, heardAll);
+const calling = await client.responses.create({ model, input: messages, max_output_tokens: 200, tools: [{ type: "function", name: "feed", parameters: schema, strict: true }], tool_choice: "required", parallel_tool_calls: false });
+check("responses call", calling.output[0].type === "function_call" && Number.isInteger(JSON.parse(calling.output[0].arguments).legs), calling);
+await fails("no memory", OpenAI.BadRequestError, client.responses.create({ model, input: "A fox.", previous_response_id: "resp_1" }), { param: "previous_response_id", code: "unsupported_value" });
+const traced = await client.chat.completions.create({ model, messages, max_tokens: 3, pimoe: { trace: true } });
+check("trace", traced.pimoe.runs[0].tokens.length === 3 && traced.pimoe.runs[0].tokens[0].layers.length > 1 && chat.pimoe === undefined, traced.pimoe);
 
 const bad = (extra) => client.chat.completions.create({ model, messages, ...extra });
 await fails("bad value", OpenAI.BadRequestError, bad({ temperature: 3 }), { status: 400, param: "temperature", code: "invalid_value", type: "invalid_request_error" });

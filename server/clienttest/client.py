@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import re
 import typing
@@ -9,6 +10,9 @@ import typing
 import openai
 from openai.types.chat import completion_create_params as chat_params
 from openai.types import completion_create_params as text_params
+from openai.types import embedding_create_params as embedding_params
+from openai.types.responses import response_create_params as response_params
+from pydantic import BaseModel, Field
 
 BASE, KEY, MODEL = os.environ["PIMOE_URL"], os.environ["PIMOE_KEY"], "pimoe-tiny"
 client = openai.OpenAI(base_url=BASE, api_key=KEY, max_retries=0, timeout=60)
@@ -122,6 +126,79 @@ def forms():
     check("auto", ask_auto().choices[0].message.role == "assistant")
 
 
+class Animal(BaseModel):
+    name: str = Field(max_length=12)
+    legs: int = Field(ge=0, le=8)
+
+
+def embeddings():
+    both = client.embeddings.create(model=MODEL, input=["A fox.", "A lamp."])  # the client asks for base64 by itself
+    plain = client.embeddings.create(model=MODEL, input="A fox.", encoding_format="float")
+    near = all(abs(a - b) < 1e-7 for a, b in zip(both.data[0].embedding, plain.data[0].embedding, strict=True))  # decimals are rounded
+    check("embeddings", near and both.data[1].index == 1 and both.usage.total_tokens > plain.usage.total_tokens, both.usage)
+    check("embeddings of length 1", abs(math.hypot(*plain.data[0].embedding) - 1) < 1e-5, plain.usage)
+    few = client.embeddings.create(model=MODEL, input=[[100, 101], [102]], dimensions=8)
+    check("embeddings of ids", [len(d.embedding) for d in few.data] == [8, 8] and few.usage.prompt_tokens == 3, few.usage)
+    fails("too many dimensions", openai.BadRequestError, lambda: client.embeddings.create(model=MODEL, input="A fox.", dimensions=10**6), param="dimensions")
+
+
+def responses():
+    told = client.responses.create(model=MODEL, input=FOX[0]["content"], max_output_tokens=16, temperature=0)
+    same = client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=16, temperature=0).choices[0].message.content
+    check("responses", told.output_text == same and told.status == "incomplete" and told.incomplete_details.reason == "max_output_tokens", told)
+    check("responses usage", told.usage.output_tokens == 16 and told.usage.total_tokens == told.usage.input_tokens + 16, told.usage)
+    turn = [{"role": "user", "content": FOX[0]["content"]}] + [o.model_dump(exclude_none=True) for o in told.output] + [{"role": "user", "content": "And then?"}]
+    check("responses with its own answer", client.responses.create(model=MODEL, instructions="Be brief.", input=turn, max_output_tokens=4, metadata={"a": "b"}).metadata == {"a": "b"})
+    kinds, text, numbers = [], "", []
+    for e in client.responses.create(model=MODEL, input=FOX, max_output_tokens=16, temperature=0, stream=True):
+        kinds.append(e.type)
+        numbers.append(e.sequence_number)
+        text += e.delta if e.type == "response.output_text.delta" else ""
+    check("responses stream", text == same and kinds[0] == "response.created" and kinds[-1] == "response.incomplete" and numbers == list(range(len(numbers))), kinds)
+    stop = same.split()[2]
+    with client.responses.stream(model=MODEL, input=FOX, max_output_tokens=200, temperature=1, text_format=Animal, extra_body={"seed": 3, "stop": ["#never#"]}) as s:
+        for _ in s:
+            pass
+        final = s.get_final_response()
+    check("responses stream helper", isinstance(final.output_parsed, Animal) and final.output_parsed.legs <= 8 and final.status == "completed", final)
+    parsed = client.responses.parse(model=MODEL, input=FOX, max_output_tokens=200, text_format=Animal)
+    check("responses parse", isinstance(parsed.output_parsed, Animal), parsed)
+    ended = client.responses.create(model=MODEL, input=FOX, max_output_tokens=60, temperature=0, extra_body={"stop": [stop]})
+    check("responses completed", ended.status == "completed" and stop not in ended.output_text, ended)
+    tools = [{"type": "function", "name": "feed", "parameters": ANIMAL, "strict": True}]
+    asked = client.responses.create(model=MODEL, input=FOX, max_output_tokens=200, tools=tools, tool_choice="required", parallel_tool_calls=False)
+    call = asked.output[0]
+    check("responses call", call.type == "function_call" and call.name == "feed" and json.loads(call.arguments)["legs"] <= 8 and asked.status == "completed", asked)
+    answered = FOX + [call.model_dump(exclude_none=True), {"type": "function_call_output", "call_id": call.call_id, "output": "fed"}]
+    check("responses answer to a call", client.responses.create(model=MODEL, input=answered, tools=tools, tool_choice="none", max_output_tokens=4).output_text is not None)
+    with client.responses.stream(model=MODEL, input=FOX, max_output_tokens=200, tools=tools, tool_choice={"type": "function", "name": "feed"}) as s:
+        final = s.get_final_response()
+    check("responses streamed call", final.output[0].type == "function_call" and json.loads(final.output[0].arguments)["legs"] <= 8, final)
+    logged = client.responses.create(model=MODEL, input=FOX, max_output_tokens=4, temperature=0, include=["message.output_text.logprobs"], top_logprobs=2)
+    part = logged.output[0].content[0]
+    check("responses logprobs", "".join(t.token for t in part.logprobs) == part.text and len(part.logprobs[0].top_logprobs) == 2, part)
+    fails("no memory", openai.BadRequestError, lambda: client.responses.create(model=MODEL, input=FOX, previous_response_id="resp_1"), param="previous_response_id", code="unsupported_value")
+    fails("stored", openai.BadRequestError, lambda: client.responses.create(model=MODEL, input=FOX, store=True), param="store")
+
+
+def traces():
+    extra = {"pimoe": {"trace": True}}
+    a = client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=6, seed=1, extra_body=extra)
+    run = a.pimoe["runs"][0]
+    check("trace", len(run["tokens"]) == 6 and len(run["tokens"][0]["layers"]) > 1 and a.pimoe["format"] == "pimoe-replay/1", a.pimoe)
+    pieces, record = [], None
+    for c in client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=6, seed=1, stream=True, extra_body=extra):
+        p = getattr(c, "pimoe", None) or {}
+        pieces += p.get("tokens", [])
+        record = p if "runs" in p else record
+    check("trace of a stream", [t["id"] for t in pieces] == [t["id"] for t in record["runs"][0]["tokens"]] == [t["id"] for t in run["tokens"]], pieces)
+    r = client.responses.create(model=MODEL, input=FOX, max_output_tokens=6, extra_body={"seed": 1, **extra})
+    check("trace of a response", [t["id"] for t in r.pimoe["runs"][0]["tokens"]] == [t["id"] for t in run["tokens"]], r)
+    with client.responses.stream(model=MODEL, input=FOX, max_output_tokens=200, text_format=Animal, extra_body={"seed": 1, **extra}) as s:
+        check("trace beside the helper", isinstance(s.get_final_response().output_parsed, Animal))
+    check("no trace", not hasattr(client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=1), "pimoe"))
+
+
 def ask_auto():
     return client.chat.completions.create(model=MODEL, messages=FOX, max_tokens=20, tools=TOOLS)
 
@@ -131,10 +208,13 @@ def documented_fields():
     for name, params, call, given in [
         ("chat", chat_params.CompletionCreateParamsBase, client.chat.completions.create, {"messages": FOX}),
         ("completions", text_params.CompletionCreateParamsBase, client.completions.create, {"prompt": "Once"}),
+        ("responses", response_params.ResponseCreateParamsBase, client.responses.create, {"input": "Once"}),
+        ("embeddings", embedding_params.EmbeddingCreateParams, client.embeddings.create, {"input": "Once"}),
     ]:
-        known = set(typing.get_type_hints(params)) | {"stream"}
-        fields = sorted(known - {"model", "messages", "prompt"})
-        call(model=MODEL, max_tokens=1, extra_body={f: None for f in fields if f != "max_tokens"}, **given)
+        known = set(typing.get_type_hints(params)) | ({"stream"} if name != "embeddings" else set())
+        fields = sorted(known - {"model", "messages", "prompt", "input"})
+        most = {"chat": "max_tokens", "completions": "max_tokens", "responses": "max_output_tokens"}.get(name)
+        call(model=MODEL, extra_body={f: None for f in fields if f != most} | ({most: 1} if most else {}), **given)
         check(f"{name}: {len(fields)} documented fields", True)
 
 
@@ -170,7 +250,7 @@ async def asynchronous():
 
 
 print("openai", openai.__version__)
-for part in (models, completions, chat, forms, documented_fields, errors):
+for part in (models, completions, chat, forms, embeddings, responses, traces, documented_fields, errors):
     part()
 asyncio.run(asynchronous())
 print("done")

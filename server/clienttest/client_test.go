@@ -30,7 +30,9 @@ func TestOfficialClients(t *testing.T) {
 	url := ""
 	for name, c := range map[string]struct{ installed, program, script string }{
 		"python":     {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "client.py"},
+		"websocket":  {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "wsclient.py"},
 		"schemas":    {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "schemas.py"},
+		"langchain":  {filepath.Join(cache, "python.stamp"), filepath.Join(cache, ".venv", "bin", "python"), "langchain.py"},
 		"javascript": {filepath.Join(cache, "node.stamp"), "node", "client.mjs"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,6 +64,12 @@ func serve(t *testing.T) string {
 // serveWith runs a server until the test of the whole package ends.
 func serveWith(t *testing.T, change func(*config.Config)) string {
 	t.Helper()
+	return "http://" + start(t, change).Addr()
+}
+
+// start is serveWith for those who need more than the public address.
+func start(t *testing.T, change func(*config.Config)) *server.Server {
+	t.Helper()
 	cfg := config.Default()
 	home, err := os.MkdirTemp("", "pimoe-clienttest")
 	if err != nil {
@@ -91,7 +99,7 @@ func serveWith(t *testing.T, change func(*config.Config)) string {
 		cancel()
 		return errors.Join(before(), <-done, inst.Close(), os.RemoveAll(home))
 	}
-	return "http://" + s.Addr()
+	return s
 }
 
 // cleanup ends the servers; subtests share one, so it outlives the one that started it.

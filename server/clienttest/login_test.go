@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fasthttp/websocket"
+
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/coretest"
 )
@@ -194,7 +196,7 @@ func TestLogin(t *testing.T) {
 		t.Errorf("before the login: %d", status)
 	}
 	a := ann.do("GET", ann.callback("boss").String(), "")
-	if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/docs" {
+	if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/console" {
 		t.Fatalf("callback: %s %s", a.Status, a.text)
 	}
 	for _, c := range a.Cookies() {
@@ -223,6 +225,22 @@ func TestLogin(t *testing.T) {
 	own := []string{"Sec-Fetch-Site", "same-origin", "Origin", origin, "X-CSRF-Token", s.Token, "Content-Type", "application/json"}
 	if a := ann.do("POST", base+"/v1/completions", body, own...); a.StatusCode != 200 {
 		t.Errorf("her own page: %s %s", a.Status, a.text)
+	}
+	for name, c := range map[string]struct {
+		origin string
+		status int
+	}{"her own page": {origin, 101}, "no origin": {"", 403}, "a foreign origin": {"http://evil.example", 403}, "origin null": {"null", 403}, "origin prefix": {origin + ".evil", 403}} {
+		h := http.Header{"Cookie": {ann.cookies(base)}}
+		if c.origin != "" {
+			h.Set("Origin", c.origin)
+		}
+		ws, resp, err := websocket.DefaultDialer.Dial("ws://"+addr+"/ws", h)
+		if err == nil {
+			ws.Close()
+		}
+		if resp == nil || resp.StatusCode != c.status {
+			t.Errorf("WebSocket from %s: %v %v", name, resp, err)
+		}
 	}
 	if a := ann.do("GET", base+"/v1/models", "", "Authorization", "Bearer wrong"); a.StatusCode != http.StatusUnauthorized {
 		t.Errorf("a wrong key beside a cookie: %s", a.Status)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the official OpenAI clients and an OpenID Connect provider for the tests of this folder into .cache/clients, at the versions that
+# Installs the official OpenAI clients, that of Triton, LangChain and an OpenID Connect provider for the tests of this folder into .cache/clients, at the versions that
 # requirements.txt and package-lock.json pin. Runs as often as you like: it does nothing while the pins are the same.
 # Needs Python 3 with venv, Node 20 or later with npm, and the registries of both.
 set -euo pipefail

@@ -23,7 +23,7 @@ func Path(dir, addr string) string {
 
 // Listener is a listening socket under the address that it was configured with.
 type Listener struct {
-	Name string       `json:"name"` // public or admin
+	Name string       `json:"name"` // public, admin or grpc
 	Addr string       `json:"addr"`
 	Net  net.Listener `json:"-"`
 }

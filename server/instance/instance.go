@@ -79,6 +79,7 @@ type Instance struct {
 	pins      atomic.Pointer[host.Pins]     // of all processes; nil in process
 	reloading sync.Mutex                    // held by Reload; guards plans
 	plans     []config.GroupPlan            // of the applied configuration, with the groups that stand by
+	version   string                        // see Version
 
 	packer   *packer // makes packed weights also for groups that are changed later
 	remedies remedies
@@ -111,6 +112,7 @@ func Open(ctx context.Context, o Options) (*Instance, error) {
 	if err := i.start(ctx, stored, o); err != nil {
 		return nil, errors.Join(err, i.Close())
 	}
+	i.version = i.fixedVersion()
 	return i, nil
 }
 
@@ -127,8 +129,7 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	if err != nil {
 		return err
 	}
-	placement, err := i.startHost(ctx, p, o)
-	if err != nil {
+	if err := i.startHost(ctx, p, o); err != nil {
 		return err
 	}
 	if i.Tokenizer, err = tokens.get(); err != nil {
@@ -137,7 +138,7 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	if err := i.readProfile(stored); err != nil {
 		return err
 	}
-	block := moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, placement, i.remedies.wrapped(i.Host.Groups(), o), i.Model.Hidden, i.pool.Team())
+	block := moe.New(i.Host.Router(), i.Model.TopK, i.Model.Experts, i.Host.Places(), i.remedies.wrapped(i.Host.Groups(), o), i.Model.Hidden, i.pool.Team())
 	block.Watch(o.Watch)
 	if err := block.Degrade(i.remedies.policies); err != nil {
 		return err
@@ -243,20 +244,16 @@ func OpenModel(ctx context.Context, c config.Config, progress func(done, total i
 	return m, err
 }
 
-// startHost places the units, starts the processes and returns which group serves which unit.
-func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.Placement, error) {
+// startHost places the units and starts the processes.
+func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) error {
 	c, stored := i.Config, p.stored
 	plans, notes, err := c.Groups(i.Model.SparseLayers(), i.Model.Experts)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	i.Notes = notes
 	if i.remedies, plans, err = remediesOf(c, plans); err != nil {
-		return nil, err
-	}
-	placement := moe.Placement{}
-	for _, l := range i.Model.SparseLayers() {
-		placement[l] = make([]int, i.Model.Experts)
+		return err
 	}
 	o := host.Options{
 		Model:   stored,
@@ -271,16 +268,11 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 	if c.Experts.RecheckOneIn > 0 {
 		o.RecheckRate, o.RecheckHere = 1/float64(c.Experts.RecheckOneIn), c.Experts.RecheckBy == "host"
 	}
-	for g, plan := range plans {
-		for _, u := range plan.Units {
-			if g >= i.remedies.main {
-				break // it stands by
-			}
-			placement[u.Layer][u.Expert] = g
-		}
+	o.Place = i.place(plans)
+	for _, plan := range plans {
 		packed, err := p.group(ctx, plan)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		o.Groups = append(o.Groups, host.GroupSpec{
 			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed,
@@ -293,25 +285,39 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) (moe.
 	o.Router = i.routerSpec(c)
 	if c.Experts.Isolation == "inproc" {
 		i.Host, err = inProcess(ctx, o, opts.Builtin, i.pool.Team())
-		return placement, err
+		return err
 	}
 	o.Transport = transport(c.Experts.Transport)
 	o.Confinement = confinement(c.Plugins)
 	list, err := pins(c.Plugins, i.Log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	o.Profiles = profiles(c.Plugins)
 	i.pins.Store(&list)
 	o.Pins = func(group, path, digest string) error { return (*i.pins.Load())(group, path, digest) }
 	if o.RuntimeDir, err = RuntimeDir(c.Home); err != nil {
-		return nil, err
+		return err
 	}
 	if o.Router.StandIn, err = standIn(ctx, o.Router, opts.Builtin); err != nil {
-		return nil, err
+		return err
 	}
 	i.Host, err = host.Start(ctx, o)
-	return placement, overBudget(err)
+	return overBudget(err)
+}
+
+// place says which of the groups serves each unit; those that stand by, after the main ones, serve none.
+func (i *Instance) place(plans []config.GroupPlan) moe.Placement {
+	p := moe.Placement{}
+	for _, l := range i.Model.SparseLayers() {
+		p[l] = make([]int, i.Model.Experts)
+	}
+	for g, plan := range plans[:i.remedies.main] {
+		for _, u := range plan.Units {
+			p[u.Layer][u.Expert] = g
+		}
+	}
+	return p
 }
 
 // routerSpec is the configured router, without a stand-in.

@@ -1,10 +1,12 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -33,10 +35,15 @@ func (i *Instance) Applied() config.Config { return *i.applied.Load() }
 
 // Reload makes the running instance what another configuration says, all of it or nothing. Expert groups and the router whose
 // settings, or whose executables, have changed are replaced as host.Renew does it; requests under way end as they began. A
-// group that was changed by hand stays so until its own settings change. An error says why nothing has changed.
+// group that was changed by hand stays so until its own settings change. Units change groups in the same step. An error says why nothing has changed.
 func (i *Instance) Reload(ctx context.Context, next config.Config) (*Reloaded, error) {
 	i.reloading.Lock()
 	defer i.reloading.Unlock()
+	return i.reload(ctx, next)
+}
+
+// reload is Reload. The caller holds reloading.
+func (i *Instance) reload(ctx context.Context, next config.Config) (*Reloaded, error) {
 	began, now := time.Now(), i.Applied()
 	done := &Reloaded{From: now.Hash(), Hash: next.Hash(), Changes: config.Diff(now, next)}
 	if err := config.NotLive(done.Changes); err != nil {
@@ -80,11 +87,11 @@ func (i *Instance) prepareReload(ctx context.Context, now, next config.Config) (
 	if err != nil {
 		return nil, err
 	}
-	if _, r.plans, err = remediesOf(next, plans); err != nil {
+	if _, plans, err = remediesOf(next, plans); err != nil {
 		return nil, err
 	}
-	if !samePlacement(i.plans, r.plans) {
-		return nil, config.NeedsHost("which units share a process (experts.overrides, experts.max_processes), and what they do without an expert,")
+	if r.plans = inOrder(plans, i.plans); !sameGroups(i.plans, r.plans) {
+		return nil, config.NeedsHost("which expert groups there are (experts.overrides, experts.max_processes), and what they do without an expert,")
 	}
 	if now.Experts.Isolation == "inproc" {
 		if !reflect.DeepEqual(i.plans, r.plans) || !sameRouter(now, next) {
@@ -103,6 +110,9 @@ func (i *Instance) prepareReload(ctx context.Context, now, next config.Config) (
 		if err := r.group(ctx, i, i.plans[g], plan, running[plan.Name]); err != nil {
 			return nil, fmt.Errorf("expert group %s: %w", plan.Name, err)
 		}
+		if !slices.Equal(i.plans[g].Units, plan.Units) {
+			r.renewal.Place = i.place(r.plans)
+		}
 	}
 	if err := r.router(ctx, i, running[""]); err != nil {
 		return nil, fmt.Errorf("router %s: %w", next.Router.Plugin, err)
@@ -110,19 +120,39 @@ func (i *Instance) prepareReload(ctx context.Context, now, next config.Config) (
 	return r, nil
 }
 
-// samePlacement reports whether the same units are served by groups of the same names, under the same policies.
-func samePlacement(a, b []config.GroupPlan) bool {
+// inOrder are plans in the order that the host has its groups in.
+func inOrder(plans, present []config.GroupPlan) []config.GroupPlan {
+	at := map[string]int{}
+	for g, p := range present {
+		at[p.Name] = g
+	}
+	out := slices.Clone(plans)
+	slices.SortStableFunc(out, func(a, b config.GroupPlan) int { return cmp.Compare(at[a.Name], at[b.Name]) })
+	return out
+}
+
+// sameGroups reports whether there are groups of the same names, under the same policies.
+func sameGroups(a, b []config.GroupPlan) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for g := range a {
-		x, y := a[g], b[g]
-		if x.Name != y.Name || x.Policy != y.Policy || !reflect.DeepEqual(x.Units, y.Units) || !maps.Equal(x.Substitutes, y.Substitutes) ||
-			!reflect.DeepEqual(x.Fallback, y.Fallback) {
+		x, y := settings(a[g]), settings(b[g])
+		if x.Name != y.Name || x.Policy != y.Policy || !maps.Equal(x.Substitutes, y.Substitutes) || !reflect.DeepEqual(x.Fallback, y.Fallback) {
 			return false
 		}
 	}
 	return true
+}
+
+// settings are a plan without its units.
+func settings(p config.GroupPlan) config.GroupPlan {
+	p.Units = nil
+	if p.Fallback != nil {
+		f := settings(*p.Fallback)
+		p.Fallback = &f
+	}
+	return p
 }
 
 func sameRouter(a, b config.Config) bool {
@@ -159,20 +189,22 @@ func (r *reload) executable(group, path string) (string, error) {
 	return digest, nil
 }
 
-// group notes a group that has to be replaced: its plan has changed, or the file that it executes.
+// group notes a group that has to be replaced: its plan has changed, or the file that it executes. One that only gets other
+// units stays what it is, also if it was changed by hand.
 func (r *reload) group(ctx context.Context, i *Instance, before, plan config.GroupPlan, running host.Executable) error {
 	path := pluginPath(r.next, plan.Plugin, "pimoe-expert-", plan.Backend)
-	changed := !reflect.DeepEqual(before, plan) || path != pluginPath(r.now, before.Plugin, "pimoe-expert-", before.Backend)
+	regrouped := !slices.Equal(before.Units, plan.Units)
+	changed := !reflect.DeepEqual(settings(before), settings(plan)) || path != pluginPath(r.now, before.Plugin, "pimoe-expert-", before.Backend)
 	if !changed {
 		path = running.Path // another one, if it was changed by hand
 	}
 	digest, err := r.executable(plan.Name, path)
-	if err != nil || !changed && digest == running.Digest {
+	if err != nil || !changed && !regrouped && digest == running.Digest {
 		return err
 	}
 	if !changed {
 		r.renewal.Groups[plan.Name] = func(s *host.GroupSpec) error {
-			s.Pins = r.judge(i)
+			s.Units, s.Pins = plan.Units, r.judge(i)
 			return nil
 		}
 		return nil
@@ -183,7 +215,7 @@ func (r *reload) group(ctx context.Context, i *Instance, before, plan config.Gro
 	}
 	r.renewal.Groups[plan.Name] = func(s *host.GroupSpec) error {
 		s.Backend, s.Path, s.Precision, s.Packed = plan.Backend, path, plan.Precision, packed
-		s.Replicas, s.Standby, s.Pins = plan.Replicas, plan.Standby, r.judge(i)
+		s.Units, s.Replicas, s.Standby, s.Pins = plan.Units, plan.Replicas, plan.Standby, r.judge(i)
 		return nil
 	}
 	return nil

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -59,8 +60,33 @@ type Rebalance struct {
 }
 
 // Rebalance proposes a grouping of the units over the present groups by measured heat; see scaling.Regroup. Nothing is changed.
-// Groups that stand by follow those that they stand by for when the grouping is configured.
+// It waits for a reload that is on its way.
 func (i *Instance) Rebalance() (*Rebalance, error) {
+	i.reloading.Lock()
+	defer i.reloading.Unlock()
+	return i.rebalance()
+}
+
+// Regroup has the units computed in the groups that Rebalance proposes: a reload with another experts.group, under load. Groups
+// that stand by follow those that they stand by for. Reloaded is nil where no unit changes places.
+func (i *Instance) Regroup(ctx context.Context) (*Rebalance, *Reloaded, error) {
+	i.reloading.Lock()
+	defer i.reloading.Unlock()
+	r, err := i.rebalance()
+	if err != nil || r.Moved == 0 {
+		return r, nil, err
+	}
+	next := i.Applied()
+	next.Experts.Group = r.Group
+	done, err := i.reload(ctx, next)
+	if err != nil {
+		return nil, nil, fmt.Errorf("rebalance: %w", err)
+	}
+	return r, done, nil
+}
+
+// rebalance is Rebalance. The caller holds reloading.
+func (i *Instance) rebalance() (*Rebalance, error) {
 	counts := i.Host.Heat()
 	if counts == nil {
 		return nil, fmt.Errorf("rebalance: the experts run in the host's own process: %w", sdk.ErrUnsupported)
@@ -71,7 +97,7 @@ func (i *Instance) Rebalance() (*Rebalance, error) {
 		total += heat[u]
 	}
 	var now []scaling.Grouping
-	for g, p := range i.remedies.plans[:i.remedies.main] {
+	for g, p := range i.plans[:i.remedies.main] {
 		now = append(now, scaling.Grouping{Name: p.Name, Kind: kind(p) + i.Host.Class(g), Units: p.Units})
 	}
 	later, moved := scaling.Regroup(now, heat)

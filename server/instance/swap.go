@@ -76,3 +76,18 @@ func (i *Instance) Lend(group string, patience time.Duration) (socket string, er
 	}
 	return i.Host.Lend(group, patience)
 }
+
+// Restart gives a group, or one replica of it, fresh processes; see host.Restart.
+func (i *Instance) Restart(ctx context.Context, group string, replica int) error {
+	return i.Host.Restart(ctx, group, replica)
+}
+
+// Drain takes a replica out of use; see host.Drain.
+func (i *Instance) Drain(group string, replica int) (*host.GroupStatus, error) {
+	return i.Host.Drain(group, replica)
+}
+
+// Hurt does to a replica's process what an accident does; see host.Hurt.
+func (i *Instance) Hurt(group string, replica int, fault string) (pid int, err error) {
+	return i.Host.Hurt(group, replica, fault)
+}

@@ -57,6 +57,7 @@ var common = fields{
 	"logit_bias":      logitBias,
 	"response_format": responseFormat,
 	"ignore_eos":      flag(func(r *Request) *bool { return &r.IgnoreEOS }),
+	"pimoe":           extension,
 
 	// These identify somebody or something and promise nothing about the answer, so every text is honoured.
 	"user": text,

@@ -86,26 +86,8 @@ func (f *Format) readSchema(v strictjson.Value) error {
 	}
 	named := false
 	for _, m := range members {
-		if m.Null() {
-			continue
-		}
-		switch m.Name {
-		case "name":
-			named = true
-			_, err = m.Text()
-		case "description":
-			_, err = m.Text()
-		case "strict":
-			_, err = m.Bool()
-		case "schema":
-			if !m.IsObject() && m.Raw()[0] != 't' && m.Raw()[0] != 'f' {
-				return m.Errorf("a schema: an object or a boolean")
-			}
-			f.Schema, f.Path = bytes.Clone(m.Raw()), m.Path()
-		default:
-			err = m.Unknown()
-		}
-		if err != nil {
+		named = named || m.Name == "name" && !m.Null()
+		if err := f.readMember(m); err != nil {
 			return err
 		}
 	}
@@ -113,4 +95,25 @@ func (f *Format) readSchema(v strictjson.Value) error {
 		return strictjson.Missing(v.Path()+".name", "a name of the schema")
 	}
 	return nil
+}
+
+// readMember takes one member of what describes a schema.
+func (f *Format) readMember(m strictjson.Member) (err error) {
+	if m.Null() {
+		return nil
+	}
+	switch m.Name {
+	case "name", "description":
+		_, err = m.Text()
+	case "strict":
+		_, err = m.Bool()
+	case "schema":
+		if !m.IsObject() && m.Raw()[0] != 't' && m.Raw()[0] != 'f' {
+			return m.Errorf("a schema: an object or a boolean")
+		}
+		f.Schema, f.Path = bytes.Clone(m.Raw()), m.Path()
+	default:
+		err = m.Unknown()
+	}
+	return err
 }

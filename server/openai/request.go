@@ -23,10 +23,12 @@ type Request struct {
 
 	MaxTokens     int // most new tokens; -1 = not given
 	N             int // choices for each prompt
+	Best          int // of the N choices, how many of the most probable are the answer; 0 = all
 	Stop          []string
 	IgnoreEOS     bool
 	Logprobs      int // alternatives for each token; -1 = no logprobs
 	Echo          bool
+	Trace         Trace
 	Stream        bool
 	IncludeUsage  bool // the stream ends with an event that has the usage
 	streamOptions bool
@@ -98,10 +100,27 @@ func DecodeCompletion(body []byte) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.bestOf > 1 && r.bestOf != r.N {
-		return nil, &strictjson.Error{Code: strictjson.UnsupportedValue, Path: "best_of", Expected: "1 or the value of n", Got: "another number"}
+	return r, r.checkBestOf()
+}
+
+// checkBestOf has more choices made than are asked for. A client that says 1, OpenAI's default, beside a larger n means n.
+func (r *Request) checkBestOf() error {
+	if r.bestOf <= 1 || r.bestOf == r.N {
+		return nil
 	}
-	return r, nil
+	expected := ""
+	switch {
+	case r.bestOf < r.N:
+		expected = "at least n"
+	case r.Stream:
+		expected = "n with stream: which are the best is known at the end"
+	case r.Trace.Tokens:
+		expected = "n with pimoe.trace"
+	default:
+		r.Best, r.N = r.N, r.bestOf
+		return nil
+	}
+	return &strictjson.Error{Path: "best_of", Expected: expected, Got: "another number"}
 }
 
 // DecodeChat reads a body of /v1/chat/completions. Errors are *strictjson.Error.
@@ -180,5 +199,5 @@ func decodeBody(body []byte, table fields, required ...string) (*Request, error)
 	if r.streamOptions && !r.Stream {
 		return nil, &strictjson.Error{Path: "stream_options", Expected: "stream to be true with it", Got: "stream false"}
 	}
-	return r, nil
+	return r, r.checkTrace()
 }

@@ -14,6 +14,7 @@ type Head struct {
 	Model       string // as the client named it
 	Fingerprint string
 	Routing     string // "load-dependent", or empty and left out
+	Pimoe       any    // what a traced request gets beside OpenAI's fields; nil = left out
 }
 
 // Choice is one finished continuation, or one piece of it in a stream.
@@ -74,13 +75,14 @@ type object struct {
 	Fingerprint string `json:"system_fingerprint"`
 	Routing     string `json:"routing,omitempty"`
 	Meta        *Meta  `json:"meta,omitempty"`
+	Pimoe       any    `json:"pimoe,omitempty"`
 }
 
 func (h Head) object(kind string, choices []any, usage any, meta *Meta) []byte {
 	if choices == nil {
 		choices = []any{}
 	}
-	o := object{ID: h.ID, Object: kind, Created: h.Created, Model: h.Model, Choices: choices, Usage: usage, Fingerprint: h.Fingerprint, Routing: h.Routing, Meta: meta}
+	o := object{ID: h.ID, Object: kind, Created: h.Created, Model: h.Model, Choices: choices, Usage: usage, Fingerprint: h.Fingerprint, Routing: h.Routing, Meta: meta, Pimoe: h.Pimoe}
 	if kind != objectCompletion {
 		o.ServiceTier = "default"
 	}

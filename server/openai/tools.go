@@ -109,31 +109,36 @@ func toolFunction(v strictjson.Value) (t Tool, err error) {
 	}
 	t.Path = v.Path()
 	for _, m := range members {
-		if m.Null() {
-			continue
-		}
-		switch m.Name {
-		case "name":
-			if t.Name, err = m.Text(); err == nil && !toolName.MatchString(t.Name) {
-				err = m.Errorf("1 to 64 letters, digits, _ and -")
-			}
-		case "description":
-			_, err = m.Text()
-		case "strict":
-			_, err = m.Bool()
-		case "parameters":
-			if !m.IsObject() {
-				return t, m.Errorf("a JSON Schema of an object")
-			}
-			t.Parameters, t.Path = bytes.Clone(m.Raw()), m.Path()
-		default:
-			err = m.Unknown()
-		}
-		if err != nil {
+		if err := t.read(m); err != nil {
 			return t, err
 		}
 	}
 	return t, nil
+}
+
+// read takes one member of a function.
+func (t *Tool) read(m strictjson.Member) (err error) {
+	if m.Null() {
+		return nil
+	}
+	switch m.Name {
+	case "name":
+		if t.Name, err = m.Text(); err == nil && !toolName.MatchString(t.Name) {
+			err = m.Errorf("1 to 64 letters, digits, _ and -")
+		}
+	case "description":
+		_, err = m.Text()
+	case "strict":
+		_, err = m.Bool()
+	case "parameters":
+		if !m.IsObject() {
+			return m.Errorf("a JSON Schema of an object")
+		}
+		t.Parameters, t.Path = bytes.Clone(m.Raw()), m.Path()
+	default:
+		err = m.Unknown()
+	}
+	return err
 }
 
 // toolChoice reads none, auto, required or {"type":"function","function":{"name":...}}.

@@ -89,15 +89,19 @@ func Parse(b []byte) (Value, error) {
 	if len(strings.TrimLeft(string(b[:min(len(b), 64)]), " \t\r\n")) == 0 && len(b) <= 64 {
 		return Value{}, &Error{Malformed: true, Expected: "a JSON document", Got: "an empty body"}
 	}
-	if !json.Valid(b) {
-		return Value{}, malformed(b)
-	}
 	start := skipSpace(b, 0)
 	w := walker{b: b}
-	if _, err := w.value(start, "", 0); err != nil {
+	e, err := w.value(start, "", 0)
+	if err == nil && skipSpace(b, e) != len(b) {
+		err = errSyntax
+	}
+	if err != nil {
+		if err == errSyntax || !json.Valid(b) { // a syntax error anywhere comes before what else is wrong
+			err = malformed(b)
+		}
 		return Value{}, err
 	}
-	return Value{raw: b[start:end(b, start)]}, nil
+	return Value{raw: b[start:e]}, nil
 }
 
 // malformed finds the place of a syntax error.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -151,4 +152,46 @@ func FuzzParse(f *testing.F) {
 		}
 		_, _, _ = v.Tensor(100)
 	})
+}
+
+// The walker takes and refuses what encoding/json does, but for depth and duplicates.
+func FuzzGrammar(f *testing.F) {
+	for _, doc := range []string{``, ` {} `, `[]`, `[1,]`, `[,1]`, `[1 2]`, `{"a":1,}`, `{"a" : [1, -2.5e+3, "x\u00e9\n", true, false, null]}`, `{"a"}`, `{1:2}`, `tru`, `nul`, `"`, `"\x"`, `"\u12g4"`, "\"\n\"",
+		`01`, `-`, `1.`, `1e`, `[1]]`, `{"a":1}}`, `{"a":[}`, `"abc`, `[`, `{`, `{"a":`, `{"a":1`, `[[`, `1 2`, `-0`, `[1,2`, `{"a":{"b":[]},"c":{}}`, `{,}`, "\x00"} {
+		f.Add(doc)
+	}
+	f.Fuzz(func(t *testing.T, doc string) {
+		_, err := Parse([]byte(doc))
+		var e *Error
+		if err != nil && !errors.As(err, &e) {
+			t.Fatalf("Parse(%q): %v is no Error", doc, err)
+		}
+		if taken := e == nil || !e.Malformed; utf8.ValidString(doc) && taken != json.Valid([]byte(doc)) {
+			t.Fatalf("Parse(%q) = %v, json.Valid says otherwise", doc, err)
+		}
+	})
+}
+
+func TestFloats(t *testing.T) {
+	for doc, want := range map[string]string{
+		`[1,2.5,-3]`: "", `[[1,2.5],[-3]]`: "", `[[[1]],[[2.5,-3]]]`: "", `[1,2]`: "v: expected 3 numbers for this shape, got 2", `[1,2,3,4]`: "v: expected 3 numbers for this shape, got more",
+		`[1,"2",3]`: `v[1]: expected a number, got "2"`, `[1,2,1e39]`: "v[2]: expected a number that float32 can hold, got 1e39", `7`: "v: expected an array of 3 numbers, got 7", `[1,null,3]`: "v[1]: expected a number, got null", `[{"a":1},2,3]`: "v[0]: expected a number, got an object",
+	} {
+		v, err := Parse([]byte(`{"v":` + doc + `}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		members, err := v.Object()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := members[0].Floats(3)
+		if want == "" {
+			if err != nil || len(got) != 3 || got[0] != 1 || got[1] != 2.5 || got[2] != -3 {
+				t.Errorf("%s: %v %v", doc, got, err)
+			}
+		} else if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", doc, err, want)
+		}
+	}
 }

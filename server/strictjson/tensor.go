@@ -2,9 +2,10 @@ package strictjson
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
+
+	"github.com/pimoe/pimoe/server/decimal"
 )
 
 // Tensor reads nested arrays of numbers, three levels deep, as float32 in row-major order. All rows must have one
@@ -14,6 +15,8 @@ func (v Value) Tensor(most int) (data []float32, shape [3]int, err error) {
 		return nil, shape, v.Errorf("an array [batch][sequence][hidden] of numbers")
 	}
 	t := tensorReader{b: v.raw, path: v.path, most: most, shape: [3]int{-1, -1, -1}}
+	// A number takes two bytes at least, with what separates it; most write ten and more.
+	t.data = make([]float32, 0, min(most, len(v.raw)/8))
 	if _, err := t.level(0, 0); err != nil {
 		return nil, shape, err
 	}
@@ -69,20 +72,46 @@ func (t *tensorReader) level(i, depth int) (int, error) {
 }
 
 func (t *tensorReader) number(i int) (int, error) {
-	e := end(t.b, i)
-	v := Value{raw: t.b[i:e]}
-	if !v.IsNumber() {
-		v.path = t.at(3)
-		return 0, v.Errorf("a number")
-	}
-	f, err := strconv.ParseFloat(string(v.raw), 32)
-	if err != nil || math.IsInf(f, 0) {
-		v.path = t.at(3)
-		return 0, v.Errorf("a number that float32 can hold")
-	}
-	if len(t.data) == t.most {
+	f, n := decimal.Parse(t.b[i:])
+	switch {
+	case n == 0:
+		return 0, Value{raw: t.b[i:end(t.b, i)], path: t.at(3)}.Errorf("a number")
+	case f-f != 0:
+		return 0, Value{raw: t.b[i : i+n], path: t.at(3)}.Errorf("a number that float32 can hold")
+	case len(t.data) == t.most:
 		return 0, &Error{Path: t.path, Expected: fmt.Sprintf("at most %d numbers", t.most), Got: "more"}
 	}
-	t.data = append(t.data, float32(f))
-	return e, nil
+	t.data = append(t.data, f)
+	return i + n, nil
+}
+
+// Floats reads count numbers as float32: flat, or nested to any depth, as long as they are that many. Each must be finite.
+func (v Value) Floats(count int) ([]float32, error) {
+	if !v.IsArray() {
+		return nil, v.Errorf("an array of %d numbers", count)
+	}
+	data := make([]float32, 0, min(count, len(v.raw)/2)) // a number takes two bytes at least, with what separates it
+	for i := 0; i < len(v.raw); {
+		switch v.raw[i] {
+		case '[', ']', ',', ' ', '\n', '\r', '\t':
+			i++
+			continue
+		}
+		at := func() string { return v.path + "[" + strconv.Itoa(len(data)) + "]" }
+		f, n := decimal.Parse(v.raw[i:])
+		switch {
+		case n == 0:
+			return nil, Value{raw: v.raw[i:end(v.raw, i)], path: at()}.Errorf("a number")
+		case f-f != 0:
+			return nil, Value{raw: v.raw[i : i+n], path: at()}.Errorf("a number that float32 can hold")
+		case len(data) == count:
+			return nil, &Error{Path: v.path, Expected: fmt.Sprintf("%d numbers for this shape", count), Got: "more"}
+		}
+		data = append(data, f)
+		i += n
+	}
+	if len(data) != count {
+		return nil, &Error{Path: v.path, Expected: fmt.Sprintf("%d numbers for this shape", count), Got: strconv.Itoa(len(data))}
+	}
+	return data, nil
 }

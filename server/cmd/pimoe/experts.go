@@ -46,7 +46,7 @@ compute differ too much. It ends with promote or rollback.`),
 requests. Its answers are compared and thrown away. It ends with promote or rollback.`),
 		a.decide(&admin, "promote", "Put the version that is being tried in the group's place"),
 		a.decide(&admin, "rollback", "End a canary or shadow"),
-		a.scale(&admin), a.rebalance(&admin),
+		a.scale(&admin), a.restart(&admin), a.drain(&admin), a.rebalance(&admin),
 		&cobra.Command{
 			Use: "release GROUP[/REPLICA]", Short: "Let a group's replicas, or one, out of quarantine", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {

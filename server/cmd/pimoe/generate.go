@@ -80,6 +80,7 @@ func (s *sampling) params(c *cobra.Command, inst *instance.Instance) sampler.Par
 func (a *app) generate() *cobra.Command {
 	var s sampling
 	var raw bool
+	var record string
 	c := &cobra.Command{
 		Use:   "generate [flags] PROMPT",
 		Short: "Continue a prompt and print the text as it comes",
@@ -123,11 +124,12 @@ template unless --raw is given; "-" reads it from standard input.`,
 			}
 			return a.printGeneration(c.Context(), inst, engine.Request{
 				ID: "generate", Prompt: ids, MaxTokens: s.n, Sampling: s.params(c, inst), Logprobs: -1,
-			})
+			}, record)
 		},
 	}
 	s.flags(c)
 	c.Flags().BoolVar(&raw, "raw", false, "no chat template: the prompt is the text itself")
+	c.Flags().StringVar(&record, "record", "", "write a `file` that pimoe replay runs again")
 	modelFlags(c)
 	return c
 }
@@ -178,15 +180,22 @@ type generation struct {
 }
 
 // printGeneration runs a request and writes its text as it comes, or its JSON form at the end.
-func (a *app) printGeneration(ctx context.Context, inst *instance.Instance, r engine.Request) error {
+func (a *app) printGeneration(ctx context.Context, inst *instance.Instance, r engine.Request, record string) error {
 	shown := io.Writer(io.Discard)
 	if a.output != "json" {
 		shown = a.out
 	}
-	g, err := runRequest(ctx, inst.Engine, r, func(text string) error {
+	show := func(text string) error {
 		_, err := io.WriteString(shown, text)
 		return err
-	})
+	}
+	var g generation
+	var err error
+	if record == "" {
+		g, err = runRequest(ctx, inst.Engine, r, show)
+	} else {
+		g, err = recordGeneration(ctx, inst, r, record, show)
+	}
 	if a.output == "json" {
 		if err != nil {
 			return err
@@ -199,6 +208,11 @@ func (a *app) printGeneration(ctx context.Context, inst *instance.Instance, r en
 
 // runRequest submits a request and collects its continuation; show gets each piece of text.
 func runRequest(ctx context.Context, eng *engine.Engine, r engine.Request, show func(text string) error) (generation, error) {
+	return runRequestTo(ctx, eng, r, show, func(engine.Token) {})
+}
+
+// runRequestTo is runRequest that also hands over the tokens themselves.
+func runRequestTo(ctx context.Context, eng *engine.Engine, r engine.Request, show func(text string) error, take func(engine.Token)) (generation, error) {
 	start := time.Now()
 	g := generation{IDs: []int32{}}
 	stream, err := eng.Submit(ctx, r)
@@ -215,6 +229,7 @@ func runRequest(ctx context.Context, eng *engine.Engine, r engine.Request, show 
 		if err != nil {
 			return g, err
 		}
+		take(t)
 		if t.HasToken {
 			g.IDs = append(g.IDs, t.ID)
 		}

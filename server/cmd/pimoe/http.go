@@ -81,7 +81,8 @@ func (a *app) serveBench(ctx context.Context, cfg config.Config, o *clients.Opti
 	cfg.Server.Addr, cfg.Server.AdminAddr, cfg.Server.Alias = "127.0.0.1:0", "off", o.Model
 	cfg.Server.TLS = config.TLS{} // what is measured is on loopback
 	cfg.Limits.RequestTimeout = loadTimeout
-	cfg.APIKey = rand.Text() // the store's folder may have a file of keys, of which none is known here
+	cfg.Cache.Answers = "off" // what is measured is computed
+	cfg.APIKey = rand.Text()  // the store's folder may have a file of keys, of which none is known here
 	o.Key = cfg.APIKey
 	inst, err := a.open(ctx, cfg, false)
 	if err != nil {

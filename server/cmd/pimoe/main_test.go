@@ -118,11 +118,11 @@ func write(t testing.TB, name string, v any) string {
 // TestContract holds the commands and flags that scripts rely on.
 func TestContract(t *testing.T) {
 	commands := map[string]string{
-		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw output isolation", "chat": "model isolation",
+		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw record output isolation", "chat": "model isolation",
 		"eval": "model ids-file logits routes greedy text-file ctx full texts-file against output isolation", "tokenize": "model texts-file special chat-file template-file output",
 		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "bench routers": "routers texts-file texts passes rounds workload markdown output", "import": "", "models": "", "plugins list": "", "plugins test": "",
 		"chaos": "kill stop slow corrupt oom router for load replicas seed model pairs calm keep output", "chaos host": "times seed", "chaos soak": "requests restarts seed",
-		"experts": "admin", "experts list": "admin output", "experts release": "admin", "experts swap": "admin backend plugin precision", "experts canary": "admin backend percent max-relative", "experts shadow": "admin backend percent", "experts promote": "admin", "experts rollback": "admin", "experts scale": "admin replicas auto", "experts rebalance": "admin dry-run output", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
+		"replay": "url model isolation output", "experts": "admin", "experts list": "admin output", "experts release": "admin", "experts swap": "admin backend plugin precision", "experts canary": "admin backend percent max-relative", "experts shadow": "admin backend percent", "experts promote": "admin", "experts rollback": "admin", "experts scale": "admin replicas auto", "experts restart": "admin", "experts drain": "admin", "experts rebalance": "admin dry-run output print", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
 	}
 	a := &app{}
 	root := a.root()
@@ -191,6 +191,7 @@ func TestUsage(t *testing.T) {
 		"experts not there":      {[]string{"experts", "--admin", "http://127.0.0.1:1"}, exitUnavailable, "127.0.0.1:1"},
 		"scale what":             {[]string{"experts", "scale", "e1", "--admin", "http://127.0.0.1:1"}, exitUsage, "--replicas N"},
 		"scale how":              {[]string{"experts", "scale", "e1", "--replicas", "2", "--auto", "--admin", "http://127.0.0.1:1"}, exitUsage, "--replicas N"},
+		"drain what":             {[]string{"experts", "drain", "e1", "--admin", "http://127.0.0.1:1"}, exitUsage, "GROUP/REPLICA"},
 		"release what":           {[]string{"experts", "release", "e1/x", "--admin", "http://127.0.0.1:1"}, exitUsage, "GROUP/REPLICA"},
 		"shape":                  {[]string{"bench", "--shape", "huge"}, exitUsage, `shape "huge"`},
 		"no such shape":          {[]string{"serve", "--shape", "no/such.yaml"}, exitNotFound, "no/such.yaml"},

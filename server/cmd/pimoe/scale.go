@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -94,41 +95,55 @@ func (a *app) printScaling(body []byte, name string) error {
 	return nil
 }
 
-// rebalance proposes another grouping of the units.
+// rebalance deals the units anew.
 func (a *app) rebalance(admin *string) *cobra.Command {
-	var dry bool
+	var dry, file bool
 	c := &cobra.Command{
-		Use: "rebalance", Short: "Print a grouping of the units over the processes that suits their measured heat", Args: cobra.NoArgs,
+		Use: "rebalance", Short: "Move units (layer, expert) between the processes, as suits their measured heat", Args: cobra.NoArgs,
 		Long: `Deal the units (layer, expert) over the present groups anew, by what each has had to do since the server's
-start, with few moves. --dry-run shows the present and the proposed grouping and how even they are. Without
-it the proposal is printed as configuration, to be put into the file that the server is started with:
-  pimoe experts rebalance > grouping.yaml
-The running server is not changed; the grouping takes effect when it is started with it. No grouping changes
-an answer.`,
+start, with few moves, while requests run: groups that get other units are replaced by new processes that have
+passed their tests, all in one step. Requests under way end as they began, and no grouping changes an answer.
+--dry-run shows the present and the proposed grouping and how even they are, and changes nothing. --print prints
+the proposal as configuration instead: without it in the server's file, a reload or a restart brings back the
+grouping of the file.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			base, err := a.adminURL(c, *admin)
 			if err != nil {
 				return err
 			}
-			body, err := a.get(c.Context(), base+"/admin/rebalance")
-			if err != nil {
-				return err
-			}
-			var r instance.Rebalance
-			if err := json.Unmarshal(body, &r); err != nil {
-				return fmt.Errorf("answer of the admin API: %w", err)
+			r := instance.Rebalance{}
+			if dry || file {
+				err = a.proposal(c.Context(), base, &r)
+			} else {
+				err = a.send(c.Context(), base+"/admin/rebalance", []byte("{}"), &r)
 			}
 			switch {
+			case err != nil:
+				return err
 			case a.output == "json":
 				return table.JSON(a.out, r)
-			case dry:
-				return a.printRebalance(r)
+			case file:
+				return a.printGrouping(r)
 			}
-			return a.printGrouping(r)
+			return a.printRebalance(r)
 		},
 	}
-	c.Flags().BoolVar(&dry, "dry-run", false, "show the present and the proposed grouping instead of the configuration")
+	c.Flags().BoolVar(&dry, "dry-run", false, "show the proposed grouping and change nothing")
+	c.Flags().BoolVar(&file, "print", false, "print the proposed grouping as configuration and change nothing")
+	c.MarkFlagsMutuallyExclusive("dry-run", "print")
 	return c
+}
+
+// proposal asks for the grouping that a rebalance would make.
+func (a *app) proposal(ctx context.Context, base string, r *instance.Rebalance) error {
+	body, err := a.get(ctx, base+"/admin/rebalance")
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, r); err != nil {
+		return fmt.Errorf("answer of the admin API: %w", err)
+	}
+	return nil
 }
 
 func (a *app) printRebalance(r instance.Rebalance) error {
@@ -165,6 +180,6 @@ func (a *app) printGrouping(r instance.Rebalance) error {
 	if err != nil {
 		return fmt.Errorf("grouping: %w", err)
 	}
-	_, err = fmt.Fprintf(a.out, "# %d units in other processes than before: pimoe experts rebalance\n%s", r.Moved, text)
+	_, err = fmt.Fprintf(a.out, "# %d units in other processes than before: pimoe experts rebalance --print\n%s", r.Moved, text)
 	return err
 }

@@ -66,13 +66,18 @@ listeners as soon as it is ready. Logs go to standard error.`,
 			defer before.Close()
 			trail := a.openTrail(cfg)
 			defer func() { trail.close(err) }() // after all that it records
+			state, err := server.OpenState(cfg, a.logger(cfg))
+			if err != nil {
+				return err
+			}
+			defer closeInto(&err, state.Close)
 			inst, err := a.openTelling(c.Context(), cfg, false, trail.event)
 			if err != nil {
 				return err
 			}
 			defer closeInto(&err, inst.Close)
 			trail.started(cfg, inst)
-			opts := append(trail.options(), server.Version(version), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
+			opts := append(trail.options(), server.Version(version), server.State(state), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
 			if pprof {
 				opts = append(opts, server.Pprof())
 			}
@@ -90,7 +95,7 @@ listeners as soon as it is ready. Logs go to standard error.`,
 				return err
 			}
 			defer closeInto(&err, offer.Close)
-			if err := a.announce(c.Context(), inst, srv.Addr(), srv.AdminAddr()); err != nil {
+			if err := a.announce(c.Context(), inst, srv.Addr(), srv.AdminAddr(), srv.GRPCAddr()); err != nil {
 				return err
 			}
 			stop := onEach(hangups, srv.Reload)
@@ -105,6 +110,7 @@ listeners as soon as it is ready. Logs go to standard error.`,
 	f := c.Flags()
 	setting(f, "addr", "", "server.addr", "`address` of the public API")
 	setting(f, "admin-addr", "", "server.admin_addr", "`address` of the admin API, loopback only; off for none")
+	setting(f, "grpc-addr", "", "server.grpc_addr", "`address` of the Open Inference Protocol over gRPC; off for none")
 	setting(f, "alias", "", "server.alias", "the model's `name` in the API")
 	shapeFlag(c, &shape)
 	f.BoolVar(&takeOver, "take-over", false, "take the listeners of the running host with this address, if there is one, which then ends")
@@ -114,12 +120,15 @@ listeners as soon as it is ready. Logs go to standard error.`,
 }
 
 // announce tells a newcomer what runs and what to type next.
-func (a *app) announce(ctx context.Context, inst *instance.Instance, addr, admin string) error {
+func (a *app) announce(ctx context.Context, inst *instance.Instance, addr, admin, grpc string) error {
 	var b bytes.Buffer
 	base := scheme(inst.Config) + reachable(addr)
 	fmt.Fprintf(&b, "pimoe %s serves %s on %s", version, inst.ID, base)
 	if admin != "" {
 		fmt.Fprintf(&b, " (admin http://%s)", reachable(admin))
+	}
+	if grpc != "" {
+		fmt.Fprintf(&b, " (gRPC %s)", reachable(grpc))
 	}
 	b.WriteString("\n\n")
 	r := inst.Host.RouterStatus()

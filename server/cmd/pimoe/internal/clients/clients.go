@@ -120,6 +120,7 @@ func (o Options) ask(ctx context.Context, client *http.Client, text string) (a a
 		return answer{err: err}
 	}
 	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Cache-Control", "no-store") // a kept answer says nothing about speed
 	if o.Key != "" {
 		r.Header.Set("Authorization", "Bearer "+o.Key)
 	}

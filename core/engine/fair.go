@@ -1,0 +1,160 @@
+package engine
+
+import "github.com/pimoe/pimoe/core/config"
+
+// Priority orders requests that wait at the same time. It changes shares, so that none ever waits for ever.
+type Priority int
+
+// The priorities: while requests of all three wait, each level gets sixteen times the tokens of the one below it.
+const (
+	Low    Priority = -1
+	Normal Priority = 0
+	High   Priority = 1
+)
+
+// priorityStep is the weight of a level beside the one below it. Low must leave normal requests of the same tenant, and of
+// others, nearly undisturbed: it takes a seventeenth from them.
+const priorityStep = 16
+
+// flowKey names a flow: requests that wait in one line.
+type flowKey struct {
+	tenant   string
+	priority Priority
+}
+
+// weight is a flow's share.
+func (k flowKey) weight(l *config.Limits) float64 {
+	w := float64(l.Weight(k.tenant))
+	switch k.priority {
+	case Low:
+		return w / priorityStep
+	case High:
+		return w * priorityStep
+	}
+	return w
+}
+
+// flow is one line as the loop sees it.
+type flow struct {
+	flowKey
+	weight  float64
+	paid    float64 // the virtual time up to which its shares are used up
+	waiting int     // that have not had a place yet
+	running int     // with a place
+	seen    uint64  // the last choice in which its first one was looked at
+	rank    int     // of its candidates so far, while a step is composed
+}
+
+// fair is start-time fair queueing (Goyal, Vin and Cheng 1996) of requests by their tokens: of all flows that wait the one goes
+// first that has had least, measured in tokens by weight, since it began to wait; what it was idle before does not count.
+// While two flows wait, what they are given differs, by weight, by no more than their largest requests.
+//
+// It holds values only; the loop owns it.
+type fair struct {
+	now    float64 // virtual time: of the last one that was given a place
+	flows  map[flowKey]*flow
+	active float64 // weights of the flows that wait or run
+	turn   uint64
+}
+
+// idleFlows is how many flows are remembered that neither wait nor run: their tenants would otherwise gain by pausing.
+const idleFlows = 1024
+
+func newFair() *fair { return &fair{flows: map[flowKey]*flow{}} }
+
+// of is the flow of a key, which has the given weight from now on.
+func (f *fair) of(key flowKey, weight float64) *flow {
+	w := f.flows[key]
+	if w == nil {
+		f.forget()
+		w = &flow{flowKey: key, weight: weight}
+		f.flows[key] = w
+	}
+	if w.weight != weight && w.waiting+w.running > 0 {
+		f.active += weight - w.weight
+	}
+	w.weight = weight
+	return w
+}
+
+// forget drops flows that are idle, where there are many.
+func (f *fair) forget() {
+	if len(f.flows) < idleFlows {
+		return
+	}
+	for key, w := range f.flows {
+		if w.waiting+w.running == 0 {
+			delete(f.flows, key)
+		}
+	}
+}
+
+// wait adds a request to its flow.
+func (f *fair) wait(w *flow) {
+	if w.waiting == 0 {
+		w.paid = max(w.paid, f.now)
+	}
+	if w.waiting+w.running == 0 {
+		f.active += w.weight
+	}
+	w.waiting++
+}
+
+// start charges a flow for a request that gets a place, and gives the request's tag.
+func (f *fair) start(w *flow, cost float64) (tag float64) {
+	tag = w.paid
+	f.now = max(f.now, tag)
+	w.paid += cost / w.weight
+	w.waiting--
+	w.running++
+	return tag
+}
+
+// end takes a request out of its flow; settled is what it cost beyond what it was charged for.
+func (f *fair) end(w *flow, started bool, settled float64) {
+	if started {
+		w.running--
+		w.paid += settled / w.weight
+	} else {
+		w.waiting--
+	}
+	if w.waiting+w.running == 0 {
+		if f.active -= w.weight; len(f.flows) == 1 {
+			f.active = 0 // what rounding has left
+		}
+	}
+}
+
+// beyond reports whether a flow has as many of so many places as its weight gives it among the flows that wait or run. While
+// others wait that have fewer, they go first: a flood of one tenant does not hold all places.
+func (f *fair) beyond(w *flow, places int) bool {
+	return float64(w.running) >= max(float64(places)*w.weight/f.active, 1)
+}
+
+// choose is whose turn it is for a place among waiting sequences, oldest first; nil = nobody's. One that was sent back has
+// been paid for, so it goes before others of its flow.
+func (f *fair) choose(queue []*sequence, places int) (best *sequence) {
+	f.turn++
+	var bestBeyond bool
+	var bestTag float64
+	for _, s := range queue {
+		w := s.flow
+		tag := w.paid
+		if s.placed {
+			tag = s.tag
+		} else if w.seen == f.turn {
+			continue
+		}
+		if !s.stream.room(s.unsent) {
+			continue
+		}
+		if !s.placed {
+			w.seen = f.turn
+		}
+		beyond := f.beyond(w, places)
+		if best == nil || bestBeyond && !beyond || bestBeyond == beyond && tag < bestTag {
+			best, bestBeyond, bestTag = s, beyond, tag
+		}
+	}
+	return best
+}
