@@ -42,6 +42,7 @@ func (l *loop) place(s *sequence) {
 		return
 	}
 	s.placed, s.tag = true, l.fair.start(s.flow, s.cost)
+	s.served = l.stats.Steps // it waits for its turn from now on: a prompt that has been read in part waits for longer
 	l.box.started(s)
 }
 
@@ -209,7 +210,7 @@ func (l *loop) compose() []entry {
 			streams++
 		}
 	}
-	c.turns(ready)
+	ready = c.turns(ready, l.fair.active, l.limits.MaxBatchSize)
 	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.pace.chunk(min(streams, l.limits.MaxBatchSize)), promptGrain}
 	for _, sh := range c.planner.plan(c.candidates, b) {
 		if s := ready[sh.index]; s.running { // not preempted for an older one meanwhile
@@ -222,11 +223,13 @@ func (l *loop) compose() []entry {
 	return c.entries
 }
 
-// turns ranks the candidates within their flows, longest waiting first, so that a step takes from all flows alike.
-func (c *composer) turns(ready []*sequence) {
+// turns ranks the candidates within their flows, longest waiting first, so that a step takes from all flows alike, and
+// keeps of each flow as many as its weight gives it of a step: what a flow does not use makes the step shorter, which all who
+// are in it notice, rather than a flood's answers more.
+func (c *composer) turns(ready []*sequence, active float64, batch int) []*sequence {
 	first := ready[0].flow
 	if !slices.ContainsFunc(ready, func(s *sequence) bool { return s.flow != first }) {
-		return
+		return ready
 	}
 	c.order = c.order[:0]
 	for i, s := range ready {
@@ -237,8 +240,19 @@ func (c *composer) turns(ready []*sequence) {
 	for _, i := range c.order {
 		w := ready[i].flow
 		c.candidates[i].turn = float64(w.rank) / w.weight
-		w.rank++
+		if w.rank++; float64(w.rank) > max(float64(batch)*w.weight/active, 1) {
+			c.candidates[i].pending = 0
+		}
 	}
+	kept := 0
+	for i, s := range ready {
+		if c.candidates[i].pending > 0 {
+			ready[kept], c.candidates[kept] = s, c.candidates[i]
+			kept++
+		}
+	}
+	c.candidates = c.candidates[:kept]
+	return ready[:kept]
 }
 
 // oneEdition keeps those that the edition of the one that has waited longest computes: a step is computed by one edition of
