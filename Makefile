@@ -69,7 +69,7 @@ bench-serve: build ## 32 streaming clients over HTTP
 	@./$(BIN)/pimoe bench http --shape $(SHAPE) $(BENCH)
 
 # Of a server for people who wait: as many run as a step holds, and none waits longer than it takes to answer.
-OVERLOAD ?= --strict --set limits.max_concurrent_requests=32 --set limits.max_queue_time=250ms
+OVERLOAD ?= --strict --set limits.max_concurrent_requests=32 --set limits.max_queue_time=200ms
 
 .PHONY: overload
 overload: build ## 1 to 10 times the load that the server can bear, a tenant that floods, retries after an outage

@@ -110,6 +110,7 @@ type serverLimits struct {
 	keepAlive time.Duration // between events of a stream that has nothing to say
 	watch     time.Duration // between two looks at a running request's socket
 	lastWords time.Duration // to write errors at the end
+	memory    time.Duration // between two looks at the memory in use
 	linger    time.Duration // least time between the begin of a drain and the end of kept connections
 }
 
@@ -121,6 +122,7 @@ var defaultLimits = serverLimits{
 	keepAlive: 5 * time.Second,        // below the idle limits of proxies
 	watch:     200 * time.Millisecond, // ten looks within the two seconds in which a gone client's slot must be free
 	lastWords: 2 * time.Second,
+	memory:    500 * time.Millisecond, // a prompt's pages fill more slowly than a fifth of any sensible limit in this time
 	linger:    500 * time.Millisecond, // clients under load send their next request well within it; a person who stops the host hardly notices
 }
 

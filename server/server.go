@@ -20,6 +20,7 @@ import (
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/limit"
+	"github.com/pimoe/pimoe/server/memory"
 	"github.com/pimoe/pimoe/server/redisdb"
 	"github.com/pimoe/pimoe/server/web"
 )
@@ -66,6 +67,7 @@ type Server struct {
 	table   *access.Table
 	tenants *tenants
 	limiter *limit.Limiter
+	memory  *memory.Watch
 	redis   *redisdb.DB      // nil where redis.url is empty
 	clock   func() time.Time // by which credentials are judged
 	started time.Time

@@ -19,7 +19,7 @@ func (l *loop) admit() {
 			return
 		}
 		l.edition(s)
-		if len(l.running) >= l.live.places() && !l.evictParked() {
+		if len(l.running) >= l.live.places() && !l.evictParked() && !(l.fits(s) && l.yield(s)) {
 			return
 		}
 		for !l.fits(s) {
@@ -30,10 +30,29 @@ func (l *loop) admit() {
 		l.queue = remove(l.queue, s)
 		l.running = insert(l.running, s)
 		s.running = true
+		s.flow.held++
 		l.place(s)
 		s.pages = slices.Grow(s.pages, l.pool.need(cap(s.tokens)))
 		l.take(s)
 	}
+}
+
+// yield takes a place from a flow that has one more than its share of them or more, for one that has less: its youngest one goes
+// back. The flow still has its share then, so that it takes no place back in its turn.
+// What that one has computed is in the prefix cache, so little is lost, and a flood holds no places against those
+// that come after it.
+func (l *loop) yield(s *sequence) bool {
+	places := l.live.places()
+	if l.fair.beyond(s.flow, places) {
+		return false
+	}
+	for _, v := range slices.Backward(l.running) {
+		if v.flow != s.flow && float64(v.flow.held) >= l.fair.share(v.flow, places)+1 {
+			l.preempt(v)
+			return true
+		}
+	}
+	return false
 }
 
 // place charges a sequence's flow for its first place.
@@ -240,7 +259,7 @@ func (c *composer) turns(ready []*sequence, active float64, batch int) []*sequen
 	for _, i := range c.order {
 		w := ready[i].flow
 		c.candidates[i].turn = float64(w.rank) / w.weight
-		if w.rank++; float64(w.rank) > max(float64(batch)*w.weight/active, 1) {
+		if w.rank++; i > 0 && float64(w.rank) > max(float64(batch)*w.weight/active, 1) { // the oldest must always be able to run
 			c.candidates[i].pending = 0
 		}
 	}
@@ -332,6 +351,7 @@ func (l *loop) preempt(s *sequence) {
 	l.pool.release(s.pages)
 	s.forget()
 	s.running, s.preempted = false, true
+	s.flow.held--
 	l.running = remove(l.running, s)
 	l.queue = insert(l.queue, s)
 	l.stats.Preemptions++
