@@ -597,6 +597,7 @@ func TestPreemptedTakesBack(t *testing.T) {
 	l := newLoop(looped(testSetup(newFake(8, 4))), newInbox())
 	s := newSequence(plain("", prompt("", 14), 5), 5, time.Now())
 	l.running, s.running = []*sequence{s}, true
+	s.flow = l.fair.of(flowKey{}, 1)
 	for range 2 {
 		l.secure(s, 14)
 		s.computed = 13

@@ -113,6 +113,12 @@ func (l *loop) receive(m mail) {
 		}
 	}
 	l.jobs = append(l.jobs, m.jobs...)
+	if m.trim {
+		free := l.pool.trim()
+		if r, ok := l.trunk.(releaser); ok {
+			r.Release(free)
+		}
+	}
 	if m.closed && !l.closed {
 		l.closed = true
 		l.abort()
@@ -228,12 +234,15 @@ func (l *loop) drop(s *sequence) {
 	s.forget()
 	l.leave(s)
 	if s.running {
+		s.flow.held--
 		l.running = remove(l.running, s)
 	} else {
 		l.queue = remove(l.queue, s)
 	}
 	l.fair.end(s.flow, s.placed, float64(s.said+len(s.request.Prompt))-s.cost)
-	l.worked += s.cost - s.worked
+	if s.placed {
+		l.worked += s.cost - s.worked
+	}
 	l.box.left(s)
 }
 
