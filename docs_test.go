@@ -231,7 +231,7 @@ func TestDockerfile(t *testing.T) {
 func TestMakefile(t *testing.T) {
 	makefile := read(t, "Makefile")
 	for _, page := range append(pages(t), ".github/workflows/ci.yml") {
-		for _, m := range regexp.MustCompile("(?m)(?:`|^)make ([a-z]+)").FindAllStringSubmatch(read(t, page), -1) {
+		for _, m := range regexp.MustCompile("(?m)(?:`|^)make ([a-z-]+)").FindAllStringSubmatch(read(t, page), -1) {
 			if !strings.Contains(makefile, "\n"+m[1]+": ") && !strings.Contains(makefile, "\n"+m[1]+":\n") {
 				t.Errorf("%s names make %s", page, m[1])
 			}
