@@ -29,7 +29,7 @@ trap 'rm -rf "$out"' EXIT
   --output-model-type typing.TypedDict --target-python-version 3.11 --enum-field-as-literal all --openapi-scopes schemas \
   --use-schema-description --use-field-description --disable-timestamp --disable-warnings --formatters builtin
 "$cache/.venv/bin/python" sdk/python/generate.py server/openapi.yaml >"$out/_operations.py"
-"$cache/node_modules/.bin/openapi-typescript" server/openapi.yaml --default-non-nullable false -o "$out/schema.ts" >/dev/null
+"$cache/node_modules/.bin/openapi-typescript" server/openapi.yaml --default-non-nullable false --empty-objects-unknown -o "$out/schema.ts" >/dev/null
 
 bad=0
 place() { # GENERATED FILE

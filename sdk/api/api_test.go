@@ -47,7 +47,7 @@ func TestFieldsOfTheDescription(t *testing.T) {
 	}
 	for schema, v := range map[string]any{
 		"CompletionRequest": CompletionRequest{}, "ChatRequest": ChatRequest{}, "Completion": Completion{}, "ChatCompletion": ChatCompletion{},
-		"ChatCompletionChunk": ChatCompletion{}, "Model": Model{}, "Usage": Usage{}, "Meta": Meta{}, "ToolCall": ToolCall{}, "TokenLogprob": TokenLogprob{},
+		"ChatCompletionChunk": ChatCompletion{}, "Model": Model{}, "Usage": Usage{}, "Meta": Meta{}, "ToolCall": ToolCall{}, "TokenLogprob": TokenLogprob{}, "Job": Job{},
 	} {
 		known := spec.Components.Schemas[schema].Properties
 		if len(known) == 0 {

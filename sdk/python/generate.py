@@ -73,7 +73,7 @@ class Operation:
         if EVENTS in answers:
             item = answers[EVENTS].get("x-item-schema")
             of = kind(item) if item else "dict[str, Any]"
-            name = self.name.removeprefix("create_")
+            name = self.name.removeprefix("create_").replace("_stream", "")
             fixed = ', "stream": True' if JSON in answers else ""
             out.append(self.method_text("stream_" + name, json_body, f"Iterator[{of}]", "_events", fixed))
         if BYTES in answers:

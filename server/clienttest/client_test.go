@@ -87,7 +87,11 @@ func start(t *testing.T, change func(*config.Config)) *server.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := server.New(inst, cfg, log)
+	state, err := server.OpenState(cfg, log)
+	if err != nil {
+		t.Fatal(errors.Join(err, inst.Close()))
+	}
+	s, err := server.New(inst, cfg, log, server.State(state))
 	if err != nil {
 		t.Fatal(errors.Join(err, inst.Close()))
 	}
@@ -97,7 +101,7 @@ func start(t *testing.T, change func(*config.Config)) *server.Server {
 	before := cleanup
 	cleanup = func() error {
 		cancel()
-		return errors.Join(before(), <-done, inst.Close(), os.RemoveAll(home))
+		return errors.Join(before(), <-done, state.Close(), inst.Close(), os.RemoveAll(home))
 	}
 	return s
 }

@@ -92,7 +92,7 @@ class Client(Transport):
         """Continue a text, with the inputs as members: POST /v2/models/{model}/generate"""
         return self._json("POST", "/v2/models/{model}/generate", {"model": model}, {}, {}, body)
 
-    def stream_oip_generate_stream(self, body: m.GenerateRequest, *, model: str) -> Iterator[dict[str, Any]]:
+    def stream_oip_generate(self, body: m.GenerateRequest, *, model: str) -> Iterator[dict[str, Any]]:
         """The same as server-sent events: POST /v2/models/{model}/generate_stream"""
         return self._events("POST", "/v2/models/{model}/generate_stream", {"model": model}, {}, {}, body)
 
@@ -116,7 +116,7 @@ class Client(Transport):
         """Continue a text, with the inputs as members: POST /v2/models/{model}/versions/{version}/generate"""
         return self._json("POST", "/v2/models/{model}/versions/{version}/generate", {"model": model, "version": version}, {}, {}, body)
 
-    def stream_oip_generate_stream_version(self, body: m.GenerateRequest, *, model: str, version: str) -> Iterator[dict[str, Any]]:
+    def stream_oip_generate_version(self, body: m.GenerateRequest, *, model: str, version: str) -> Iterator[dict[str, Any]]:
         """The same as server-sent events: POST /v2/models/{model}/versions/{version}/generate_stream"""
         return self._events("POST", "/v2/models/{model}/versions/{version}/generate_stream", {"model": model, "version": version}, {}, {}, body)
 

@@ -802,7 +802,7 @@ export interface components {
              * @description timeout (microseconds) and binary_data_output; for the text model also every optional input by its name; for the
              *     expert layers layer and all_layers. Others are refused.
              */
-            parameters?: Record<string, never>;
+            parameters?: Record<string, unknown>;
             inputs: {
                 name: string;
                 datatype: string;
@@ -853,7 +853,7 @@ export interface components {
         GenerateRequest: {
             id?: string;
             text_input: string;
-            parameters?: Record<string, never>;
+            parameters?: Record<string, unknown>;
         };
         Generated: {
             model_name: string;
@@ -873,7 +873,7 @@ export interface components {
             /** @enum {unknown} */
             kind: "chat" | "completion" | "process";
             /** @description The body of /v1/chat/completions, /v1/completions or /api/v1/process (JSON) */
-            request: Record<string, never>;
+            request: Record<string, unknown>;
             /**
              * @description As the header pimoe-accept
              * @constant
@@ -1075,7 +1075,7 @@ export interface components {
             /** @enum {string|null} */
             function_call?: "none" | "auto" | null;
             functions?: unknown[] | null;
-            metadata?: Record<string, never> | null;
+            metadata?: Record<string, unknown> | null;
             /** @enum {array|null} */
             modalities?: [
                 "text"
@@ -1198,7 +1198,7 @@ export interface components {
              *       }
              *     ]
              */
-            input: string | Record<string, never>[];
+            input: string | Record<string, unknown>[];
             /**
              * @description a system message before the input
              * @example Be brief.
@@ -1246,7 +1246,7 @@ export interface components {
                 /** @description Enforced calls are held to parameters either way */
                 strict?: boolean | null;
                 /** @description JSON Schema of the arguments. Default: any object */
-                parameters?: Record<string, never> | null;
+                parameters?: Record<string, unknown> | null;
             }[] | null;
             tool_choice?: ("none" | "auto" | "required" | null) | {
                 /** @constant */
@@ -1403,7 +1403,7 @@ export interface components {
             /** @constant */
             type: "output_text";
             text: string;
-            annotations: Record<string, never>[];
+            annotations: Record<string, unknown>[];
             logprobs: components["schemas"]["TokenLogprob"][];
         };
         /** @description The trace of an event's tokens, or the record at the end of a stream. */
@@ -1431,7 +1431,7 @@ export interface components {
                 index: number;
                 prompt: number[];
                 /** @description as the sampler got it; seed is a decimal number as a text, null where the draw can't be had again */
-                sampling: Record<string, never>;
+                sampling: Record<string, unknown>;
                 max_tokens: number;
                 stop?: string[];
                 ignore_eos?: boolean;
@@ -1509,7 +1509,7 @@ export interface components {
                 /** @description The answer is held to the schema either way */
                 strict?: boolean | null;
                 /** @description JSON Schema. Default: any object */
-                schema?: Record<string, never> | boolean | null;
+                schema?: Record<string, unknown> | boolean | null;
             };
         } | {
             /** @constant */
@@ -1532,7 +1532,7 @@ export interface components {
                 /** @description Enforced calls are held to parameters either way */
                 strict?: boolean | null;
                 /** @description JSON Schema of the arguments. Default: any object */
-                parameters?: Record<string, never> | null;
+                parameters?: Record<string, unknown> | null;
             };
         }[] | null;
         Messages: {
@@ -1550,7 +1550,7 @@ export interface components {
             }[] | null;
             name?: string | null;
             /** @description of an assistant, for templates that show them */
-            tool_calls?: Record<string, never>[] | null;
+            tool_calls?: Record<string, unknown>[] | null;
             tool_call_id?: string | null;
         }[];
         /**
@@ -1559,7 +1559,7 @@ export interface components {
          *       "enable_thinking": false
          *     }
          */
-        TemplateArguments: Record<string, never> | null;
+        TemplateArguments: Record<string, unknown> | null;
         /**
          * @description 0 = greedy. Default: what the model's generation_config.json says, else 1
          * @example 0.7
@@ -1790,7 +1790,7 @@ export interface components {
             processing_time: number;
             /** @constant */
             success: true;
-            comprehensive_info: Record<string, never> | null;
+            comprehensive_info: Record<string, unknown> | null;
             error: null;
             routing?: components["schemas"]["Routing"];
         };
@@ -1802,21 +1802,21 @@ export interface components {
             /** @description seconds */
             uptime: number;
             version: string;
-            system_info: Record<string, never>;
+            system_info: Record<string, unknown>;
         };
         Stats: {
-            system: Record<string, never>;
-            monitoring: Record<string, never>;
-            queue: Record<string, never>;
+            system: Record<string, unknown>;
+            monitoring: Record<string, unknown>;
+            queue: Record<string, unknown>;
             /** @description jobs of the caller's tenant by state; for operators those of all, and the idempotency keys; null where state.file is off */
-            state: Record<string, never> | null;
+            state: Record<string, unknown> | null;
             /** @description requests and tokens of the caller's tenant; for operators, of all */
-            tenants: Record<string, never>;
-            experts: Record<string, never>;
+            tenants: Record<string, unknown>;
+            experts: Record<string, unknown>;
             /** @description kept answers and the Redis that hosts share */
-            cache: Record<string, never>;
+            cache: Record<string, unknown>;
             /** @description secrets are masked */
-            production_config: Record<string, never>;
+            production_config: Record<string, unknown>;
         };
     };
     responses: {
@@ -2731,7 +2731,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": Record<string, unknown>;
                 };
             };
             default: components["responses"]["Problem"];
@@ -3012,7 +3012,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": Record<string, unknown>;
                 };
             };
             304: components["responses"]["NotModified"];
