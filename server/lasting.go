@@ -24,6 +24,9 @@ func (x *exchange) validated(rep *reply) *reply {
 	if x.route.rule.Open() || x.s.anonymity(x.route.admin) == anyUser {
 		out.header["Cache-Control"] = "public, " + lastingFor
 	}
+	if x.route.pack { // compressed or not: other bytes with the same meaning
+		out.header["ETag"] = "W/" + tag
+	}
 	for k, v := range rep.header {
 		out.header[k] = v
 	}

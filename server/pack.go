@@ -26,10 +26,11 @@ func (x *exchange) pack(accept string, rep *reply) {
 	if !x.route.pack || len(rep.body) < packFrom || rep.header[fiber.HeaderContentEncoding] != "" {
 		return
 	}
-	header := map[string]string{fiber.HeaderVary: fiber.HeaderAcceptEncoding}
+	header := map[string]string{}
 	for k, v := range rep.header {
 		header[k] = v
 	}
+	header[fiber.HeaderVary] = strings.TrimPrefix(header[fiber.HeaderVary]+", "+fiber.HeaderAcceptEncoding, ", ")
 	rep.header = header
 	var b bytes.Buffer
 	var w io.WriteCloser
@@ -46,7 +47,7 @@ func (x *exchange) pack(accept string, rep *reply) {
 	if errors.Join(err, w.Close()) != nil {
 		return // can't happen in memory; the answer goes out as it is
 	}
-	rep.body, rep.header[fiber.HeaderContentEncoding] = b.Bytes(), encoding
+	rep.body, header[fiber.HeaderContentEncoding] = b.Bytes(), encoding
 }
 
 // encodingOf is the best of the encodings that a client takes; empty for none.

@@ -96,7 +96,7 @@ func TestSafetyHeaders(t *testing.T) {
 		resp, _ := fetchOver(t, http.DefaultClient, "GET", r.url+path, "")
 		for k, want := range map[string]string{
 			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin",
-			"Cross-Origin-Resource-Policy": "same-origin", "Permissions-Policy": "camera=()", "Content-Security-Policy": "frame-ancestors 'none'", "Cache-Control": "no-store",
+			"Cross-Origin-Resource-Policy": "same-origin", "Permissions-Policy": "camera=()", "Content-Security-Policy": "frame-ancestors 'none'",
 		} {
 			if !strings.Contains(resp.Header.Get(k), want) {
 				t.Errorf("%s: %s is %q", path, k, resp.Header.Get(k))
