@@ -77,6 +77,13 @@ connections: build ## 10,000 WebSockets and event streams held for a minute, the
 bench-process: build ## hidden states over HTTP beside a FastAPI and PyTorch service; writes docs/benchmarks.md (see the script)
 	@scripts/bench-process.sh
 
+# Of a server for people who wait: as many run as a step holds, and none waits longer than it takes to answer.
+OVERLOAD ?= --strict --set limits.max_concurrent_requests=32 --set limits.max_queue_time=200ms
+
+.PHONY: overload
+overload: build ## 1 to 10 times the load that the server can bear, a tenant that floods, retries after an outage
+	@./$(BIN)/pimoe bench overload $(OVERLOAD)
+
 .PHONY: bench-kernels
 bench-kernels: build ## every kernel beside the machine's limits
 	@./$(BIN)/pimoe bench kernels --backend cpu,int8

@@ -523,7 +523,7 @@ func TestLastingAnswers(t *testing.T) {
 			if a.status != 200 || tag == "" || a.header.Get("Cache-Control") != want || !strings.Contains(a.header.Get("Vary"), "Authorization") {
 				t.Errorf("%s: %d, ETag %q, %v", path, a.status, tag, a.header)
 			}
-			for _, known := range []string{tag, "W/" + strings.TrimPrefix(tag, "W/"), strings.TrimPrefix(tag, "W/"), `"x", ` + tag, "*"} {
+			for _, known := range []string{tag, strings.TrimPrefix(tag, "W/"), `"x", ` + tag, "*"} {
 				again := r.get(path, "Authorization", key, "If-None-Match", known)
 				if again.status != http.StatusNotModified || len(again.body) != 0 || again.header.Get("ETag") != tag {
 					t.Errorf("%s with %s: %d %q", path, known, again.status, again.body)

@@ -272,6 +272,9 @@ func (x *exchange) refusal(err error) *fault {
 		x.s.log.Warn("access refused", "request", x.req.id, "route", x.route.name(), "code", f.code, "error", err.Error())
 	} else if f.status >= http.StatusInternalServerError {
 		level := slog.LevelWarn
+		if faultOfOverload(err) != nil {
+			level = slog.LevelDebug // there may be thousands a second, and each has its line of a request
+		}
 		if f.status == http.StatusInternalServerError {
 			level = slog.LevelError
 		}

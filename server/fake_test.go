@@ -25,6 +25,7 @@ type fakeEngine struct {
 	hidden func(x tensor.Matrix) (tensor.Matrix, error)
 
 	slots    atomic.Int64
+	trims    atomic.Int64
 	draining atomic.Bool
 }
 
@@ -45,6 +46,8 @@ func (f *fakeEngine) Hidden(_ context.Context, _ int, x tensor.Matrix, _ bool, _
 }
 
 func (f *fakeEngine) Admits(string, engine.Priority, time.Time) error { return f.refuse }
+
+func (f *fakeEngine) Trim() { f.trims.Add(1) }
 
 func (f *fakeEngine) Stats() engine.Stats { return engine.Stats{Running: int(f.slots.Load())} }
 

@@ -67,6 +67,14 @@ func (f *forms) entry(key string) *keptForm {
 	return e
 }
 
+// drop forgets all; those that are being compiled are not kept.
+func (f *forms) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.byKey = nil
+	f.order.Init()
+}
+
 // formOf is the form of a response_format, and the key it is kept under.
 func formOf(f *openai.Format) (string, grammar.Form) {
 	key := string(f.Kind) + "\x00" + f.Text + string(f.Schema)

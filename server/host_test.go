@@ -11,12 +11,13 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 )
 
-// The key guards every route of the public listener but health and login; the table of routes is the list.
+// The key guards every route of the public listener but health, login and handshakes; the table of routes is the list.
 func TestEveryRouteAsksForTheKey(t *testing.T) {
 	cfg := testConfig("")
 	cfg.APIKey = "sk-test-0123456789"
 	r := serveConfig(t, nil, cfg, nil)
-	open := map[string]bool{"/health": true, "/v2/health/live": true, "/v2/health/ready": true, "/livez": true, "/readyz": true, "/startupz": true, "/auth/login": true, "/auth/callback": true, consolePath: true, assetPath: true}
+	open := map[string]bool{"/health": true, "/v2/health/live": true, "/v2/health/ready": true, "/livez": true, "/readyz": true, "/startupz": true, "/auth/login": true, "/auth/callback": true, consolePath: true, assetPath: true,
+		socketPath: true} // no handshake gets no connection; see TestHandshakes
 	routes := append(r.publicRoutes(), route{method: "GET", path: "/v1/nothing"}, route{method: "GET", path: "/nothing"}, route{method: "PUT", path: "/v1/models"})
 	for _, rt := range routes {
 		path := strings.Replace(rt.path, ":model", "pimoe-tiny", 1)

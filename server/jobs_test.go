@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -233,7 +234,7 @@ func TestJobsBelongToTenants(t *testing.T) {
 		t.Errorf("another tenant's list: %v", list)
 	}
 	stolen := r.get(jobsPath+"?limit=1", acme...).json(t)
-	if list := at(t, r.get(fmt.Sprint(jobsPath, "?cursor=", stolen["next_cursor"]), other...).json(t), "code"); list != "invalid_value" {
+	if list := at(t, r.get(jobsPath+"?cursor="+url.QueryEscape(fmt.Sprint(stolen["next_cursor"])), other...).json(t), "code"); list != "invalid_value" {
 		t.Errorf("no cursor: %v", list)
 	}
 	if a := r.post(jobsPath, body, bearer("acme", access.User, "jobs")...); a.status != http.StatusForbidden {

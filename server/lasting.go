@@ -18,14 +18,11 @@ func (x *exchange) validated(rep *reply) *reply {
 		return rep
 	}
 	sum := sha256.Sum256(rep.body)
-	tag := `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+	tag := `W/"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"` // the same text may come compressed, in other bytes
 	out := *rep
 	out.header = map[string]string{"ETag": tag, "Cache-Control": "private, " + lastingFor, "Vary": "Authorization, Cookie"}
 	if x.route.rule.Open() || x.s.anonymity(x.route.admin) == anyUser {
 		out.header["Cache-Control"] = "public, " + lastingFor
-	}
-	if x.route.pack { // compressed or not: other bytes with the same meaning
-		out.header["ETag"] = "W/" + tag
 	}
 	for k, v := range rep.header {
 		out.header[k] = v
@@ -42,7 +39,7 @@ func matches(known, tag string) bool {
 		return true
 	}
 	for t := range strings.SplitSeq(known, ",") {
-		if strings.TrimPrefix(strings.TrimSpace(t), "W/") == tag {
+		if strings.TrimPrefix(strings.TrimSpace(t), "W/") == strings.TrimPrefix(tag, "W/") {
 			return true
 		}
 	}

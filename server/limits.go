@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/limit"
+	"github.com/pimoe/pimoe/server/memory"
 )
 
 // rulesOf is limits.rates for a Limiter.
@@ -37,6 +39,35 @@ func (s *Server) openLimits(cfg config.Config) {
 	}
 	s.limiter = limit.New(nil, o)
 	s.useLimits(cfg.Limits)
+	s.memory = memory.Start(memory.Options{Read: s.memoryUse, Relieve: s.relieve, Every: s.limits.memory, Log: s.log})
+}
+
+// memoryUse is how much memory is used of what may be: by limits.total_memory_mb, else by the cgroup.
+func (s *Server) memoryUse() memory.Use {
+	total := int64(s.now.Load().Limits.TotalMemoryMB) << 20
+	if total == 0 {
+		return memory.Cgroup()
+	}
+	pids := []int{os.Getpid()}
+	if s.service.plugins != nil {
+		pids = append(pids, s.service.plugins()...)
+	}
+	return memory.Use{Used: memory.Private(pids), Limit: total}
+}
+
+// relieve gives up what is only kept for requests to come.
+func (s *Server) relieve() {
+	s.service.engine.Trim()
+	s.forms.drop()
+}
+
+// errMemory refuses work while memory is short. What frees it is the end of requests, which nobody can foretell.
+var errMemory = &fault{status: http.StatusServiceUnavailable, code: "memory_short", message: "the server has too little memory left for new work", retry: true, after: 2 * time.Second}
+
+func (s *Server) closeLimits() {
+	if s.memory != nil { // of a New that failed
+		s.memory.Close()
+	}
 }
 
 // useLimits takes over what may change in limits, at the start and at a reload.
@@ -45,8 +76,11 @@ func (s *Server) useLimits(l config.Limits) { s.limiter.Use(rulesOf(l)) }
 // admit decides whether a request may go on, by its principal's limits and by what the engine foretells. Its body has not been
 // read.
 func (x *exchange) admit(priority string, length int) (err error) {
-	if x.s.drain.Load() {
+	switch {
+	case x.s.drain.Load():
 		return errStopping
+	case x.s.memory.Pressed():
+		return errMemory
 	}
 	if x.req.priority, err = priorityOf(priority, x.req.principal); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -264,4 +265,27 @@ func TestPriorities(t *testing.T) {
 	if a := do(t, "POST", r.url+"/v1/completions", shortBody, "Pimoe-Priority", "low"); a.status != 200 {
 		t.Errorf("low of a user: %d", a.status)
 	}
+}
+
+// While memory is short new work is refused, and what is kept for later is given up; a limit that is raised ends it.
+func TestMemoryShort(t *testing.T) {
+	t.Setenv("GOMEMLIMIT", "off") // the heap of the other tests stays as it is
+	f := &fakeEngine{script: counted(1)}
+	cfg := testConfig("")
+	cfg.Limits.TotalMemoryMB = 1
+	r := serveConfig(t, fakeService(f), cfg, nil)
+	if _, err := os.Stat("/proc/self/statm"); err != nil {
+		t.Skip("the memory of a process can't be told here: ", err)
+	}
+	a := do(t, "POST", r.url+"/v1/completions", shortBody)
+	if a.status != 503 || at(t, a.json(t), "error", "code") != "memory_short" || a.header.Get("Retry-After") != "2" || f.trims.Load() == 0 {
+		t.Errorf("%d: %s, %d trims", a.status, a.body, f.trims.Load())
+	}
+	if a := do(t, "GET", r.url+"/v1/models", ""); a.status != 200 {
+		t.Errorf("what needs no memory: %d", a.status)
+	}
+	next := *r.now.Load()
+	next.Limits.TotalMemoryMB = 1 << 20
+	r.Server.now.Store(&next)
+	until(t, "work is taken again", func() bool { return do(t, "POST", r.url+"/v1/completions", shortBody).status == 200 })
 }

@@ -151,6 +151,7 @@ type serverLimits struct {
 	watch     time.Duration // between two looks at a running request's socket
 	lastWords time.Duration // to write errors at the end
 	watching  time.Duration // that one stream of /api/v1/live lasts
+	memory    time.Duration // between two looks at the memory in use
 	linger    time.Duration // least time between the begin of a drain and the end of kept connections
 }
 
@@ -163,6 +164,7 @@ var defaultLimits = serverLimits{
 	watch:     200 * time.Millisecond, // ten looks within the two seconds in which a gone client's slot must be free
 	lastWords: 2 * time.Second,
 	watching:  10 * time.Minute,       // so long may somebody watch on who has lost the right to
+	memory:    500 * time.Millisecond, // a prompt's pages fill more slowly than a fifth of any sensible limit in this time
 	linger:    500 * time.Millisecond, // clients under load send their next request well within it; a person who stops the host hardly notices
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/limit"
 	"github.com/pimoe/pimoe/server/live"
+	"github.com/pimoe/pimoe/server/memory"
 	"github.com/pimoe/pimoe/server/redisdb"
 	"github.com/pimoe/pimoe/server/web"
 )
@@ -72,6 +73,7 @@ type Server struct {
 	certs   *certs.Store // nil = the public listener speaks HTTP
 	tenants *tenants
 	limiter *limit.Limiter
+	memory  *memory.Watch
 	redis   *redisdb.DB // nil where redis.url is empty
 	answers *cache.Cache
 	live    *live.Hub
@@ -287,6 +289,7 @@ func (s *Server) Close() error {
 		s.sockets.close()
 		s.state.stopJobs(s.base) // whose end is now
 		s.closeCache()
+		s.closeLimits()
 		err = errors.Join(err, s.closeShared())
 		if s.guard != nil { // of a New that failed
 			s.guard.Close()

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -48,6 +49,7 @@ type service struct {
 	ready   func() error // nil = a request would be answered
 	lacking func() error // nil = exactly
 	experts func() any   // one entry for each process
+	plugins func() []int // process ids; nil = there are none
 	groups  func() any   // one entry for each group: how many processes it has and should have
 	release func(group string, replica int) (int, error)
 	router  func() any
@@ -65,6 +67,7 @@ type engineAPI interface {
 	Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool, accept moe.Accept) (tensor.Matrix, []engine.RouteInfo, engine.Quality, error)
 	// Admits says why a request would not be taken now, before anything is done for it.
 	Admits(tenant string, p engine.Priority, deadline time.Time) error
+	Trim()
 	Stats() engine.Stats
 	Drain(ctx context.Context) error
 }
@@ -102,6 +105,7 @@ func serviceOf(i *instance.Instance) service {
 		defaults: defaultsOf(i.Model.Defaults),
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, lacking: i.Lacking, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
+		plugins: func() []int { return pluginsOf(i.Host) },
 		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,
 		router:  func() any { return i.Host.RouterStatus() },
@@ -131,6 +135,15 @@ func liveOf(i *instance.Instance) live.Source {
 			return live.Answers{Exact: answers(engine.StatusExact), Fallback: answers(engine.StatusFallback), Degraded: answers(engine.StatusDegraded)}
 		},
 	}
+}
+
+// pluginsOf are the ids of the processes that run beside this one.
+func pluginsOf(h *host.Host) (pids []int) {
+	for _, s := range h.Status() {
+		pids = append(pids, s.PID)
+	}
+	pids = append(pids, h.RouterStatus().PID)
+	return slices.DeleteFunc(pids, func(pid int) bool { return pid == 0 || pid == os.Getpid() })
 }
 
 // vocabulary is what the tokens write, for the forms of answers.

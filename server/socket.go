@@ -384,6 +384,26 @@ func (c *socket) cutOff(how ws.Close) {
 	c.cut(how)
 }
 
+// kernelSide is what can be set of a TCP connection's end in the kernel.
+type kernelSide interface {
+	SetLinger(seconds int) error
+	SetWriteBuffer(bytes int) error
+}
+
+// kernelSideOf is that of the connection below framing and TLS; false where there is none.
+func kernelSideOf(nc net.Conn) (kernelSide, bool) {
+	for {
+		if k, ok := nc.(kernelSide); ok {
+			return k, true
+		}
+		wrapped, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil, false
+		}
+		nc = wrapped.NetConn()
+	}
+}
+
 // cut ends a connection that can't be written to. mu is held. Its socket's buffer is dropped with it.
 func (c *socket) cut(how ws.Close) {
 	if c.closing == nil {
@@ -391,8 +411,8 @@ func (c *socket) cut(how ws.Close) {
 	}
 	c.out.Clear()
 	nc := c.conn.NetConn()
-	if l, ok := nc.(interface{ SetLinger(int) error }); ok {
-		_ = l.SetLinger(0)
+	if k, ok := kernelSideOf(nc); ok {
+		_ = k.SetLinger(0)
 	}
 	_ = nc.SetDeadline(time.Unix(1, 0)) // ends the read, which ends the rest
 }
@@ -519,14 +539,15 @@ func (c *socket) events(reads []*reading) error {
 	more := false
 	for _, r := range reads {
 		e, ok, over := r.journal.Next(r.turn, r.last)
+		r.ended = ok && (e.Kind == eventDone || e.Kind == eventError)
+		if over || r.ended { // before the client knows, who may use the id again at once
+			c.finished(r)
+		}
 		if ok {
 			if err := c.writeFrame(ws.Frame{Bytes: ws.Append(nil, e.Kind, r.id, e.Number, e.Data)}); err != nil {
 				return err
 			}
-			r.last, r.ended, more = e.Number, e.Kind == eventDone || e.Kind == eventError, true
-		}
-		if over || r.ended {
-			c.finished(r)
+			r.last, more = e.Number, true
 		}
 	}
 	if more {

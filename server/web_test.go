@@ -97,6 +97,7 @@ func TestSafetyHeaders(t *testing.T) {
 		for k, want := range map[string]string{
 			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin",
 			"Cross-Origin-Resource-Policy": "same-origin", "Permissions-Policy": "camera=()", "Content-Security-Policy": "frame-ancestors 'none'",
+			"Cache-Control": map[bool]string{true: "public, max-age=60", false: "no-store"}[path == "/docs" || path == openapiPath || path == "/v1/models"],
 		} {
 			if !strings.Contains(resp.Header.Get(k), want) {
 				t.Errorf("%s: %s is %q", path, k, resp.Header.Get(k))

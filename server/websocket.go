@@ -168,8 +168,8 @@ func (s *Server) upgrade(hijacked net.Conn, h *handshake, r *request, known bool
 		conn.Close()
 		return
 	}
-	if b, ok := conn.(interface{ SetWriteBuffer(int) error }); ok {
-		_ = b.SetWriteBuffer(kernelBuffer) // a larger one costs memory only
+	if k, ok := kernelSideOf(conn); ok {
+		_ = k.SetWriteBuffer(kernelBuffer) // a larger one costs memory only
 	}
 	up := websocket.Upgrader{
 		HandshakeTimeout: s.limits.write, ReadBufferSize: socketBuffer, WriteBufferSize: socketBuffer, WriteBufferPool: &s.sockets.buffers,

@@ -217,7 +217,7 @@ type Limits struct {
 	// Weights are the shares of tenants that wait at the same time, from 1 to 1000; one that is not listed has 1.
 	Weights map[string]string `koanf:"weights"`
 	// MaxQueueTime is how long a request may have to wait for its place, by what the last seconds have shown; one that would
-	// wait longer is answered with 503 at once. Default 5 s, 0 = up to its deadline.
+	// wait longer is answered with 503 at once. Default 2 s, 0 = up to its deadline.
 	MaxQueueTime time.Duration `koanf:"max_queue_time"`
 	// TotalMemoryMB bounds the memory of the host and all plugin processes together, in MiB: from 80 % of it on new work is
 	// refused. 0 (default) = the cgroup's limit, if it has one.

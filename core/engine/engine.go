@@ -341,6 +341,16 @@ func (e *Engine) Admits(tenant string, p Priority, deadline time.Time) error {
 // Context is the most tokens that a sequence can have, prompt and continuation together.
 func (e *Engine) Context() int { return e.context }
 
+// Trim forgets what the prefix cache holds for requests to come, and gives the memory of all unused pages back. It does not wait.
+func (e *Engine) Trim() {
+	e.box.mu.Lock()
+	defer e.box.mu.Unlock()
+	if !e.box.closed {
+		e.box.trim = true
+		e.box.signal()
+	}
+}
+
 // Drain refuses new work and waits until all accepted requests have ended, or until ctx is done.
 func (e *Engine) Drain(ctx context.Context) error {
 	select {
@@ -378,6 +388,7 @@ type inbox struct {
 	waiting  *admission // counts requests and jobs that were accepted and whose resources are not yet free
 	draining bool
 	closed   bool
+	trim     bool          // pages that nobody uses are to be forgotten
 	idle     chan struct{} // closed when draining and nothing lives
 	stats    Stats
 }
@@ -387,6 +398,7 @@ type mail struct {
 	arrived, touched []*sequence
 	jobs             []*job
 	closed           bool
+	trim             bool
 }
 
 func newInbox() *inbox {
@@ -543,8 +555,8 @@ func (b *inbox) signal() {
 func (b *inbox) take() mail {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m := mail{b.arrived, b.touched, b.jobs, b.closed}
-	b.arrived, b.touched, b.jobs = nil, nil, nil
+	m := mail{b.arrived, b.touched, b.jobs, b.closed, b.trim}
+	b.arrived, b.touched, b.jobs, b.trim = nil, nil, nil, false
 	return m
 }
 

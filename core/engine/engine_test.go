@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -596,6 +597,7 @@ func TestPreemptedTakesBack(t *testing.T) {
 	l := newLoop(looped(testSetup(newFake(8, 4))), newInbox())
 	s := newSequence(plain("", prompt("", 14), 5), 5, time.Now())
 	l.running, s.running = []*sequence{s}, true
+	s.flow = l.fair.of(flowKey{}, 1)
 	for range 2 {
 		l.secure(s, 14)
 		s.computed = 13
@@ -750,6 +752,69 @@ func TestHidden(t *testing.T) {
 	}
 	if x.Data[0] != 1 {
 		t.Error("the caller's hidden states were changed")
+	}
+}
+
+// holds reports whether n requests live and the loop knows of all.
+func (b *inbox) holds(n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.waiting.live == n && len(b.jobs) == 0
+}
+
+// Hidden states that wait while a call is under way share the next one, and each caller gets the rows that it would have had
+// alone. Where the shared call fails, each has one of its own. A caller that has gone is in nobody's way.
+func TestHiddenSharesCalls(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		f := newFake(8, 4)
+		entered, release := make(chan struct{}, 16), make(chan struct{})
+		var calls atomic.Int64
+		f.before = func(ctx context.Context, _ []model.Span) error {
+			n := calls.Add(1)
+			if n == 1 {
+				entered <- struct{}{}
+				<-release
+			}
+			if fails && n == 2 {
+				return fmt.Errorf("a row too many: %w", sdk.ErrUnavailable)
+			}
+			return nil
+		}
+		e := launchTest(t, f, testSetup(f))
+		var callers sync.WaitGroup
+		ask := func(i int) {
+			x := tensor.MatrixOf(1+i%2, 1, []float32{float32(i), float32(i + 100)}[:1+i%2])
+			y, routes, _, err := e.Hidden(t.Context(), 3, x, false, moe.AcceptExact)
+			if err != nil || y.Rows != x.Rows || len(routes) != x.Rows {
+				t.Errorf("caller %d: %v, %d routes, %v", i, y, len(routes), err)
+				return
+			}
+			for r := range y.Rows {
+				if y.Row(r)[0] != x.Row(r)[0]*10+3 || routes[r].Row != r {
+					t.Errorf("caller %d, row %d: %v, route %v", i, r, y.Row(r), routes[r])
+				}
+			}
+		}
+		callers.Go(func() { ask(0) })
+		<-entered
+		for i := range 4 {
+			callers.Go(func() { ask(1 + i) })
+		}
+		gone, leave := context.WithCancel(t.Context())
+		callers.Go(func() {
+			if _, _, _, err := e.Hidden(gone, 3, tensor.NewMatrix(1, 1), false, moe.AcceptExact); err == nil {
+				t.Error("a caller that has gone has an answer")
+			}
+		})
+		for !e.box.holds(6) {
+			time.Sleep(time.Millisecond)
+		}
+		leave()
+		close(release)
+		callers.Wait()
+		if got, want := calls.Load(), map[bool]int64{false: 2, true: 6}[fails]; got != want {
+			t.Errorf("fails %v: %d calls, want %d", fails, got, want)
+		}
 	}
 }
 

@@ -40,7 +40,8 @@ type flow struct {
 	weight  float64
 	paid    float64 // the virtual time up to which its shares are used up
 	waiting int     // that have not had a place yet
-	running int     // with a place
+	begun   int     // that have had one and have not ended
+	held    int     // places
 	seen    uint64  // the last choice in which its first one was looked at
 	rank    int     // of its candidates so far, while a step is composed
 }
@@ -70,7 +71,7 @@ func (f *fair) of(key flowKey, weight float64) *flow {
 		w = &flow{flowKey: key, weight: weight}
 		f.flows[key] = w
 	}
-	if w.weight != weight && w.waiting+w.running > 0 {
+	if w.weight != weight && w.waiting+w.begun > 0 {
 		f.active += weight - w.weight
 	}
 	w.weight = weight
@@ -83,7 +84,7 @@ func (f *fair) forget() {
 		return
 	}
 	for key, w := range f.flows {
-		if w.waiting+w.running == 0 {
+		if w.waiting+w.begun == 0 {
 			delete(f.flows, key)
 		}
 	}
@@ -94,7 +95,7 @@ func (f *fair) wait(w *flow) {
 	if w.waiting == 0 {
 		w.paid = max(w.paid, f.now)
 	}
-	if w.waiting+w.running == 0 {
+	if w.waiting+w.begun == 0 {
 		f.active += w.weight
 	}
 	w.waiting++
@@ -106,19 +107,19 @@ func (f *fair) start(w *flow, cost float64) (tag float64) {
 	f.now = max(f.now, tag)
 	w.paid += cost / w.weight
 	w.waiting--
-	w.running++
+	w.begun++
 	return tag
 }
 
 // end takes a request out of its flow; settled is what it cost beyond what it was charged for.
 func (f *fair) end(w *flow, started bool, settled float64) {
 	if started {
-		w.running--
+		w.begun--
 		w.paid += settled / w.weight
 	} else {
 		w.waiting--
 	}
-	if w.waiting+w.running == 0 {
+	if w.waiting+w.begun == 0 {
 		if f.active -= w.weight; len(f.flows) == 1 {
 			f.active = 0 // what rounding has left
 		}
@@ -128,8 +129,11 @@ func (f *fair) end(w *flow, started bool, settled float64) {
 // beyond reports whether a flow has as many of so many places as its weight gives it among the flows that wait or run. While
 // others wait that have fewer, they go first: a flood of one tenant does not hold all places.
 func (f *fair) beyond(w *flow, places int) bool {
-	return float64(w.running) >= max(float64(places)*w.weight/f.active, 1)
+	return float64(w.held) >= f.share(w, places)
 }
+
+// share is how many of so many places a flow's weight gives it among the flows that wait or run; at least one.
+func (f *fair) share(w *flow, places int) float64 { return max(float64(places)*w.weight/f.active, 1) }
 
 // choose is whose turn it is for a place among waiting sequences, oldest first; nil = nobody's. One that was sent back has
 // been paid for, so it goes before others of its flow.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"container/heap"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/sdk"
 )
 
@@ -84,6 +86,7 @@ func (w *world) place() {
 		w.queue = remove(w.queue, s)
 		s.placed, s.tag = true, w.fair.start(s.flow, s.cost)
 		w.admission.start(s.flow.flowKey, s.cost)
+		s.flow.held++
 		w.given[s.flow.flowKey] += s.cost
 		w.begun[s] = w.now
 		heap.Push(&w.running, ending{w.now.Add(time.Duration(s.cost / w.speed * 1e9)), s})
@@ -98,6 +101,7 @@ func (w *world) until(t time.Time) {
 			w.admission.speed.add(e.s.cost, e.at.Sub(w.looked)) // as a step that has ended
 		}
 		w.now, w.looked = e.at, e.at
+		e.s.flow.held--
 		w.fair.end(e.s.flow, true, 0)
 		w.admission.leave(e.s.flow.flowKey)
 		w.took[e.s.request.Tenant] = append(w.took[e.s.request.Tenant], w.now.Sub(e.s.submitted).Seconds())
@@ -324,5 +328,98 @@ func TestFullQueue(t *testing.T) {
 		if l := w.admission.lines[flowKey{tenant: fmt.Sprint(i)}]; l == nil || l.live > 50 {
 			t.Errorf("tenant %d has %+v", i, l)
 		}
+	}
+}
+
+// Tenants that come while another one holds all places and fills the queue are served at once: places are taken back for them,
+// and all answers are what they would have been.
+func TestTenantsBesideFlood(t *testing.T) {
+	f := newFake(512, 4)
+	set := testSetup(f)
+	set.limits.MaxConcurrentRequests = 8
+	release := make(chan struct{})
+	f.before = func(context.Context, []model.Span) error { <-release; return nil }
+	e := launchTest(t, f, set)
+	type ended struct {
+		tenant string
+		a      answer
+		p      []int32
+	}
+	const flood = 60
+	const quiet = 2 * 3 // of two tenants: eight places are no whole number for each of three
+	ends := make(chan ended, flood+quiet)
+	submit := func(tenant, seed string) {
+		p := prompt(seed, 20)
+		r := plain(seed, p, 40)
+		r.Tenant = tenant
+		s, err := e.Submit(t.Context(), r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go func() { defer s.Close(); ends <- ended{tenant, read(t.Context(), s), p} }()
+	}
+	for i := range flood {
+		submit("flood", fmt.Sprint("flood", i))
+	}
+	for i := range quiet {
+		submit(fmt.Sprint("quiet", i%2), fmt.Sprint("quiet", i))
+	}
+	close(release)
+	before := 0
+	for i := range flood + quiet {
+		got := <-ends
+		wantAnswer(t, got.a, got.p, 40)
+		if got.tenant != "flood" {
+			before = i
+		}
+	}
+	if before > 30 {
+		t.Errorf("%d requests had ended before the last one of the quiet tenants", before)
+	}
+}
+
+// Trim forgets what nobody uses, also while requests run, and their answers stay as they are.
+func TestTrim(t *testing.T) {
+	f := newFake(64, 4)
+	e := launchTest(t, f, testSetup(f))
+	p := prompt("kept", 40)
+	wantAnswer(t, ask(t, e, plain("", p, 8)), p, 8)
+	if s := e.Stats(); s.CachedPages == 0 {
+		t.Fatalf("nothing is kept: %+v", s)
+	}
+	e.Trim()
+	for end := time.Now().Add(20 * time.Second); e.Stats().CachedPages > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after 20 s: %+v", e.Stats())
+		}
+	}
+	if s := e.Stats(); s.FreePages != s.Pages {
+		t.Errorf("%+v", s)
+	}
+	stop := make(chan struct{})
+	trimmed := make(chan struct{})
+	go func() {
+		defer close(trimmed)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				e.Trim()
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	}()
+	for range 20 {
+		a := ask(t, e, plain("", p, 30))
+		wantAnswer(t, a, p, 30)
+	}
+	close(stop)
+	<-trimmed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.released == 0 {
+		t.Error("no memory was given back")
 	}
 }

@@ -33,9 +33,10 @@ type fake struct {
 	rows   atomic.Int64
 	inside atomic.Bool
 
-	mu     sync.Mutex
-	faults []string
-	steps  [][]int // tokens of each span of each step
+	mu       sync.Mutex
+	faults   []string
+	released int
+	steps    [][]int // tokens of each span of each step
 }
 
 // cell is one token's place in the cache.
@@ -163,7 +164,18 @@ func (f *fake) Hidden(ctx context.Context, layer int, x tensor.Matrix, route fun
 
 func (f *fake) Layers() []int   { return []int{1, 3} }
 func (f *fake) Team() team.Team { return team.Team{} }
-func (f *fake) Close() error    { return nil }
+
+// Release spoils the pages, which nobody may read before they are written again.
+func (f *fake) Release(pages []int32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range pages {
+		f.released++
+		clear(f.cells[p])
+	}
+}
+
+func (f *fake) Close() error { return nil }
 
 // fold takes a cell into the state of a row.
 func fold(state uint64, c cell) uint64 {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
@@ -25,6 +27,8 @@ type job struct {
 	input  tensor.Matrix // the job's own copy
 	accept moe.Accept
 	judged bool          // experts may be missing
+	alone  bool          // joined with others it has failed
+	parts  []*job        // what this one joins; nil = it is a caller's own
 	x      tensor.Matrix // the answer
 	routes []RouteInfo
 	lost   ledger
@@ -102,6 +106,59 @@ func (j *job) run(ctx context.Context, f forwarder) {
 			return
 		}
 		j.x = y
+	}
+}
+
+// joins reports whether another job can run as rows of the same calls: bits don't depend on who shares a batch, and reading
+// the experts' weights is most of what a few rows cost. Where experts may be missing each job has a judge of its own.
+func (j *job) joins(o *job) bool {
+	return !j.judged && !o.judged && !j.alone && !o.alone && slices.Equal(j.layers, o.layers) && j.input.Cols == o.input.Cols
+}
+
+// join makes one job of several. Its time is up when that of the last of them is, or when all callers have gone.
+func join(parts []*job) (*job, context.CancelFunc) {
+	all := &job{layers: parts[0].layers, parts: parts}
+	rows, until := 0, time.Time{}
+	for _, p := range parts {
+		rows += p.input.Rows
+		if d, ok := p.ctx.Deadline(); ok {
+			until = latest(until, d)
+		}
+	}
+	all.input = tensor.NewMatrix(rows, parts[0].input.Cols)
+	at := 0
+	for _, p := range parts {
+		for r := range p.input.Rows {
+			copy(all.input.Row(at), p.input.Row(r))
+			at++
+		}
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), until)
+	all.ctx = ctx
+	var waiting atomic.Int64
+	waiting.Store(int64(len(parts)))
+	for _, p := range parts {
+		context.AfterFunc(p.ctx, func() {
+			if waiting.Add(-1) == 0 {
+				cancel()
+			}
+		})
+	}
+	return all, cancel
+}
+
+// split gives each part its rows of the answer.
+func (j *job) split() {
+	at := 0
+	for _, p := range j.parts {
+		p.x = j.x.Slice(at, at+p.input.Rows)
+		for _, r := range j.routes {
+			if r.Row >= at && r.Row < at+p.input.Rows {
+				r.Row -= at
+				p.routes = append(p.routes, r)
+			}
+		}
+		at += p.input.Rows
 	}
 }
 

@@ -113,6 +113,12 @@ func (l *loop) receive(m mail) {
 		}
 	}
 	l.jobs = append(l.jobs, m.jobs...)
+	if m.trim {
+		free := l.pool.trim()
+		if r, ok := l.trunk.(releaser); ok {
+			r.Release(free)
+		}
+	}
 	if m.closed && !l.closed {
 		l.closed = true
 		l.abort()
@@ -228,12 +234,15 @@ func (l *loop) drop(s *sequence) {
 	s.forget()
 	l.leave(s)
 	if s.running {
+		s.flow.held--
 		l.running = remove(l.running, s)
 	} else {
 		l.queue = remove(l.queue, s)
 	}
 	l.fair.end(s.flow, s.placed, float64(s.said+len(s.request.Prompt))-s.cost)
-	l.worked += s.cost - s.worked
+	if s.placed {
+		l.worked += s.cost - s.worked
+	}
 	l.box.left(s)
 }
 
@@ -315,16 +324,53 @@ func (l *loop) launchJob() bool {
 			l.answer(j, err)
 			continue
 		}
+		j, release := l.crowd(j)
 		ctx, cancel := context.WithCancel(j.ctx)
 		var edition uint64
 		if l.editions != nil {
 			edition, _ = l.editions.Enter()
 		}
-		l.flight, l.stepped = &flight{job: j, cancel: cancel, edition: edition}, false
+		l.flight, l.stepped = &flight{job: j, cancel: func() { cancel(); release() }, edition: edition}, false
 		l.tasks <- task{ctx: ctx, job: j, edition: edition}
 		return true
 	}
 	return false
+}
+
+// crowd joins a job with those that wait behind it and can run in the same calls, up to the tokens of a step.
+func (l *loop) crowd(j *job) (*job, context.CancelFunc) {
+	parts, rows := []*job{j}, j.input.Rows
+	for i := 0; i < len(l.jobs); {
+		o := l.jobs[i]
+		if !j.joins(o) || rows+o.input.Rows > l.limits.MaxBatchTokens || o.ctx.Err() != nil {
+			i++
+			continue
+		}
+		parts, rows = append(parts, o), rows+o.input.Rows
+		l.jobs = slices.Delete(l.jobs, i, i+1)
+	}
+	if len(parts) == 1 {
+		return j, func() {}
+	}
+	return join(parts)
+}
+
+// disperse ends a joined job: each part has its answer, or runs again by itself, so that nobody fails for another's rows.
+func (l *loop) disperse(j *job) {
+	if j.err == nil {
+		j.split()
+	}
+	for _, p := range j.parts {
+		switch {
+		case j.err == nil:
+			l.answer(p, nil)
+		case l.closed:
+			l.answer(p, errStopped)
+		default:
+			p.alone = true
+			l.jobs = append(l.jobs, p)
+		}
+	}
 }
 
 // answer gives a job back to its caller.
@@ -347,6 +393,10 @@ func (l *loop) land(r result) {
 		f.cancel()
 		if l.editions != nil {
 			l.editions.Leave(f.edition)
+		}
+		if f.job.parts != nil {
+			l.disperse(f.job)
+			return
 		}
 		if l.closed && f.job.err != nil {
 			f.job.err = errStopped

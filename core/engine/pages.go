@@ -60,6 +60,17 @@ func (p *pool) need(n int) int { return (n + p.tokens - 1) / p.tokens }
 // available is how many pages alloc can give before it fails.
 func (p *pool) available() int { return len(p.free) + p.idle }
 
+// trim forgets all idle pages and lists the free ones.
+func (p *pool) trim() []int32 {
+	for p.oldest >= 0 {
+		id := p.oldest
+		p.unlink(id)
+		p.forget(id)
+		p.free = append(p.free, id)
+	}
+	return p.free
+}
+
 // alloc gives a page with one reference and undefined content. It takes a free page, else it forgets the idle page
 // that has been unused for longest.
 func (p *pool) alloc() (int32, bool) {

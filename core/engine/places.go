@@ -19,7 +19,7 @@ func (l *loop) admit() {
 			return
 		}
 		l.edition(s)
-		if len(l.running) >= l.live.places() && !l.evictParked() {
+		if len(l.running) >= l.live.places() && !l.evictParked() && !(l.fits(s) && l.yield(s)) {
 			return
 		}
 		for !l.fits(s) {
@@ -30,10 +30,29 @@ func (l *loop) admit() {
 		l.queue = remove(l.queue, s)
 		l.running = insert(l.running, s)
 		s.running = true
+		s.flow.held++
 		l.place(s)
 		s.pages = slices.Grow(s.pages, l.pool.need(cap(s.tokens)))
 		l.take(s)
 	}
+}
+
+// yield takes a place from a flow that has one more than its share of them or more, for one that has less: its youngest one goes
+// back. The flow still has its share then, so that it takes no place back in its turn.
+// What that one has computed is in the prefix cache, so little is lost, and a flood holds no places against those
+// that come after it.
+func (l *loop) yield(s *sequence) bool {
+	places := l.live.places()
+	if l.fair.beyond(s.flow, places) {
+		return false
+	}
+	for _, v := range slices.Backward(l.running) {
+		if v.flow != s.flow && float64(v.flow.held) >= l.fair.share(v.flow, places)+1 {
+			l.preempt(v)
+			return true
+		}
+	}
+	return false
 }
 
 // place charges a sequence's flow for its first place.
@@ -42,6 +61,7 @@ func (l *loop) place(s *sequence) {
 		return
 	}
 	s.placed, s.tag = true, l.fair.start(s.flow, s.cost)
+	s.served = l.stats.Steps // it waits for its turn from now on: a prompt that has been read in part waits for longer
 	l.box.started(s)
 }
 
@@ -212,7 +232,7 @@ func (l *loop) compose() []entry {
 			streams++
 		}
 	}
-	c.turns(ready)
+	ready = c.turns(ready, l.fair.active, l.limits.MaxBatchSize)
 	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.pace.chunk(min(streams, l.limits.MaxBatchSize)), promptGrain}
 	for _, sh := range c.planner.plan(c.candidates, b) {
 		if s := ready[sh.index]; s.running { // not preempted for an older one meanwhile
@@ -225,11 +245,13 @@ func (l *loop) compose() []entry {
 	return c.entries
 }
 
-// turns ranks the candidates within their flows, longest waiting first, so that a step takes from all flows alike.
-func (c *composer) turns(ready []*sequence) {
+// turns ranks the candidates within their flows, longest waiting first, so that a step takes from all flows alike, and
+// keeps of each flow as many as its weight gives it of a step: what a flow does not use makes the step shorter, which all who
+// are in it notice, rather than a flood's answers more.
+func (c *composer) turns(ready []*sequence, active float64, batch int) []*sequence {
 	first := ready[0].flow
 	if !slices.ContainsFunc(ready, func(s *sequence) bool { return s.flow != first }) {
-		return
+		return ready
 	}
 	c.order = c.order[:0]
 	for i, s := range ready {
@@ -240,8 +262,19 @@ func (c *composer) turns(ready []*sequence) {
 	for _, i := range c.order {
 		w := ready[i].flow
 		c.candidates[i].turn = float64(w.rank) / w.weight
-		w.rank++
+		if w.rank++; i > 0 && float64(w.rank) > max(float64(batch)*w.weight/active, 1) { // the oldest must always be able to run
+			c.candidates[i].pending = 0
+		}
 	}
+	kept := 0
+	for i, s := range ready {
+		if c.candidates[i].pending > 0 {
+			ready[kept], c.candidates[kept] = s, c.candidates[i]
+			kept++
+		}
+	}
+	c.candidates = c.candidates[:kept]
+	return ready[:kept]
 }
 
 // oneEdition keeps those that the edition of the one that has waited longest computes: a step is computed by one edition of
@@ -321,6 +354,7 @@ func (l *loop) preempt(s *sequence) {
 	l.pool.release(s.pages)
 	s.forget()
 	s.running, s.preempted = false, true
+	s.flow.held--
 	l.running = remove(l.running, s)
 	l.queue = insert(l.queue, s)
 	l.stats.Preemptions++

@@ -107,6 +107,9 @@ type editioned interface {
 	use(edition uint64) // for all calls until the next use
 }
 
+// releaser is a forwarder that can give the memory of pages back. Calls of the others may be under way, on other pages.
+type releaser interface{ Release(pages []int32) }
+
 // step is the worker's memory of the step that it computes.
 type step struct {
 	model   forwarder
@@ -257,6 +260,9 @@ func (t *trunk) Layers() []int { return t.sparse }
 
 // Team implements forwarder.
 func (t *trunk) Team() team.Team { return t.team }
+
+// Release implements releaser.
+func (t *trunk) Release(pages []int32) { t.cache.Release(pages) }
 
 // Close implements forwarder.
 func (t *trunk) Close() error { return t.cache.Close() }

@@ -87,6 +87,7 @@ func (h *Host) seat(name string) *seat {
 // prepare starts the processes of a group as it shall be.
 func (h *Host) prepare(ctx context.Context, s *seat, old *group, change func(*GroupSpec) error) (*group, error) {
 	spec := old.spec
+	spec.MaxReplicas = spec.most() // it may have fewer now, and more again
 	spec.Replicas = old.size()
 	if err := change(&spec); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -88,15 +89,21 @@ func nameOf(id uuid.UUID) string { return idPrefix + base64.RawURLEncoding.Encod
 
 // parseID reads what nameOf writes, and nothing else.
 func parseID(name string) (uuid.UUID, error) {
-	rest, ok := bytes.CutPrefix([]byte(name), []byte(idPrefix))
-	if !ok || len(rest) != base64.RawURLEncoding.EncodedLen(16) {
-		return uuid.UUID{}, errNoJob
+	if rest, ok := strings.CutPrefix(name, idPrefix); ok {
+		if b := decode(rest, len(uuid.UUID{})); b != nil {
+			return uuid.UUID(b), nil
+		}
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(string(rest))
-	if err != nil {
-		return uuid.UUID{}, errNoJob
+	return uuid.UUID{}, errNoJob
+}
+
+// decode is the bytes of a text of exactly that size; nil if it has another form. The decoder alone would skip line breaks.
+func decode(text string, size int) []byte {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(b) != size || len(text) != base64.RawURLEncoding.EncodedLen(size) {
+		return nil
 	}
-	return uuid.UUID(b), nil
+	return b
 }
 
 var errNoJob = fmt.Errorf("there is no such job: %w", sdk.ErrNotFound)

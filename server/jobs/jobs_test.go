@@ -579,6 +579,7 @@ func FuzzNames(f *testing.F) {
 	f.Add("job_AaImmQqGfGelBSBQ2V9ToA")
 	f.Add("AQGiJpkKzHH7kD-FKula1SE")
 	f.Add("job_")
+	f.Add("job_00000000\r0000\r00000000") // a decoder that skips line breaks
 	f.Fuzz(func(t *testing.T, text string) {
 		if id, err := parseID(text); err == nil && nameOf(id) != text {
 			t.Errorf("%q is another name of %q", text, nameOf(id))

@@ -63,11 +63,8 @@ func cursorOf(at []byte) string {
 
 // parseCursor reads what cursorOf writes. It names no tenant: it leads nowhere but to the caller's own jobs.
 func parseCursor(text string) (uuid.UUID, error) {
-	const size = 1 + len(uuid.UUID{})
-	if len(text) == base64.RawURLEncoding.EncodedLen(size) {
-		if b, err := base64.RawURLEncoding.Strict().DecodeString(text); err == nil && b[0] == cursorVersion {
-			return uuid.UUID(b[1:]), nil
-		}
+	if b := decode(text, 1+len(uuid.UUID{})); b != nil && b[0] == cursorVersion {
+		return uuid.UUID(b[1:]), nil
 	}
 	return uuid.UUID{}, fmt.Errorf("cursor: want the next_cursor of a page before: %w", sdk.ErrInvalid)
 }

@@ -218,7 +218,11 @@ func (d *DB) call(ctx context.Context, op string, f func(context.Context) error)
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		err = ctx.Err()
+		select {
+		case err = <-done: // f has just returned, which ends ctx, too
+		default:
+			err = ctx.Err()
+		}
 	}
 	if asked.Err() != nil { // the caller has gone, which says nothing about Redis
 		d.meters.count(op, "cancelled")

@@ -1829,7 +1829,7 @@ export interface components {
             content?: never;
         };
         /**
-         * @description 400 a wrong field, 401 no or a wrong key, 403 a key without this right, 404 unknown model, 405, 413 body too large, 415 not JSON or compressed,
+         * @description 400 a wrong field, 401 no or a wrong key, 403 a key without this right, 404 unknown model, 405, 413 body too large, 415 not JSON or compressed, 429 beyond a limit of limits.rates,
          *     502 an expert's answer could not be right, 503 overloaded, shutting down or an expert group is gone (with
          *     Retry-After), 504 the request's time is up
          */

@@ -108,7 +108,7 @@ compares it, round by round, with the first side.`,
 	fl.DurationVar(&f.idle, "idle", 0, "watch the idle processes for this `time` at the end")
 	fl.StringVar(&f.report, "report", "", "write everything that was found to this JSON `file`")
 	modelFlags(c)
-	c.AddCommand(a.benchKernels(), a.benchHTTP(), a.benchConnections(), a.benchRouters(), a.benchTable(), a.benchProcess())
+	c.AddCommand(a.benchKernels(), a.benchHTTP(), a.benchConnections(), a.benchOverload(), a.benchRouters(), a.benchTable(), a.benchProcess())
 	return c
 }
 

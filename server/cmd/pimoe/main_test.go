@@ -120,7 +120,7 @@ func TestContract(t *testing.T) {
 	commands := map[string]string{
 		"serve": "config addr admin-addr alias isolation shape", "generate": "model max-tokens temperature seed raw record output isolation", "chat": "model isolation",
 		"eval": "model ids-file logits routes greedy text-file ctx full texts-file against output isolation", "tokenize": "model texts-file special chat-file template-file output",
-		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "bench routers": "routers texts-file texts passes rounds workload markdown output", "import": "", "models": "", "plugins list": "", "plugins test": "",
+		"bench": "model shape prompt gen parallel isolation output workload peer limits backend trunk-backend precision threads max-processes kv-dtype", "bench kernels": "backend", "bench http": "shape url", "bench overload": "shape words gen for settle strict", "bench routers": "routers texts-file texts passes rounds workload markdown output", "import": "", "models": "", "plugins list": "", "plugins test": "",
 		"chaos": "kill stop slow corrupt oom router for load replicas seed model pairs calm keep output", "chaos host": "times seed", "chaos soak": "requests restarts seed",
 		"replay": "url model isolation output", "experts": "admin", "experts list": "admin output", "experts release": "admin", "experts swap": "admin backend plugin precision", "experts canary": "admin backend percent max-relative", "experts shadow": "admin backend percent", "experts promote": "admin", "experts rollback": "admin", "experts scale": "admin replicas auto", "experts restart": "admin", "experts drain": "admin", "experts rebalance": "admin dry-run output print", "config check": "", "config print": "", "config schema": "", "doctor": "output", "health": "url", "version": "json", "completion bash": "",
 	}
@@ -758,5 +758,37 @@ func TestCurl(t *testing.T) {
 func TestOneLine(t *testing.T) {
 	if got := oneLine("a: b\n  c\r\n\nd"); got != "a: b; c; d" {
 		t.Errorf("%q", got)
+	}
+}
+
+// What bench overload sends and what it counts: all loads, every request with an outcome, none refused without a time. How
+// fast things are is for make overload, on a quiet machine.
+func TestBenchOverload(t *testing.T) {
+	type outcome struct{ Offered, Attempts, Done, Refused, Untold, Late, Failed, Tokens int }
+	type report struct {
+		Capacity float64
+		Stages   []struct {
+			Name     string
+			Outcomes []outcome
+			Computed int `json:"computed_tokens"`
+			Probed   int `json:"probed_tokens"`
+		}
+	}
+	r := decode[report](t, pimoe(t, "bench", "overload", "--shape", thinnest(t), "--for", "300ms", "--settle", "10ms", "--words", "3", "--gen", "4",
+		"--set", "limits.max_concurrent_requests=4", "--set", "limits.max_queue_time=100ms", "-o", "json"))
+	if r.Capacity <= 0 || len(r.Stages) != 7 {
+		t.Fatalf("%+v", r)
+	}
+	for _, s := range r.Stages {
+		var sum outcome
+		for _, o := range s.Outcomes {
+			if o.Done+o.Refused+o.Late+o.Failed != o.Attempts || o.Attempts < o.Offered || o.Done > o.Offered {
+				t.Errorf("%s: %+v", s.Name, o)
+			}
+			sum = outcome{Offered: sum.Offered + o.Offered, Done: sum.Done + o.Done, Untold: sum.Untold + o.Untold, Failed: sum.Failed + o.Failed, Tokens: sum.Tokens + o.Tokens}
+		}
+		if sum.Offered == 0 || sum.Done == 0 || sum.Untold > 0 || sum.Failed > 0 || s.Computed < sum.Tokens {
+			t.Errorf("%s: %+v of %+v", s.Name, sum, s)
+		}
 	}
 }

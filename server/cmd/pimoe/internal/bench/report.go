@@ -44,6 +44,9 @@ func ThisMachine(version string) Machine {
 	return Machine{time.Now(), cpu, runtime.NumCPU(), memory, runtime.GOOS + "/" + runtime.GOARCH, kernel(), runtime.Version(), version}
 }
 
+// OwnBytes is the memory that a process alone pays for.
+func OwnBytes(pid int) (int64, error) { return ownBytes(pid) }
+
 // Side is one way in which the experts ran.
 type Side struct {
 	Isolation string    `json:"isolation"`

@@ -91,3 +91,55 @@ func TestRefusals(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// moody answers every third request, refuses every third with a time to come again and every third without.
+type moody struct {
+	mu sync.Mutex // guards n
+	n  int
+}
+
+func (m *moody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	m.n++
+	n := m.n
+	m.mu.Unlock()
+	switch n % 3 {
+	case 0:
+		fmt.Fprint(w, `{"choices":[{"text":"a"}],"usage":{"prompt_tokens":5,"completion_tokens":7}}`)
+	case 1:
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusTooManyRequests)
+	default:
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+}
+
+// Arrivals come at their rate, whatever becomes of them; each attempt is counted once, and so is what it got.
+func TestOpen(t *testing.T) {
+	srv := httptest.NewServer(&moody{})
+	defer srv.Close()
+	o := Options{URL: srv.URL, Model: "m", Words: 2, Max: 7, Timeout: time.Minute, Seed: 3}
+	got, err := Open(t.Context(), o, []Arrivals{{Name: "a", Rate: 200, Retries: 2}, {Name: "b", Burst: 30}}, 500*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b, all := got[0], got[1], Join("all", got)
+	if a.Offered < 60 || a.Offered > 150 || b.Offered != 30 || b.Attempts != 30 || a.Attempts < a.Offered {
+		t.Errorf("%+v\n%+v", a, b)
+	}
+	for _, o := range []Outcome{a, b, all} {
+		if o.Done+o.Refused != o.Attempts || o.Failed != 0 || o.Tokens != 12*o.Done || o.Untold == 0 || o.Untold > o.Refused || o.Answer.Max < o.Answer.P50 || o.Refusal.P50 <= 0 {
+			t.Errorf("%+v", o)
+		}
+	}
+	if all.Attempts != a.Attempts+b.Attempts || all.Done < all.Attempts/3-1 {
+		t.Errorf("%+v", all)
+	}
+	o.Max = 8 // not what the server writes
+	if got, err := Open(t.Context(), o, []Arrivals{{Burst: 3}}, time.Millisecond); err != nil || got[0].Failed == 0 || got[0].Done > 0 || got[0].FirstError == "" {
+		t.Errorf("%+v %v", got, err)
+	}
+	if _, err := Open(t.Context(), Options{}, nil, time.Second); !errors.Is(err, sdk.ErrInvalid) {
+		t.Error(err)
+	}
+}
