@@ -149,6 +149,18 @@ schemas: build ## answers held to 1,000 JSON Schemas of hypothesis-jsonschema, j
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_SCHEMAS=$(SCHEMAS) PIMOE_SEED=$(SEED) \
 	  $(GO) test -count=1 -v -timeout 1h -run 'TestOfficialClients/schemas' ./server/clienttest
 
+# EXAMPLES is how many requests each operation of the OpenAPI description gets.
+EXAMPLES ?= 100
+
+.PHONY: description
+description: ## Schemathesis asks a server what its OpenAPI description allows, and judges the answers
+	server/clienttest/description.sh
+	PIMOE_EXAMPLES=$(EXAMPLES) $(GO) test -count=1 -v -timeout 40m -run 'TestDescription' ./server/clienttest
+
+.PHONY: bombs
+bombs: ## small requests that are meant to be dear to read: what each takes in time and memory
+	$(GO) test -count=1 -v -run 'TestBombs' ./server
+
 .PHONY: smuggling
 smuggling: ## every attack on the framing of requests, directly and through nginx with a kept connection
 	PIMOE_ATTACKS=1 $(GO) test -count=1 -v -timeout 10m -run 'TestVectors|Smuggling' ./server/framing ./server

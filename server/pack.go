@@ -47,7 +47,7 @@ func (x *exchange) pack(accept string, rep *reply) {
 	if errors.Join(err, w.Close()) != nil {
 		return // can't happen in memory; the answer goes out as it is
 	}
-	rep.body, rep.header[fiber.HeaderContentEncoding] = b.Bytes(), encoding
+	rep.body, header[fiber.HeaderContentEncoding] = b.Bytes(), encoding
 }
 
 // encodingOf is the best of the encodings that a client takes; empty for none.

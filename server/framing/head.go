@@ -49,15 +49,15 @@ func (h *head) first(line []byte) Refusal {
 
 // target judges a request's target, and keeps the name that one in absolute form has.
 func (h *head) target(t []byte, options bool) Refusal {
+	path, _, _ := bytes.Cut(t, []byte{'?'})
 	for i, b := range t {
 		switch {
-		case b <= ' ' || b >= 0x7f || b == '#' || b == '\\' || b == '<' || b == '>' || b == '"' || b == '^' || b == '`' || b == '{' || b == '|' || b == '}':
+		case b <= ' ' || b >= 0x7f || b == '#' || i < len(path) && strings.IndexByte("\\<>\"^`{}", b) >= 0: // browsers leave those in queries
 			return "the target has a character that must be encoded"
-		case b == '%' && (i+2 >= len(t) || hexValue(t[i+1]) < 0 || hexValue(t[i+2]) < 0 || t[i+1] == '0' && t[i+2] == '0'):
+		case b == '%' && i < len(path) && (i+2 >= len(t) || hexValue(t[i+1]) < 0 || hexValue(t[i+2]) < 0 || t[i+1] == '0' && t[i+2] == '0'):
 			return "the target has a wrong percent encoding"
 		}
 	}
-	path, _, _ := bytes.Cut(t, []byte{'?'})
 	if options && string(t) == "*" {
 		return ""
 	}

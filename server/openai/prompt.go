@@ -6,6 +6,9 @@ import (
 	"github.com/pimoe/pimoe/server/strictjson"
 )
 
+// maxIDs bounds a prompt of token ids, and a list of prompts: the longest contexts of models that there are. Text has no such bound.
+const maxIDs = 1 << 17
+
 // prompts reads the four forms of a prompt: a string, strings, token ids, lists of token ids.
 func prompts(r *Request, v strictjson.Value) error {
 	if v.IsString() {
@@ -16,7 +19,7 @@ func prompts(r *Request, v strictjson.Value) error {
 	if !v.IsArray() {
 		return v.Errorf("a string, an array of strings, an array of token ids or an array of such arrays")
 	}
-	list, err := v.Array()
+	list, err := v.ArrayUpTo(maxIDs)
 	if err != nil {
 		return err
 	}
@@ -44,9 +47,12 @@ func onePrompt(v strictjson.Value, isText bool) (Prompt, error) {
 		s, err := v.Text()
 		return Prompt{Text: s}, err
 	}
-	list, err := v.Array()
-	if err != nil {
+	if !v.IsArray() {
 		return Prompt{}, v.Errorf("an array of token ids")
+	}
+	list, err := v.ArrayUpTo(maxIDs)
+	if err != nil {
+		return Prompt{}, err
 	}
 	if len(list) == 0 {
 		return Prompt{}, v.Errorf("at least one token id")

@@ -19,6 +19,14 @@ import (
 // maxDepth bounds nesting. A chat message with tool schemas needs about 12; the reader recurses once a level.
 const maxDepth = 64
 
+const (
+	// maxNumber is the longest number, in bytes, that is read: float64 has 17 digits, and those behind would be dropped in silence.
+	maxNumber = 64
+	// maxFields bounds the fields of one object, which are all remembered to find duplicates. The largest that make sense are
+	// biases for some thousand tokens.
+	maxFields = 1 << 14
+)
+
 // Error says what is wrong with a document.
 type Error struct {
 	Malformed bool   // the bytes are not one JSON document; otherwise a field has a wrong shape or value
@@ -42,7 +50,7 @@ const (
 
 // Unknown refuses a field that its object does not have.
 func (m Member) Unknown() *Error {
-	return &Error{Code: UnknownField, Path: m.path, Expected: "a documented field", Got: "an unknown one"}
+	return &Error{Code: UnknownField, Path: m.Path(), Expected: "a documented field", Got: "an unknown one"}
 }
 
 // Missing refuses an object without one of its fields.
@@ -52,7 +60,7 @@ func Missing(path, expected string) *Error {
 
 // Unsupported refuses a documented value that can't be honoured.
 func (v Value) Unsupported(expected string) *Error {
-	return &Error{Code: UnsupportedValue, Path: v.path, Expected: expected, Got: v.describe()}
+	return &Error{Code: UnsupportedValue, Path: v.Path(), Expected: expected, Got: v.describe()}
 }
 
 // Error implements error.
@@ -73,6 +81,7 @@ func (e *Error) Error() string {
 type Value struct {
 	raw  []byte
 	path string
+	at   int // place in the array at path, from 1; 0 = path is the value's own. Nobody asks for most elements' paths
 }
 
 // Member is one field of an object.
@@ -101,6 +110,9 @@ func Parse(b []byte) (Value, error) {
 		}
 		return Value{}, err
 	}
+	if loneSurrogate(b) {
+		return Value{}, &Error{Malformed: true, Expected: "whole characters", Got: "half a surrogate pair"}
+	}
 	return Value{raw: b[start:e]}, nil
 }
 
@@ -125,11 +137,16 @@ func (v Value) Null() bool { return !v.Exists() || v.raw[0] == 'n' }
 func (v Value) Raw() json.RawMessage { return json.RawMessage(v.raw) }
 
 // Path names the value within its document.
-func (v Value) Path() string { return v.path }
+func (v Value) Path() string {
+	if v.at == 0 {
+		return v.path
+	}
+	return v.path + "[" + strconv.Itoa(v.at-1) + "]"
+}
 
 // Errorf is an Error about this value.
 func (v Value) Errorf(expected string, args ...any) *Error {
-	return &Error{Path: v.path, Expected: fmt.Sprintf(expected, args...), Got: v.describe()}
+	return &Error{Path: v.Path(), Expected: fmt.Sprintf(expected, args...), Got: v.describe()}
 }
 
 // IsString, IsArray, IsObject and IsNumber ask for the value's type.
@@ -205,7 +222,7 @@ func (v Value) Float(low, high float64) (float64, error) {
 		return 0, v.Errorf("a number %s", between(low, high))
 	}
 	f, err := strconv.ParseFloat(string(v.raw), 64)
-	if err != nil || f < low || f > high {
+	if err != nil || f < low || f > high || len(v.raw) > maxNumber {
 		return 0, v.Errorf("a number %s", between(low, high))
 	}
 	return f, nil
@@ -219,7 +236,7 @@ func (v Value) Int(low, high int64) (int64, error) {
 		}
 		return 0, v.Errorf("a whole number from %d to %d", low, high)
 	}
-	if !v.IsNumber() {
+	if !v.IsNumber() || len(v.raw) > maxNumber {
 		return bad()
 	}
 	n, err := strconv.ParseInt(string(v.raw), 10, 64)
@@ -237,14 +254,21 @@ func (v Value) Int(low, high int64) (int64, error) {
 }
 
 // Array reads the elements of an array.
-func (v Value) Array() ([]Value, error) {
+func (v Value) Array() ([]Value, error) { return v.ArrayUpTo(math.MaxInt) }
+
+// ArrayUpTo reads the elements of an array that has so many at most; a longer one is refused before it takes memory.
+func (v Value) ArrayUpTo(most int) ([]Value, error) {
 	if !v.IsArray() {
 		return nil, v.Errorf("an array")
 	}
 	var out []Value
+	path := v.Path()
 	for i := skipSpace(v.raw, 1); v.raw[i] != ']'; {
+		if len(out) == most {
+			return nil, &Error{Path: path, Expected: fmt.Sprintf("at most %d elements", most), Got: "more"}
+		}
 		e := end(v.raw, i)
-		out = append(out, Value{raw: v.raw[i:e], path: v.path + "[" + strconv.Itoa(len(out)) + "]"})
+		out = append(out, Value{raw: v.raw[i:e], path: path, at: len(out) + 1})
 		i = skipComma(v.raw, e)
 	}
 	return out, nil
@@ -261,7 +285,7 @@ func (v Value) Object() ([]Member, error) {
 		name := key(v.raw[i:e])
 		i = skipSpace(v.raw, skipSpace(v.raw, e)+1) // the colon
 		e = end(v.raw, i)
-		out = append(out, Member{Name: name, Value: Value{raw: v.raw[i:e], path: join(v.path, name)}})
+		out = append(out, Member{Name: name, Value: Value{raw: v.raw[i:e], path: join(v.Path(), name)}})
 		i = skipComma(v.raw, e)
 	}
 	return out, nil

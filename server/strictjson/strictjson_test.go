@@ -195,3 +195,15 @@ func TestFloats(t *testing.T) {
 		}
 	}
 }
+
+// Escapes of half a character are refused; whole pairs, and what only looks like an escape, are not.
+func TestSurrogates(t *testing.T) {
+	for text, fine := range map[string]bool{
+		`"\ud83d\ude00"`: true, `"\uD83D\uDE00x"`: true, `"\\ud83d"`: true, `"a\n\u0041\""`: true, `["\ud83d\ude00","\ud7ff\ue000"]`: true,
+		`"\ud83d"`: false, `"\ude00"`: false, `"\ude00\ud83d"`: false, `"\ud83dx"`: false, `"\ud83d\n"`: false, `"\ud83d\u0041"`: false, `{"\ud83d":1}`: false, `"\ud83d\\ude00"`: false, `"\ud83d\ud83d\ude00"`: false,
+	} {
+		if _, err := Parse([]byte(text)); (err == nil) != fine {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

@@ -14,7 +14,7 @@ func (v Value) Tensor(most int) (data []float32, shape [3]int, err error) {
 	if !v.IsArray() {
 		return nil, shape, v.Errorf("an array [batch][sequence][hidden] of numbers")
 	}
-	t := tensorReader{b: v.raw, path: v.path, most: most, shape: [3]int{-1, -1, -1}}
+	t := tensorReader{b: v.raw, path: v.Path(), most: most, shape: [3]int{-1, -1, -1}}
 	// A number takes two bytes at least, with what separates it; most write ten and more.
 	t.data = make([]float32, 0, min(most, len(v.raw)/8))
 	if _, err := t.level(0, 0); err != nil {
@@ -97,7 +97,7 @@ func (v Value) Floats(count int) ([]float32, error) {
 			i++
 			continue
 		}
-		at := func() string { return v.path + "[" + strconv.Itoa(len(data)) + "]" }
+		at := func() string { return v.Path() + "[" + strconv.Itoa(len(data)) + "]" }
 		f, n := decimal.Parse(v.raw[i:])
 		switch {
 		case n == 0:
@@ -105,13 +105,13 @@ func (v Value) Floats(count int) ([]float32, error) {
 		case f-f != 0:
 			return nil, Value{raw: v.raw[i : i+n], path: at()}.Errorf("a number that float32 can hold")
 		case len(data) == count:
-			return nil, &Error{Path: v.path, Expected: fmt.Sprintf("%d numbers for this shape", count), Got: "more"}
+			return nil, &Error{Path: v.Path(), Expected: fmt.Sprintf("%d numbers for this shape", count), Got: "more"}
 		}
 		data = append(data, f)
 		i += n
 	}
 	if len(data) != count {
-		return nil, &Error{Path: v.path, Expected: fmt.Sprintf("%d numbers for this shape", count), Got: strconv.Itoa(len(data))}
+		return nil, &Error{Path: v.Path(), Expected: fmt.Sprintf("%d numbers for this shape", count), Got: strconv.Itoa(len(data))}
 	}
 	return data, nil
 }

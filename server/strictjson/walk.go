@@ -1,11 +1,14 @@
 package strictjson
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 )
 
 // The functions before walker read bytes that it has accepted, so they look for structure only.
@@ -61,6 +64,39 @@ func endString(b []byte, i int) int {
 		}
 	}
 	return i + 1
+}
+
+// loneSurrogate reports whether an escape is half a character of UTF-16 without its other half. Readers make different
+// texts of it.
+func loneSurrogate(b []byte) bool {
+	for i := 0; ; {
+		at := bytes.IndexByte(b[i:], '\\') // outside strings there is none
+		if at < 0 {
+			return false
+		}
+		if i += at + 2; b[i-1] != 'u' {
+			continue
+		}
+		unit := escaped(b[i:])
+		if i += 4; !utf16.IsSurrogate(unit) {
+			continue
+		}
+		if i+6 > len(b) || b[i] != '\\' || b[i+1] != 'u' || utf16.DecodeRune(unit, escaped(b[i+2:])) == unicode.ReplacementChar {
+			return true
+		}
+		i += 6
+	}
+}
+
+// escaped is the value of four hexadecimal digits.
+func escaped(digits []byte) (unit rune) {
+	for _, d := range digits[:4] {
+		unit = unit<<4 | rune(d&0xf)
+		if d > '9' {
+			unit += 9 // a letter's lower half begins at 1
+		}
+	}
+	return unit
 }
 
 // key decodes the quoted name of a member.
@@ -208,6 +244,9 @@ func (w walker) object(i int, path string, depth int) (int, error) {
 		at := join(path, name)
 		if _, twice := seen[name]; twice {
 			return 0, &Error{Code: DuplicateField, Path: at, Expected: "each field once", Got: "a duplicate"}
+		}
+		if len(seen) == maxFields {
+			return 0, &Error{Path: path, Expected: fmt.Sprintf("at most %d fields in an object", maxFields), Got: "more"}
 		}
 		seen[name] = struct{}{}
 		if e = skipSpace(w.b, e); e >= len(w.b) || w.b[e] != ':' {

@@ -182,7 +182,7 @@ func requestLines(b *builder) {
 func targets(b *builder) {
 	for _, t := range []string{
 		"livez", "?a", "*", "localhost", "localhost:80", "//", "http:/livez", "http:livez", "http:///livez", "http://evil.example/livez", "https://evil.example/livez", "http://localhost@evil.example/livez", "http://localhost:1/livez", "ftp://localhost/livez", "file:///etc/passwd", "http://localhost#/livez",
-		"/livez#a", "/li\\vez", "/li<vez", "/li\"vez", "/li`vez", "/li|vez", "/li{vez}", "/li^vez", "/%", "/%4", "/%zz", "/%00", "/a%00b", "/livez?a=%00", "/./livez", "/../livez", "/a/../livez", "/a/..", "/.", "/..", "/a/./b", "/%2e/livez", "/%2e%2e/livez", "/a/%2E%2E/livez", "/a%2f..%2flivez", "/..%5clivez", "/li\xffvez", "/lïvez",
+		"/livez#a", "/li\\vez", "/li<vez", "/li\"vez", "/li`vez", "/li{vez}", "/li^vez", "/%", "/%4", "/%zz", "/%00", "/a%00b", "/./livez", "/../livez", "/a/../livez", "/a/..", "/.", "/..", "/a/./b", "/%2e/livez", "/%2e%2e/livez", "/a/%2E%2E/livez", "/a%2f..%2flivez", "/..%5clivez", "/li\xffvez", "/lïvez",
 	} {
 		if t == "//" { // a path of two empty segments is odd and right
 			b.fine("target", t, "GET "+t+" HTTP/1.1\r\nHost: localhost\r\n\r\n")
