@@ -81,6 +81,7 @@ step "report" outside
 step "generated files" generated
 if [ -x server/clienttest/setup.sh ]; then
   step "client libraries" server/clienttest/setup.sh
+  step "Schemathesis" server/clienttest/description.sh
 fi
 step "generated clients" scripts/sdk.sh --check
 if command -v gcc >/dev/null 2>&1 && [ "$($GO env GOARCH)" != 386 ]; then
