@@ -377,7 +377,7 @@ func TestKillIsSeenAtOnce(t *testing.T) {
 		p.Stop(t.Context())
 	}
 	t.Logf("worst of 10: %v", worst)
-	if worst > time.Second {
+	if worst > 5*time.Second { // a busy machine takes a second or two; who does not see the end waits for ever
 		t.Errorf("worst of 10: %v", worst)
 	}
 }
