@@ -224,15 +224,18 @@ func TestRedisLies(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var lying sync.WaitGroup
 	lying.Go(func() { lie(ctx, liar, &g.oracle.version) })
-	g.load("lies", during)
-	stop()
-	lying.Wait()
 	seen := map[string]int64{}
-	for _, h := range g.hosts {
-		for name, n := range h.answers.Stats().Counts {
-			seen[name] += n
+	for began := time.Now(); seen["rejected_not_ours"] == 0 && time.Since(began) < 20*during; { // a busy machine asks little in a second
+		g.load("lies", during)
+		clear(seen)
+		for _, h := range g.hosts {
+			for name, n := range h.answers.Stats().Counts {
+				seen[name] += n
+			}
 		}
 	}
+	stop()
+	lying.Wait()
 	if seen["rejected_not_ours"] == 0 {
 		t.Errorf("no lie was met: %v", seen)
 	}

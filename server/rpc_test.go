@@ -396,8 +396,8 @@ func TestRPCStreamIsJudgedAgain(t *testing.T) {
 
 // A stop ends idle streams and watches at once, lets a request under way end, and refuses new ones.
 func TestRPCDrains(t *testing.T) {
-	release := make(chan struct{})
-	e := &fakeEngine{hidden: func(x tensor.Matrix) (tensor.Matrix, error) { <-release; return x, nil }}
+	release, entered := make(chan struct{}), make(chan struct{})
+	e := &fakeEngine{hidden: func(x tensor.Matrix) (tensor.Matrix, error) { close(entered); <-release; return x, nil }}
 	r := serveConfig(t, fakeService(e), grpcConfig(""), nil)
 	conn, ctx := connect(t, r), shortly(t)
 	client := pb.NewGRPCInferenceServiceClient(conn)
@@ -418,7 +418,11 @@ func TestRPCDrains(t *testing.T) {
 			Name: "hidden_states", Datatype: "FP32", Shape: []int64{1, 1, 2}, Contents: &pb.InferTensorContents{Fp32Contents: []float32{1, 2}}}}})
 		answered <- err
 	}()
-	eventually(t, 5*time.Second, "the request runs", func() bool { return r.running.count() == 1 })
+	select {
+	case <-entered:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the request does not run")
+	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.stop() }()
 	if _, err := idle.Recv(); status.Code(err) != codes.Unavailable {

@@ -77,13 +77,14 @@ func TestHosts(t *testing.T) {
 
 // The client that a request counts for is the one that a trusted proxy names.
 func TestClientOfAProxy(t *testing.T) {
-	r := letIn(t, func(c *config.Config) { c.Web.TrustedProxies = []string{"127.0.0.0/8"} })
+	cfg := testConfig(t.TempDir())
+	cfg.Web.TrustedProxies = []string{"127.0.0.0/8"}
 	seen := ""
 	rt := route{method: http.MethodGet, path: "/who", rule: access.Rule{}, handle: func(_ context.Context, q *request) (*reply, error) {
 		seen = q.client.String()
 		return &reply{status: 200, contentType: mimeText}, nil
 	}}
-	r.public.app.Get("/who", r.handle(rt))
+	r := serveConfig(t, fakeService(&fakeEngine{}), cfg, func(s *Server) { s.public.app.Get("/who", s.handle(rt)) })
 	if fetchOver(t, http.DefaultClient, "GET", r.url+"/who", "", "X-Forwarded-For", "198.51.100.1, 203.0.113.5"); seen != "203.0.113.5" {
 		t.Errorf("behind a proxy: %s", seen)
 	}
