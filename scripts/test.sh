@@ -33,8 +33,9 @@ format() {
 
 # Kernels are compared bit for bit over many sizes: under the race detector that takes ten times as long. The commands
 # and the acceptance tests start programs that are built without it; the supervisor's side of the latter runs with it
-# once more, with fewer faults.
-slow='/(backends|server/acceptance)(/|$)|/server/cmd/pimoe$'
+# once more, with fewer faults. The clients of others take most of their tests' time, and what they reach runs with it in
+# server's own tests.
+slow='/(backends|server/acceptance|server/clienttest)(/|$)|/server/cmd/pimoe$'
 plain_packages=$($GO list $PKGS | grep -E "$slow")
 race_packages=$($GO list $PKGS | grep -vE "$slow")
 
