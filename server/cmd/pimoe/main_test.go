@@ -774,8 +774,11 @@ func TestBenchOverload(t *testing.T) {
 			Probed   int `json:"probed_tokens"`
 		}
 	}
-	r := decode[report](t, pimoe(t, "bench", "overload", "--shape", thinnest(t), "--for", "300ms", "--settle", "10ms", "--words", "3", "--gen", "4",
-		"--set", "limits.max_concurrent_requests=4", "--set", "limits.max_queue_time=100ms", "-o", "json"))
+	var r report
+	text := pimoe(t, "bench", "overload", "--for", "500ms", "--settle", "10ms", "--set", "limits.max_concurrent_requests=16", "--set", "limits.max_queue_time=100ms", "-o", "json").ok(t).out
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		t.Fatal(err)
+	}
 	if r.Capacity <= 0 || len(r.Stages) != 7 {
 		t.Fatalf("%+v", r)
 	}

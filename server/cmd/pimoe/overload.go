@@ -27,6 +27,7 @@ type overloadRun struct {
 	settle  time.Duration // between two loads
 	strict  bool          // the bounds below count
 	keys    map[string]string
+	places  int // requests that run at once
 	stats   func() (tokens uint64)
 
 	Capacity float64         `json:"capacity"` // requests a second
@@ -105,7 +106,8 @@ func (r *overloadRun) serve(ctx context.Context, a *app, cfg config.Config) (sto
 		}
 	}
 	cfg.Server.Addr, cfg.Server.AdminAddr, cfg.Server.Alias = "127.0.0.1:0", "off", r.options.Model
-	cfg.Log.Level = "error"             // a line for each request would be measured, too
+	cfg.Log.Level = "error" // a line for each request would be measured, too
+	r.places = cfg.Limits.MaxConcurrentRequests
 	cfg.Limits.ConnectionsPerClient = 0 // all clients are this process
 	inst, err := a.open(ctx, cfg, false)
 	if err != nil {
@@ -152,7 +154,7 @@ func (r *overloadRun) run(ctx context.Context) error {
 	if err := r.stage(ctx, "flood", flood, alone); err != nil {
 		return err
 	}
-	missed := int(0.8 * r.Capacity * 10) // of ten seconds
+	missed := int(0.8 * r.Capacity * min(10, r.length.Seconds())) // while the server was away
 	return r.stage(ctx, "retries", []clients.Arrivals{{Name: "all", Rate: 0.8 * r.Capacity, Burst: missed, Retries: 5}}, alone)
 }
 
@@ -168,7 +170,7 @@ func (r *overloadRun) measure(ctx context.Context) (alone time.Duration, err err
 		return 0, err
 	}
 	alone = time.Since(began) / time.Duration(o.Requests)
-	o.Clients = 32
+	o.Clients = min(32, r.places) // none of them waits in the queue, which refuses
 	o.Requests = max(int(r.length/alone)/8, 2)
 	began = time.Now()
 	got, err := clients.Run(ctx, o)
@@ -208,7 +210,7 @@ func (r *overloadRun) recovery(ctx context.Context, ended time.Time, alone time.
 	case <-time.After(time.Until(ended)):
 	}
 	o := r.options
-	for i := 0; ctx.Err() == nil && time.Since(ended) < time.Minute; i++ {
+	for i := 0; ctx.Err() == nil && time.Since(ended) < 4*r.length; i++ {
 		o.Seed = -int64(i) - 1
 		began := time.Now()
 		got, err := clients.Open(ctx, o, []clients.Arrivals{{Burst: 1, Key: r.keys["t9"]}}, time.Millisecond)
