@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,11 +96,25 @@ func sealedCopy(f *os.File, e *Executable) (*os.File, error) {
 		m.Close()
 		return nil, fmt.Errorf("mode of the copy: %w", err)
 	}
-	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
-	if _, err := unix.FcntlInt(m.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+	if err := seal(m); err != nil {
 		m.Close()
 		return nil, fmt.Errorf("seal the copy: %w", err)
 	}
 	e.Digest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
 	return m, nil
+}
+
+// sealWithin is how long a copy may stay busy.
+const sealWithin = 5 * time.Second
+
+// seal makes memory unchangeable. The kernel refuses while it holds pages of it itself, such as those on their way to its lists
+// of pages, and waits 150 ms for them: too short on a machine with much else to do.
+func seal(m *os.File) error {
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		_, err := unix.FcntlInt(m.Fd(), unix.F_ADD_SEALS, seals)
+		if !errors.Is(err, unix.EBUSY) || time.Since(began) > sealWithin {
+			return err
+		}
+	}
 }
