@@ -280,7 +280,7 @@ var badConfigs = []struct {
 	}, "experts.overrides"},
 	{"another placement", func(r *reloadable, rng *rand.Rand) string {
 		return r.base() + fmt.Sprintf("experts:\n  overrides:\n  - {layers: 0, experts: %d, backend: ref}\n", rng.IntN(8))
-	}, "which units share a process"},
+	}, "which expert groups there are"},
 	{"a plugin that is not pinned", func(r *reloadable, rng *rand.Rand) string {
 		return r.base() + fmt.Sprintf("experts:\n  overrides:\n  - {layers: all, experts: %d, plugin: %s/nasty-zeros}\n", rng.IntN(8), r.dir)
 	}, "catalogue"},
