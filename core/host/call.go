@@ -150,7 +150,7 @@ func (p *groupCall) settle() error {
 	if !ok {
 		return p.finish(p.try.pending.Wait())
 	}
-	after, hedge := p.group.hedgeAfter(p.try.replica, work(p.call))
+	after, hedge := p.group.hedgeAfter(work(p.call))
 	after -= time.Since(p.try.sent)
 	if hedge && p.outlives(after) && !q.Settled(after) {
 		return p.hedge(q)
@@ -295,13 +295,13 @@ func (p *groupCall) drop(o resilience.Outcome) {
 // work is what a call costs: its rows, and the weights that are read for them.
 func work(c *expert.Call) float64 { return float64(c.Y.Rows + unitRows*len(c.Segments)) }
 
-func (g *group) hedgeAfter(replica int, work float64) (time.Duration, bool) {
+func (g *group) hedgeAfter(work float64) (time.Duration, bool) {
 	if len(g.replicas) < 2 {
 		return 0, false
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.set.HedgeAfter(time.Now(), replica, work)
+	return g.set.HedgeAfter(work)
 }
 
 // hedged is the memory of a second try.
@@ -313,12 +313,12 @@ type hedged struct {
 var hedges = sync.Pool{New: func() any { return new(hedged) }}
 
 // hedge sends the call to a second replica, into memory of its own, and takes the first valid answer. first is the current
-// try. Where nothing may be hedged, it is waited for.
+// try. Where nothing may be hedged, it is waited for alone.
 func (p *groupCall) hedge(first client.Settling) error {
 	g := p.group
 	replica, inc := g.beginHedge(p.try.replica)
 	if inc == nil {
-		return p.finish(first.Wait())
+		return p.outlast(first)
 	}
 	defer g.endHedge()
 	h := hedges.Get().(*hedged)

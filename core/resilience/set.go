@@ -318,10 +318,10 @@ func (s *Set) Retry() bool { return s.retries.take() }
 // EndRetry says that a repeated call has ended.
 func (s *Set) EndRetry() { s.retries.giveBack() }
 
-// HedgeAfter is how long a call of so much work may take before it is hedged; false where hedging makes no sense: there is no
-// second replica, or too few calls are known.
-func (s *Set) HedgeAfter(now time.Time, i int, work float64) (time.Duration, bool) {
-	if !s.hedging || s.latency.p95 == 0 || s.Pick(now, 1<<i) < 0 {
+// HedgeAfter is how long a call of so much work may take before it is hedged; false where hedging is switched off or too few
+// calls are known. Whether another replica has room is asked when the time has come: one that starts now may be ready by then.
+func (s *Set) HedgeAfter(work float64) (time.Duration, bool) {
+	if !s.hedging || s.latency.p95 == 0 {
 		return 0, false
 	}
 	return max(s.latency.most(work), hedgeFloor), true
