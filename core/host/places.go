@@ -1,6 +1,11 @@
 package host
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/pimoe/pimoe/core/moe"
@@ -14,18 +19,32 @@ type places struct {
 
 // placing is never changed, only replaced.
 type placing struct {
-	current moe.Placement
-	others  map[uint64]moe.Placement // by edition; nil while nothing is being changed
+	current placed
+	others  map[uint64]placed // by edition; nil while nothing is being changed
+}
+
+// placed is a placement and its digest, by which what has to be computed for every request is computed once.
+type placed struct {
+	units  moe.Placement
+	digest string
+}
+
+func placedAs(p moe.Placement) placed {
+	h := sha256.New()
+	for _, layer := range slices.Sorted(maps.Keys(p)) {
+		fmt.Fprintf(h, "%d=%d;", layer, p[layer])
+	}
+	return placed{p, hex.EncodeToString(h.Sum(nil)[:8])}
 }
 
 func newPlaces(p moe.Placement) *places {
 	s := &places{}
-	s.table.Store(&placing{current: p})
+	s.table.Store(&placing{current: placedAs(p)})
 	return s
 }
 
-// Of implements moe.Places.
-func (s *places) Of(edition uint64) moe.Placement {
+// of is the placement of an edition.
+func (s *places) of(edition uint64) placed {
 	t := s.table.Load()
 	if p, ok := t.others[edition]; ok {
 		return p
@@ -33,13 +52,16 @@ func (s *places) Of(edition uint64) moe.Placement {
 	return t.current
 }
 
+// Of implements moe.Places.
+func (s *places) Of(edition uint64) moe.Placement { return s.of(edition).units }
+
 // shift deals the units anew; the editions in use keep what they have.
 func (s *places) shift(p moe.Placement, old []uint64) {
-	others := map[uint64]moe.Placement{}
+	others := map[uint64]placed{}
 	for _, n := range old {
-		others[n] = s.Of(n)
+		others[n] = s.of(n)
 	}
-	s.table.Store(&placing{current: p, others: others})
+	s.table.Store(&placing{current: placedAs(p), others: others})
 }
 
 func (s *places) title() string { return "placement of the units" }

@@ -161,6 +161,11 @@ func (e *editions) describe(sh shift) string {
 	if r := cmp.Or(sh.router, e.routers.of(0)); r != nil {
 		fmt.Fprintf(h, "router=%q %q;", r.spec.Path, r.spec.Spec.Params)
 	}
+	place := e.places.of(0)
+	if sh.place != nil {
+		place = placedAs(sh.place)
+	}
+	fmt.Fprintf(h, "place=%s;", place.digest)
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 

@@ -8,8 +8,8 @@ import (
 	"github.com/pimoe/pimoe/core/moe"
 )
 
-// Version implements moe.Versioned: a digest of what sits in every seat, its numeric class and its executable, and of the
-// router. Two editions with one version give the same bits.
+// Version implements moe.Versioned: a digest of what sits in every seat, its numeric class and its executable, of the router,
+// and of which seat has which units. Two editions with one version give the same bits.
 func (e *editions) Version(edition uint64) string {
 	h := sha256.New()
 	for _, s := range e.seats {
@@ -19,6 +19,7 @@ func (e *editions) Version(edition uint64) string {
 	if r := e.routers.of(edition); r != nil {
 		fmt.Fprintf(h, "router=%q %q %q;", r.spec.Path, r.spec.Spec.Params, r.digest())
 	}
+	fmt.Fprintf(h, "place=%s;", e.places.of(edition).digest)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -34,7 +35,7 @@ func (e *editions) settled() string {
 }
 
 // Version is what computes every new request, as moe.Versioned has it; empty while a canary gives some of them another
-// version. The units of the seats are not part of it: they stay as they are while the host runs.
+// version.
 func (h *Host) Version() string { return h.editions.settled() }
 
 var _ moe.Versioned = (*editions)(nil)

@@ -43,6 +43,7 @@ func TestRegroup(t *testing.T) {
 	})
 	requests, right := exact(t, i, 3)
 	before, want := unitsOf(i), map[string]int{}
+	version := i.Host.Version()
 	asked := underLoad(t, i, requests, right, func() {
 		r, done, err := i.Regroup(t.Context())
 		if err != nil {
@@ -60,6 +61,9 @@ func TestRegroup(t *testing.T) {
 	if got := unitsOf(i); !maps.Equal(got, want) || maps.Equal(got, before) {
 		t.Errorf("units %v, want %v; before %v", got, want, before)
 	}
+	if i.Host.Version() == version {
+		t.Error("a swap of a group now, and one of the same group before, would be one version: other units change their bits")
+	}
 	next := i.Applied()
 	next.Experts.Group = skewed
 	asked += underLoad(t, i, requests, right, func() {
@@ -69,6 +73,9 @@ func TestRegroup(t *testing.T) {
 	})
 	if got := unitsOf(i); !maps.Equal(got, before) {
 		t.Errorf("units %v, want those of the file, %v", got, before)
+	}
+	if i.Host.Version() != version {
+		t.Error("the first placement has another version than it had")
 	}
 	if asked == 0 {
 		t.Error("nobody has asked meanwhile")
