@@ -75,11 +75,11 @@ func checkKey(key string) error {
 	return nil
 }
 
-// print is the fingerprint of all that the answer depends on. It is of the body's bytes: another order of the same fields is
-// another request.
+// print is the fingerprint of all that the answer depends on, and of who has asked: a trace, for one, is for its owner alone. It
+// is of the body's bytes: another order of the same fields is another request.
 func (x *exchange) print(c *fiber.Ctx) []byte {
 	r := x.req
-	return idempotency.Print([]byte(x.route.name()), []byte(r.contentType), c.Context().URI().QueryString(), []byte(r.shape), []byte(r.accept), fmt.Append(nil, r.take), r.body)
+	return idempotency.Print([]byte(r.principal.Kind), []byte(r.principal.ID), []byte(x.route.name()), []byte(r.contentType), c.Context().URI().QueryString(), []byte(r.shape), []byte(r.accept), fmt.Append(nil, r.take), r.body)
 }
 
 // repeated is a kept answer, byte for byte.
