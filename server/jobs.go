@@ -310,8 +310,8 @@ func (s *Server) runJob(ctx context.Context, j jobs.Job, body []byte) (jobs.Resu
 	if err != nil {
 		return jobs.Result{}, err
 	}
+	defer func() { grant.Close(context.WithoutCancel(ctx), int64(r.tokens.prompt+r.tokens.completion)) }() // also when the handler panics
 	rep, err := kind.handle(s)(access.With(ctx, j.Owner), r)
-	grant.Close(context.WithoutCancel(ctx), int64(r.tokens.prompt+r.tokens.completion))
 	s.tenants.count(j.Owner.Tenant, r.tokens.prompt, r.tokens.completion)
 	code := "done"
 	if err != nil {
