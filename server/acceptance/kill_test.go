@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,15 +19,7 @@ import (
 
 // kills is how many processes TestKill kills: enough in every run to hit each process several times, and as many as
 // PIMOE_KILLS says in the long run.
-func kills() int { return fromEnv("PIMOE_KILLS", 100) }
-
-// fromEnv is what a variable of the environment says, else usual.
-func fromEnv(name string, usual int) int {
-	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
-		return n
-	}
-	return usual
-}
+func kills() int { return rounds("PIMOE_KILLS", 45) }
 
 // TestKill kills expert processes and the router with SIGKILL during streams under load. Every stream ends with the
 // text it has without the kills, and no error reaches a client.

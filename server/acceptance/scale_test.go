@@ -129,7 +129,7 @@ func TestScale(t *testing.T) {
 	i := open(t, func(c *config.Config) { c.Experts.Scaling.MaxReplicas = 3 })
 	requests, right := exact(t, i, 3)
 	asked := underLoad(t, i, requests, right, func() {
-		for n := range fromEnv("PIMOE_SCALINGS", 6) {
+		for n := range rounds("PIMOE_SCALINGS", 6) {
 			group := fmt.Sprintf("e%d", n%8)
 			for _, replicas := range []int{3, 1} {
 				st, err := i.Scale(group, replicas)

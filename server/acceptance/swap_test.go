@@ -18,7 +18,7 @@ import (
 )
 
 // swapRounds is how often each group is swapped there and back; PIMOE_SWAPS says how often in the long run.
-func swapRounds() int { return fromEnv("PIMOE_SWAPS", 2) }
+func swapRounds() int { return rounds("PIMOE_SWAPS", 2) }
 
 // TestSwap changes every group from cpu to int8 and back under load. No request is dropped, and each has the text of one
 // state of all groups from its first token to its last: a request that began before a change ends as it began.
