@@ -1,0 +1,117 @@
+package deploy
+
+// Environment says how careful a deployment is.
+type Environment string
+
+// Profile says for what kind of place it is made.
+type Profile string
+
+// The environments and profiles of FEATURES F21, F23 and F34.
+const (
+	Development Environment = "development"
+	Staging     Environment = "staging"
+	Production  Environment = "production"
+
+	Standard    Profile = "standard"
+	Edge        Profile = "edge"         // little memory, one host
+	Serverless  Profile = "serverless"   // scales to zero; the store comes as a snapshot
+	MultiRegion Profile = "multi-region" // a region's label, routing hints, headers for a CDN
+)
+
+// Values are what every target is made from.
+type Values struct {
+	Name        string      `yaml:"name"`      // of the application and its objects
+	Namespace   string      `yaml:"namespace"` // Kubernetes
+	Environment Environment `yaml:"environment"`
+	Profile     Profile     `yaml:"profile"`
+	Region      string      `yaml:"region"` // with the profile multi-region
+	Host        string      `yaml:"host"`   // the name that clients use
+	Image       Image       `yaml:"image"`
+	Replicas    int         `yaml:"replicas"` // of the host
+	Scale       Scale       `yaml:"scale"`
+	Resources   Resources   `yaml:"resources"` // of one host
+	Ports       Ports       `yaml:"ports"`
+	Limits      Limits      `yaml:"limits"`
+	TLS         TLS         `yaml:"tls"`
+	// Groups are the expert groups that run as deployments of their own; none means that the host starts every process.
+	Groups []Group `yaml:"groups"`
+}
+
+// Image is a container image.
+type Image struct {
+	Repository string `yaml:"repository"`
+	Tag        string `yaml:"tag"`
+	Digest     string `yaml:"digest"` // sha256:…; wins over the tag
+}
+
+// Ref is the image's reference.
+func (i Image) Ref() string {
+	if i.Digest != "" {
+		return i.Repository + "@" + i.Digest
+	}
+	return i.Repository + ":" + i.Tag
+}
+
+// Scale bounds the number of replicas.
+type Scale struct {
+	Min        int `yaml:"min"`
+	Max        int `yaml:"max"`
+	CPUPercent int `yaml:"cpu_percent"` // of the request, at which one more is started
+}
+
+// Resources bound one process tree.
+type Resources struct {
+	CPUs     int `yaml:"cpus"`
+	MemoryMB int `yaml:"memory_mb"`
+}
+
+// Ports are of the programs that run beside one another.
+type Ports struct {
+	HTTP         int `yaml:"http"`  // the host's public listener
+	Admin        int `yaml:"admin"` // the host's admin listener, loopback only
+	GRPC         int `yaml:"grpc"`  // Open Inference Protocol
+	Expert       int `yaml:"expert"`
+	Redis        int `yaml:"redis"`
+	Prometheus   int `yaml:"prometheus"`
+	Alertmanager int `yaml:"alertmanager"`
+	Grafana      int `yaml:"grafana"`
+	Loki         int `yaml:"loki"`
+	OTLP         int `yaml:"otlp"` // the collector's gRPC port
+}
+
+// Limits are the server's, of which proxies in front of it must know.
+type Limits struct {
+	BodyMB         int `yaml:"body_mb"`
+	RequestSeconds int `yaml:"request_seconds"`
+	RatePerMinute  int `yaml:"rate_per_minute"` // of one client's address
+}
+
+// TLS names the secrets, never their content.
+type TLS struct {
+	Secret string `yaml:"secret"` // of the certificate that clients see
+	Expert string `yaml:"expert"` // of the certificates between host and expert groups
+}
+
+// Group is an expert group that runs elsewhere.
+type Group struct {
+	Name      string    `yaml:"name"` // as in experts.group
+	Backend   string    `yaml:"backend"`
+	Replicas  int       `yaml:"replicas"`
+	Scale     Scale     `yaml:"scale"`
+	Resources Resources `yaml:"resources"`
+}
+
+// Defaults are the values of FEATURES section 3.
+func Defaults() Values {
+	return Values{
+		Name: "pimoe", Namespace: "pimoe-production", Environment: Production, Profile: Standard, Host: "pimoe.example.com",
+		Image: Image{Repository: "ghcr.io/pimoe/pimoe", Tag: "latest"}, Replicas: 3, Scale: Scale{Min: 2, Max: 10, CPUPercent: 70},
+		Resources: Resources{CPUs: 2, MemoryMB: 4096},
+		Ports: Ports{
+			HTTP: 8080, Admin: 8081, GRPC: 9000, Expert: 7070, Redis: 6379, Prometheus: 9090, Alertmanager: 9093, Grafana: 3000,
+			Loki: 3100, OTLP: 4317,
+		},
+		Limits: Limits{BodyMB: 32, RequestSeconds: 30, RatePerMinute: 100},
+		TLS:    TLS{Secret: "pimoe-tls", Expert: "pimoe-expert-tls"},
+	}
+}
