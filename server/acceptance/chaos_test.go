@@ -52,7 +52,7 @@ func number(report map[string]any, path string) float64 {
 func TestChaos(t *testing.T) {
 	for name, args := range map[string][]string{
 		"schedule": {"--kill", "4", "--stop", "1", "--slow", "1", "--corrupt", "1", "--oom", "0.5", "--router", "1", "--for", "5s", "--calm", "500ms", "--seed", "3"},
-		"pairs":    {"--pairs", "4", "--calm", "500ms", "--seed", "20"},
+		"pairs":    {"--pairs", "6", "--calm", "500ms", "--seed", "20"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, code, stderr := chaos(t, args...)
