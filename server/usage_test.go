@@ -114,3 +114,19 @@ func TestUsers(t *testing.T) {
 		t.Errorf("%d are remembered after a day", len(u.last))
 	}
 }
+
+// BenchmarkScrape is what a scrape of a server with some traffic behind it costs the server.
+func BenchmarkScrape(b *testing.B) {
+	own := serviceOf(openShared(b))
+	own.engine, own.metrics = undrained{own.engine}, metrics.New()
+	r := serve(b, &own, nil)
+	for i := range 64 {
+		r.tenants.count(fmt.Sprint("t", i), 1, 1)
+	}
+	req := &request{principal: access.Principal{ID: "x", Role: access.Operator}}
+	for b.Loop() {
+		if _, err := r.metrics(b.Context(), req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

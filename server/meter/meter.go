@@ -53,8 +53,9 @@ type Meter struct {
 	shares    *shares
 
 	text   atomic.Pointer[[]byte] // of the last measurement
-	warned map[string]bool        // sources that have failed
-	turned time.Time              // when the bounded sets were last chosen anew
+	paused atomic.Bool
+	warned map[string]bool // sources that have failed
+	turned time.Time       // when the bounded sets were last chosen anew
 	took   time.Duration
 
 	stop chan struct{}
@@ -102,10 +103,15 @@ func (m *Meter) run() {
 		case <-m.stop:
 			return
 		case <-t.C:
-			m.Measure()
+			if !m.paused.Load() {
+				m.Measure()
+			}
 		}
 	}
 }
+
+// Pause has the Meter measure nothing until it is told to go on, for those who compare what runs beside it with something else.
+func (m *Meter) Pause(on bool) { m.paused.Store(on) }
 
 // Measure measures everything now. The loop calls it, and nobody else while that runs.
 func (m *Meter) Measure() {

@@ -42,8 +42,6 @@ var entries = []Metric{
 	{"process_resident_memory_bytes", Gauge, "bytes", "Memory of the host's own process that is in RAM", nil, Process, ""},
 	{"process_virtual_memory_bytes", Gauge, "bytes", "Address space of the host's own process", nil, Process, whenLinux},
 	{"process_start_time_seconds", Gauge, "seconds", "When the host's process started, in seconds since 1970", nil, Process, ""},
-	{"process_open_fds", Gauge, "descriptors", "Open file descriptors of the host's own process", nil, Process, ""},
-	{"process_max_fds", Gauge, "descriptors", "Most file descriptors that it may have", nil, Process, ""},
 	{"process_num_threads", Gauge, "threads", "Threads of the host's own process", nil, Process, whenLinux},
 	{"go_goroutines", Gauge, "goroutines", "Goroutines of the host", nil, Process, ""},
 	{"go_threads", Gauge, "threads", "Threads that Go has made in the host", nil, Process, ""},
