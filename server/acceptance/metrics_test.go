@@ -125,6 +125,17 @@ var sample = regexp.MustCompile(`^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$
 
 var label = regexp.MustCompile(`([a-zA-Z_][a-zA-Z0-9_]*)="(?:[^"\\]|\\.)*"`)
 
+// seriesSum adds all series of a metric.
+func seriesSum(text, name string) (sum float64) {
+	for line := range strings.Lines(text) {
+		if m := sample.FindStringSubmatch(strings.TrimSuffix(line, "\n")); m != nil && m[1] == name {
+			v, _ := strconv.ParseFloat(m[3], 64)
+			sum += v
+		}
+	}
+	return sum
+}
+
 // checkNames holds what is printed against the catalogue, in both directions.
 func checkNames(t *testing.T, text string) {
 	t.Helper()
