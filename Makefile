@@ -104,6 +104,11 @@ bench-hops: ## what a call into another process costs: one row there and back, a
 bench-forms: ## what holding answers to a form costs at batch 8
 	$(GO) test -run '^$$' -bench '^BenchmarkForm$$' -benchtime 40x ./core/engine
 
+.PHONY: bench-metrics
+bench-metrics: build ## what measuring by the clock costs: throughput with metrics.interval 1s, 100ms and 0, by turns; and a scrape
+	@./$(BIN)/pimoe bench --set metrics.interval=0s --with metrics.interval=1s --with metrics.interval=100ms --workload 32x32+128,8x32+256 --rounds 15
+	$(GO) test -run '^$$' -bench 'Measure|Scrape' -benchtime 2s ./server/meter ./server
+
 .PHONY: bench-start
 bench-start: ## what confining a plugin adds to its start
 	$(GO) test -run '^$$' -bench '^BenchmarkStart$$' -benchtime 100x -count 3 ./sdk/client
@@ -225,7 +230,7 @@ sdk: ## regenerate the Python and TypeScript clients from server/openapi.yaml
 
 .PHONY: docs
 docs: build ## rewrite the generated parts of docs/
-	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestConfigureListsEveryKey .
+	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run 'TestConfigureListsEveryKey|TestPage$$' . ./core/metrics/catalogue
 
 .PHONY: cross
 cross: ## build and vet for linux/arm64 and darwin/arm64

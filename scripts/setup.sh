@@ -17,6 +17,7 @@ want curl curl
 [ -x /usr/sbin/nginx ] || want nginx nginx-light
 want redis-server redis-server
 want chromium chromium # of the console's tests
+want promtool prometheus # of the metrics' tests
 [ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)
 [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
 

@@ -286,13 +286,14 @@ func TestTenants(t *testing.T) {
 	if m := string(r.get("/metrics", "Authorization", auth("acme", "user")).body); strings.Contains(m, "globex") {
 		t.Error("a user's metrics name another tenant")
 	}
-	if m := string(r.get("/metrics", "Authorization", auth("ops", "operator")).body); !strings.Contains(m, `pimoe_tenant_tokens_total{tenant="globex",kind="prompt"} 3`) {
+	if m := string(r.get("/metrics", "Authorization", auth("ops", "operator")).body); !strings.Contains(m, `pimoe_tenant_tokens_total{tenant="globex",model="fake",kind="prompt"} 3`) {
 		t.Errorf("an operator's metrics lack the tenants: %s", m)
 	}
-	for i := range 2 * maxTenants {
+	most := config.Default().Metrics.Tenants
+	for i := range 2 * most {
 		r.get("/v1/models", "Authorization", auth(fmt.Sprint("t", i), "viewer"))
 	}
-	if n := len(stats("ops", "operator")); n > maxTenants+1 {
+	if n := len(stats("ops", "operator")); n > most+1 {
 		t.Errorf("%d tenants are counted apart", n)
 	}
 }

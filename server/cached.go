@@ -80,6 +80,7 @@ const (
 // lookup decides what the cache may do and makes the key. What shapes the answer is part of the key: tenant, route, tokens
 // and settings after all defaults, the build, the model, and the version of experts and router.
 func (s *Server) lookup(ctx context.Context, r *request, want *openai.Request, prompts []prompt, kind string) *lookup {
+	r.features = featuresOf(want) // an answer that is kept is used, too
 	l := &lookup{s: s, r: r, maxAge: -1}
 	params := want.Sampling.Params(s.service.defaults, 0)
 	noStore := l.directives()

@@ -61,6 +61,7 @@ type request struct {
 	// sessionCookie and loginCookie are the values of the cookies of those names, for the routes of logins.
 	sessionCookie, loginCookie string
 	tokens                     struct{ prompt, completion int } // for the log
+	features                   []string                         // that it uses, by what it asks for
 	handshake                  *handshake                       // of the route of WebSockets
 	numbered                   *numbered                        // nil = a stream ends with its connection
 }
@@ -269,6 +270,7 @@ func (x *exchange) refusal(err error) *fault {
 	}
 	f := x.s.faultOf(err)
 	if faultOfAccess(err) != nil {
+		x.s.meters.refused(f.code)
 		x.s.log.Warn("access refused", "request", x.req.id, "route", x.route.name(), "code", f.code, "error", err.Error())
 	} else if f.status >= http.StatusInternalServerError {
 		level := slog.LevelWarn
@@ -388,6 +390,10 @@ func (x *exchange) end(status int) {
 	x.s.meters.request(x.route.name(), status, took)
 	p := x.req.principal
 	x.s.tenants.count(p.Tenant, x.req.tokens.prompt, x.req.tokens.completion)
+	x.s.users.saw(p)
+	if status < http.StatusBadRequest {
+		x.s.used(x.req, x.route)
+	}
 	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
 		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality, "cache", x.req.cached,
 		"principal", p.ID, "tenant", p.Tenant)

@@ -66,6 +66,7 @@ type piece struct {
 
 // start submits all choices. The caller must call close on the generation.
 func (s *Server) start(ctx context.Context, r *request, want *openai.Request, prompts []prompt) (*generation, error) {
+	r.features = featuresOf(want)
 	if err := s.checkReproducible(want); err != nil {
 		return nil, err
 	}

@@ -313,6 +313,9 @@ func (s *Server) runJob(ctx context.Context, j jobs.Job, body []byte) (jobs.Resu
 	defer func() { grant.Close(context.WithoutCancel(ctx), int64(r.tokens.prompt+r.tokens.completion)) }() // also when the handler panics
 	rep, err := kind.handle(s)(access.With(ctx, j.Owner), r)
 	s.tenants.count(j.Owner.Tenant, r.tokens.prompt, r.tokens.completion)
+	if err == nil {
+		s.used(r, route{})
+	}
 	code := "done"
 	if err != nil {
 		f := s.faultOf(err)

@@ -92,6 +92,7 @@ func (x *exchange) admit(priority string, length int) (err error) {
 	var refused *limit.Refused
 	if errors.As(err, &refused) {
 		x.windows = refused.Windows
+		x.s.meters.limited(string(refused.Kind))
 		return faultOfLimit(refused)
 	}
 	if err == nil {
@@ -138,6 +139,9 @@ const bytesPerToken = 4
 func (s *Server) estimate(length int) int64 {
 	return int64(min(max(length, 0)/bytesPerToken, s.service.context))
 }
+
+// limitKinds are what can be limited.
+var limitKinds = []limit.Kind{limit.Requests, limit.Tokens, limit.Concurrent}
 
 func faultOfLimit(r *limit.Refused) *fault {
 	f := &fault{status: http.StatusTooManyRequests, code: "rate_limit_exceeded", message: r.Error(), retry: r.After > 0, after: r.After}

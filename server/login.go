@@ -32,6 +32,7 @@ func (s *Server) callback(ctx context.Context, r *request) (*reply, error) {
 	p, cookies, err := s.guard.FinishLogin(ctx, r.query, r.loginCookie)
 	if err != nil {
 		f := s.faultOf(err)
+		s.meters.refused(f.code)
 		s.log.Warn("login refused", "request", r.id, "error", err.Error())
 		rep := f.reply(problemShape, r.id)
 		rep.cookies = cookies

@@ -13,6 +13,7 @@ import (
 	vm "github.com/VictoriaMetrics/metrics"
 
 	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/metrics/catalogue"
 	"github.com/pimoe/pimoe/server/ws"
 )
 
@@ -45,7 +46,9 @@ type meters struct{ r *metrics.Registry }
 func newMeters(r *metrics.Registry, b build, running *tally) *meters {
 	r.Gauge("pimoe_build_info", func() float64 { return 1 }, "version", b.Version, "revision", b.Revision, "go_version", runtime.Version())
 	r.Gauge("pimoe_http_requests_in_flight", func() float64 { return float64(running.count()) })
-	return &meters{r: r}
+	m := &meters{r: r}
+	m.refusals()
+	return m
 }
 
 func (m *meters) request(route string, status int, took time.Duration) {
@@ -90,5 +93,5 @@ func (s *Server) metrics(_ context.Context, r *request) (*reply, error) {
 	s.service.metrics.Write(&b)
 	vm.WriteProcessMetrics(&b)
 	s.tenants.write(&b, r.principal)
-	return &reply{status: http.StatusOK, contentType: "text/plain; version=0.0.4; charset=utf-8", body: b.Bytes()}, nil
+	return &reply{status: http.StatusOK, contentType: "text/plain; version=0.0.4; charset=utf-8", body: catalogue.Text(b.Bytes())}, nil
 }

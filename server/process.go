@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
+	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -28,6 +29,7 @@ type processInput struct {
 	all       bool
 	info      bool
 	requestID string
+	expected  [][]int32 // by position, the experts that its owner expects; nil = nobody asks
 }
 
 // processResult is the body of a success.
@@ -41,6 +43,8 @@ type processResult struct {
 	Error     *string `json:"error"`
 	Routing   string  `json:"routing,omitempty"` // "load-dependent" if it is
 	Meta      any     `json:"meta"`
+	// Accuracy compares the routes with expected_experts; nil where there were none.
+	Accuracy *accuracy `json:"routing_accuracy,omitempty"`
 }
 
 // process is POST /api/v1/process.
@@ -69,6 +73,9 @@ func (s *Server) process(ctx context.Context, r *request) (*reply, error) {
 	out := processResult{RequestID: r.id, Routing: s.service.routing, Shape: in.states.shape[:], Success: true, Seconds: time.Since(began).Seconds(), Meta: s.meta(q)}
 	if in.info {
 		out.Info = s.routeInfo(in, routes)
+	}
+	if out.Accuracy = in.judged(routes); out.Accuracy != nil {
+		s.labels.count(out.Accuracy.Labels, out.Accuracy.Hits)
 	}
 	return &reply{status: http.StatusOK, contentType: mimeJSON, header: header, body: out.body(in.states, y)}, nil
 }
@@ -119,13 +126,13 @@ func (s *Server) checkLayer(layer int) error {
 // readJSON reads the fields of a JSON body. Exactly one of input_tensor, text and messages says what is asked.
 func (s *Server) readJSON(r *request) (*processInput, error) {
 	in := &processInput{layer: -1}
-	var data, shape, mask strictjson.Value
+	var data, shape, mask, expected strictjson.Value
 	keep := func(to *strictjson.Value) func(strictjson.Value) error {
 		return func(v strictjson.Value) error { *to = v; return nil }
 	}
 	var err error
 	in.want, err = openai.DecodeNative(r.body, map[string]func(strictjson.Value) error{
-		"input_tensor": keep(&data), "shape": keep(&shape), "attention_mask": keep(&mask),
+		"input_tensor": keep(&data), "shape": keep(&shape), "attention_mask": keep(&mask), "expected_experts": keep(&expected),
 		"text": func(v strictjson.Value) error {
 			text, err := v.Text()
 			in.text = &text
@@ -157,11 +164,12 @@ func (s *Server) readJSON(r *request) (*processInput, error) {
 	if given != 1 {
 		return nil, &strictjson.Error{Path: "input_tensor", Expected: "exactly one of input_tensor, text and messages", Got: strconv.Itoa(given) + " of them"}
 	}
-	if !data.Exists() {
-		return in, nil
+	if data.Exists() {
+		if in.states, err = s.readStates(data, shape, mask); err != nil {
+			return nil, err
+		}
 	}
-	in.states, err = s.readStates(data, shape, mask)
-	return in, err
+	return in, s.readExpected(in, expected)
 }
 
 // readBinary reads float32 little-endian bytes; everything else is in the query string and the header X-Tensor-Shape.
@@ -217,6 +225,7 @@ func (s *Server) readBinary(r *request) (*processInput, error) {
 // processStates runs the layers on the positions that the mask leaves; the others are zero in the answer.
 func (s *Server) processStates(ctx context.Context, r *request, in *processInput) (y tensor.Matrix, routes []engine.RouteInfo, q engine.Quality, err error) {
 	x := in.states
+	s.spend(ctx, in)
 	if len(x.used) == x.rows.Rows {
 		if y, routes, q, err = s.service.engine.Hidden(ctx, in.layer, x.rows, in.all, r.take); err != nil {
 			return y, nil, q, err
@@ -314,4 +323,16 @@ func (f *fault) processReply(id string) *reply {
 	p.Success, p.Error = &no, f.message
 	r.body = mustJSON(p)
 	return r
+}
+
+// spend counts the positions for the request's tenant: as many tokens as would have gone through these layers alone.
+func (s *Server) spend(ctx context.Context, in *processInput) {
+	if s.service.spent == nil {
+		return
+	}
+	layers := 1
+	if in.all {
+		layers = len(s.service.layers) - max(slices.Index(s.service.layers, in.layer), 0)
+	}
+	s.service.spent(access.From(ctx).Tenant, (len(in.states.used)*layers+len(s.service.layers)-1)/max(len(s.service.layers), 1))
 }

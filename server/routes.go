@@ -227,6 +227,7 @@ func (s *Server) unmatched(admin bool) fiber.ErrorHandler {
 		if f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed {
 			if p, denied := s.principal(x.ctx, c, admin); denied != nil {
 				f = s.faultOf(denied)
+				s.meters.refused(f.code)
 			} else {
 				f.allow, x.req.principal = strings.Clone(c.GetRespHeader(fiber.HeaderAllow)), p
 			}

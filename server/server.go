@@ -72,6 +72,8 @@ type Server struct {
 	table   *access.Table
 	certs   *certs.Store // nil = the public listener speaks HTTP
 	tenants *tenants
+	users   *users
+	labels  *labels
 	limiter *limit.Limiter
 	memory  *memory.Watch
 	redis   *redisdb.DB // nil where redis.url is empty
@@ -125,11 +127,13 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if s.audit != nil {
 		svc.metrics.Gauge("pimoe_audit_writable", s.auditWritable)
 	}
-	s.tenants, s.clock = newTenants(), time.Now
+	s.clock = time.Now
 	s.sockets = newSockets(s)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
+	s.tenants = newTenants(cfg.Metrics.Tenants, svc.id, s.clock, svc.costs)
+	s.users, s.labels = newUsers(svc.metrics, s.clock), &labels{r: svc.metrics}
 	s.newState(o.state)
 	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg), s.openShared(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())

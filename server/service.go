@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -41,6 +42,7 @@ type service struct {
 	eos      []int32 // tokens that end a text
 	context  int     // most tokens of prompt and continuation
 	layers   []int
+	width    int // experts of a layer
 	defaults sampler.Params
 	maxNew   int // most new tokens of a chat answer if the client says nothing; 0 = up to the context limit
 
@@ -58,7 +60,9 @@ type service struct {
 	applied func() config.Config
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
-	live    live.Source // what watchers see; the zero value shows nothing
+	spent   func(tenant string, tokens int) // counts what was computed outside of the decode loop; nil = nobody does
+	costs   func(w io.Writer)               // prints what tenants have used; nil = nobody knows
+	live    live.Source                     // what watchers see; the zero value shows nothing
 }
 
 // engineAPI is the part of *engine.Engine that the edge calls.
@@ -101,7 +105,7 @@ type textAPI interface {
 func serviceOf(i *instance.Instance) service {
 	s := service{
 		id: i.ID, created: i.Created, digest: i.Digest,
-		hidden: i.Model.Hidden, vocab: i.Model.Vocab, eos: i.Model.EOS, context: i.Engine.Context(), layers: i.Model.SparseLayers(),
+		hidden: i.Model.Hidden, vocab: i.Model.Vocab, eos: i.Model.EOS, context: i.Engine.Context(), layers: i.Model.SparseLayers(), width: i.Model.Experts,
 		defaults: defaultsOf(i.Model.Defaults),
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, lacking: i.Lacking, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
@@ -111,6 +115,7 @@ func serviceOf(i *instance.Instance) service {
 		router:  func() any { return i.Host.RouterStatus() },
 		routed:  func() string { return i.Applied().Router.Plugin },
 		changes: i, reload: i.Reload, applied: i.Applied, version: i.Version, live: liveOf(i),
+		spent: i.Meter.Spent, costs: i.Meter.WriteTenants,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n

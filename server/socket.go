@@ -317,6 +317,9 @@ func (c *socket) prove(who access.Principal, now time.Time) {
 func (c *socket) refuse(id ws.ID, name string, err error) {
 	s := c.hub.s
 	f := s.faultOf(err)
+	if faultOfAccess(err) != nil {
+		s.meters.refused(f.code)
+	}
 	if faultOfAccess(err) != nil || f.status >= http.StatusInternalServerError {
 		level := slog.LevelWarn
 		if f.status == http.StatusInternalServerError {

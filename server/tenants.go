@@ -3,18 +3,12 @@ package server
 import (
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"sync"
+	"time"
 
+	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/server/access"
-)
-
-// maxTenants bounds the names that are counted apart; the rest are counted together. A token can name any tenant, so
-// without a bound strangers to this table could make it, and the number of series, as large as they like.
-const (
-	maxTenants   = 256
-	otherTenants = "(other)" // no tenant can have this name
+	"github.com/pimoe/pimoe/server/meter"
 )
 
 // The series of tenants, which only operators see.
@@ -23,6 +17,9 @@ const (
 	tenantTokens   = "pimoe_tenant_tokens_total"
 )
 
+// chooseTenantsEvery is how often the tenants that are counted apart are chosen anew.
+const chooseTenantsEvery = time.Minute
+
 // use is what a tenant has asked for since the start.
 type use struct {
 	Requests         int64 `json:"requests"`
@@ -30,38 +27,53 @@ type use struct {
 	CompletionTokens int64 `json:"completion_tokens"`
 }
 
-// tenants counts requests and tokens by tenant.
+// tenants counts requests and tokens by tenant. A token can name any tenant, so without a bound strangers could make the number of
+// series as large as they like: the most active ones are counted apart, the rest together.
 type tenants struct {
-	mu   sync.Mutex // guards used
-	used map[string]use
+	model string
+	now   func() time.Time
+	costs func(io.Writer) // prints what tenants have used; nil = nobody knows
+	top   *metrics.Top
+
+	mu     sync.Mutex // guards turned
+	turned time.Time
 }
 
-func newTenants() *tenants { return &tenants{used: map[string]use{}} }
+func newTenants(most int, model string, now func() time.Time, costs func(io.Writer)) *tenants {
+	return &tenants{model: model, now: now, costs: costs, top: metrics.NewTop(most, 3), turned: now()}
+}
 
 // count adds one request; those from nobody known are not counted.
 func (t *tenants) count(tenant string, prompt, completion int) {
 	if tenant == "" {
 		return
 	}
+	t.top.Add(tenant, 1, float64(prompt), float64(completion))
+	now := t.now()
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, known := t.used[tenant]; !known && len(t.used) >= maxTenants {
-		tenant = otherTenants
+	turn := now.Sub(t.turned) >= chooseTenantsEvery
+	if turn {
+		t.turned = now
 	}
-	u := t.used[tenant]
-	t.used[tenant] = use{u.Requests + 1, u.PromptTokens + int64(prompt), u.CompletionTokens + int64(completion)}
+	t.mu.Unlock()
+	if turn {
+		t.top.Turn()
+	}
+}
+
+func useOf(values []float64) use {
+	return use{int64(values[0]), int64(values[1]), int64(values[2])}
 }
 
 // visible is what a principal may see: its own tenant, or from operators on all.
 func (t *tenants) visible(p access.Principal) map[string]use {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p.Role >= access.Operator {
-		return maps.Clone(t.used)
-	}
 	out := map[string]use{}
-	if u, known := t.used[p.Tenant]; known {
-		out[p.Tenant] = u
+	if p.Role >= access.Operator {
+		t.top.Each(meter.Other, func(name string, values []float64) { out[name] = useOf(values) })
+		return out
+	}
+	if values, known := t.top.Of(p.Tenant); known {
+		out[p.Tenant] = useOf(values)
 	}
 	return out
 }
@@ -71,11 +83,13 @@ func (t *tenants) write(w io.Writer, p access.Principal) {
 	if p.Role < access.Operator {
 		return
 	}
-	used := t.visible(p)
-	for _, name := range slices.Sorted(maps.Keys(used)) { // names need no escaping: see access.Principal
-		u := used[name]
-		fmt.Fprintf(w, "%s{tenant=%q} %d\n", tenantRequests, name, u.Requests)
-		fmt.Fprintf(w, "%s{tenant=%q,kind=\"prompt\"} %d\n", tenantTokens, name, u.PromptTokens)
-		fmt.Fprintf(w, "%s{tenant=%q,kind=\"completion\"} %d\n", tenantTokens, name, u.CompletionTokens)
+	t.top.Each(meter.Other, func(name string, values []float64) {
+		u, labels := useOf(values), []string{"tenant", name, "model", t.model}
+		fmt.Fprintf(w, "%s %d\n", metrics.Series(tenantRequests, labels...), u.Requests)
+		fmt.Fprintf(w, "%s %d\n", metrics.Series(tenantTokens, append(labels, "kind", "prompt")...), u.PromptTokens)
+		fmt.Fprintf(w, "%s %d\n", metrics.Series(tenantTokens, append(labels, "kind", "completion")...), u.CompletionTokens)
+	})
+	if t.costs != nil {
+		t.costs(w)
 	}
 }

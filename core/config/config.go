@@ -51,6 +51,8 @@ type Config struct {
 	Redis Redis `koanf:"redis"`
 	Cache Cache `koanf:"cache"`
 	Chaos Chaos `koanf:"chaos"`
+	// Metrics says what is measured by the clock, and how many series there may be.
+	Metrics Metrics `koanf:"metrics"`
 }
 
 // Chaos is for demonstrations and rehearsals.

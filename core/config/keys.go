@@ -155,6 +155,9 @@ var about = map[string]string{
 	"redis.ca_file":                          "PEM file of the authority that signs Redis' certificate; empty for the system's.",
 	"redis.timeout":                          "Most that a request waits for Redis; a server that is slower counts as not there.",
 	"redis.prefix":                           "Before every key in Redis, so that installations can share one.",
+	"metrics.interval":                       "Time between two measurements of the machine, the processes and the units; 0 for none.",
+	"metrics.tenants":                        "Tenants with series of their own in /metrics, the most active ones; the rest is counted together.",
+	"metrics.units":                          "Experts of layers with series of their own in /metrics, the busiest ones; of each layer the rest is counted together.",
 	"plugins.memory_mb":                      "Most private memory of a plugin process in MiB; 0 for 2 GiB and four times its weights, -1 for no limit.",
 }
 
@@ -236,6 +239,9 @@ var bounds = map[string][2]int64{
 	"cache.memory_mb":                  {1, 1 << 20},
 	"cache.ttl":                        {ms(time.Second), ms(30 * 24 * time.Hour)},
 	"redis.timeout":                    {1, ms(time.Second)},
+	"metrics.interval":                 {0, ms(time.Hour)},
+	"metrics.tenants":                  {0, 100_000},
+	"metrics.units":                    {0, 100_000},
 }
 
 // flat are the short environment variables of settings that people know from elsewhere.
@@ -248,6 +254,7 @@ var flat = map[string]string{
 	"PIMOE_PLUGINS":                   "plugins.dir",
 	"PIMOE_MAX_RETRIES":               "limits.max_retries",
 	"PIMOE_CIRCUIT_BREAKER_THRESHOLD": "limits.circuit_breaker_threshold",
+	"PIMOE_METRICS_INTERVAL":          "metrics.interval",
 }
 
 // otherEnv are variables of the project that are no settings: the file's own path, the choice of kernels, the key that commands send, and what the

@@ -71,6 +71,8 @@ type Options struct {
 	// Outcome, if not nil, is told of every step by the decode loop; it must not block. The tokens that it asks the
 	// probability of cost a pass over their logits.
 	Outcome func(Outcome)
+	// Spent, if not nil, is told by the decode loop how many tokens a step has computed for a tenant; it must return at once.
+	Spent func(tenant string, tokens int)
 }
 
 // Outcome is how one step turned out.
@@ -108,6 +110,7 @@ type setup struct {
 	log        *slog.Logger
 	now        func() time.Time
 	outcome    func(Outcome) // nil = nobody asks
+	spent      func(tenant string, tokens int)
 }
 
 // New allocates the cache and starts the decode loop. The caller must Close the engine.
@@ -118,7 +121,7 @@ func New(o Options) (*Engine, error) {
 	s := setup{
 		decoder: func() decoder { return o.Tokenizer.Stream(true) },
 		vocab:   o.Model.Vocab, eos: o.Model.EOS, limits: o.Limits, reuse: o.PrefixReuse, editions: o.Editions,
-		chunk: o.Chunk, buffer: o.Buffer, metrics: o.Metrics, log: o.Log, now: o.Now, outcome: o.Outcome,
+		chunk: o.Chunk, buffer: o.Buffer, metrics: o.Metrics, log: o.Log, now: o.Now, outcome: o.Outcome, spent: o.Spent,
 	}
 	s.fill()
 	s.context = min(o.Model.MaxPositions, s.limits.MaxSequenceLength)
@@ -391,6 +394,7 @@ type inbox struct {
 	trim     bool          // pages that nobody uses are to be forgotten
 	idle     chan struct{} // closed when draining and nothing lives
 	stats    Stats
+	oldest   time.Time // when the oldest request without a first step was submitted; zero = there is none
 }
 
 // mail is what has come in.
@@ -561,10 +565,10 @@ func (b *inbox) take() mail {
 }
 
 // publish stores the loop's figures.
-func (b *inbox) publish(s Stats) {
+func (b *inbox) publish(s Stats, oldest time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.stats = s
+	b.stats, b.oldest = s, oldest
 }
 
 // classify puts an error of a step into a class.

@@ -52,7 +52,7 @@ type delivery struct {
 }
 
 func newLoop(s setup, b *inbox) *loop {
-	l := &loop{setup: s, box: b, meters: newMeters(s.metrics, b), pool: newPool(s.pages, s.pageTokens)}
+	l := &loop{setup: s, box: b, meters: newMeters(s.metrics, b, s.now), pool: newPool(s.pages, s.pageTokens)}
 	l.pace.fixed = s.chunk
 	l.fair = newFair()
 	l.composer.claims = map[claim]bool{}
@@ -464,13 +464,21 @@ func (l *loop) learn(entries []entry, took time.Duration) {
 	}
 }
 
+// oldest is when the oldest request that has not had its first step was submitted; zero = there is none.
+func (l *loop) oldest() (at time.Time) {
+	for _, list := range [...][]*sequence{l.queue, l.running} {
+		if i := slices.IndexFunc(list, func(s *sequence) bool { return !s.started }); i >= 0 {
+			at = earlier(at, list[i].submitted)
+		}
+	}
+	return at
+}
+
 // outcomeOf sums up a step that is over. A step that failed has chosen nothing.
 func (l *loop) outcomeOf(entries []entry, err error, now time.Time) Outcome {
 	var o Outcome
-	for _, list := range [...][]*sequence{l.queue, l.running} {
-		if i := slices.IndexFunc(list, func(s *sequence) bool { return !s.started }); i >= 0 {
-			o.Waiting = max(o.Waiting, now.Sub(list[i].submitted))
-		}
+	if oldest := l.oldest(); !oldest.IsZero() {
+		o.Waiting = max(now.Sub(oldest), 0)
 	}
 	if err != nil {
 		return o
@@ -491,6 +499,9 @@ func (l *loop) advance(s *sequence, e entry, now time.Time) {
 	s.settle()
 	s.computed += e.n
 	l.work(s, e.n)
+	if l.spent != nil {
+		l.spent(s.request.Tenant, e.n)
+	}
 	if s.watcher != nil {
 		s.watcher.advance(s.computed)
 	}
@@ -604,5 +615,5 @@ func (l *loop) publish() {
 	l.stats.Pages = l.pages
 	l.stats.FreePages = l.pool.available()
 	l.stats.CachedPages = l.pool.idle
-	l.box.publish(l.stats)
+	l.box.publish(l.stats, l.oldest())
 }

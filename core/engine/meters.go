@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/sdk"
@@ -28,7 +29,7 @@ type meters struct {
 var outcomes = []string{"stop", "length", "cancelled", "deadline", "unavailable", "error"}
 
 // newMeters makes the series; the gauges ask the inbox.
-func newMeters(r *metrics.Registry, b *inbox) *meters {
+func newMeters(r *metrics.Registry, b *inbox, now func() time.Time) *meters {
 	gauge := func(name string, value func(Stats) int, labels ...string) {
 		r.Gauge(name, func() float64 {
 			b.mu.Lock()
@@ -43,6 +44,8 @@ func newMeters(r *metrics.Registry, b *inbox) *meters {
 	gauge("pimoe_engine_pages", func(s Stats) int { return s.FreePages - s.CachedPages }, "state", "free")
 	gauge("pimoe_engine_pages", func(s Stats) int { return s.CachedPages }, "state", "cached")
 	gauge("pimoe_engine_pages", func(s Stats) int { return s.Pages - s.FreePages }, "state", "used")
+	r.Gauge("pimoe_kv_used_ratio", b.held)
+	r.Gauge("pimoe_queue_oldest_seconds", func() float64 { return b.age(now()).Seconds() })
 	rows := []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}
 	m := &meters{
 		prompt:      r.Counter("pimoe_prompt_tokens_total"),
@@ -82,4 +85,21 @@ func outcome(err error, reason FinishReason) string {
 		return "cancelled"
 	}
 	return "error"
+}
+
+// held is the share of the cache's pages that requests hold.
+func (b *inbox) held() float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return float64(b.stats.Pages-b.stats.FreePages) / float64(max(b.stats.Pages, 1))
+}
+
+// age is how long the oldest request that waits for its first step has waited; 0 = none waits.
+func (b *inbox) age(now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.oldest.IsZero() {
+		return 0
+	}
+	return max(now.Sub(b.oldest), 0)
 }

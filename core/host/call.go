@@ -209,9 +209,11 @@ func (p *groupCall) finish(err error) error {
 		}
 		if !p.quiet {
 			p.group.seen.call(p.call, took)
-			p.group.heat.add(p.call)
+			p.group.heat.add(p.call, took)
 			p.group.sample(t.replica, t.inc, p.call)
 		}
+	} else if p.ctx.Err() == nil {
+		p.group.wrong(p.call, err)
 	}
 	return err
 }

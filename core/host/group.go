@@ -63,7 +63,7 @@ type group struct {
 }
 
 // groupCounts are what the group has done about slow and failed calls.
-type groupCounts struct{ retries, hedges, hedgesWon *metrics.Counter }
+type groupCounts struct{ retries, hedges, hedgesWon, nonfinite *metrics.Counter }
 
 // replicaStats are the counts of one replica over all its incarnations.
 type replicaStats struct {
@@ -88,7 +88,7 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		set: resilience.NewSet(all, spec.Standby, l.options.Resilience),
 		counts: groupCounts{
 			retries: m.Counter("pimoe_expert_retries_total", label...), hedges: m.Counter("pimoe_expert_hedges_total", label...),
-			hedgesWon: m.Counter("pimoe_expert_hedges_won_total", label...),
+			hedgesWon: m.Counter("pimoe_expert_hedges_won_total", label...), nonfinite: m.Counter("pimoe_expert_nonfinite_total", label...),
 		},
 	}
 	broken := m.Counter("pimoe_invariant_violations_total", label...)

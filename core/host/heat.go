@@ -3,19 +3,20 @@ package host
 import (
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/router"
 )
 
-// heat counts what each unit has had to do, since the host's start: two additions for each unit of a call.
+// heat counts what each unit has had to do, since the host's start: three additions for each unit of a call.
 type heat struct {
 	layers  []int // ascending; a layer's place is its place in units
 	experts int
 	units   []unitHeat // by layer, then expert
 }
 
-type unitHeat struct{ rows, calls atomic.Int64 }
+type unitHeat struct{ rows, calls, busy, errors atomic.Int64 }
 
 // Heat is what a unit has had to do.
 type Heat struct{ Rows, Calls int64 }
@@ -27,19 +28,41 @@ func newHeat(spec router.Spec) *heat {
 	return &heat{layers: spec.Layers, experts: spec.Experts, units: make([]unitHeat, len(spec.Layers)*spec.Experts)}
 }
 
-// add takes an answered call.
-func (h *heat) add(c *expert.Call) {
+// of are the units of a call's layer.
+func (h *heat) of(c *expert.Call) []unitHeat {
 	if h == nil {
-		return
+		return nil
 	}
 	at, known := slices.BinarySearch(h.layers, c.Layer)
 	if !known {
+		return nil
+	}
+	return h.units[at*h.experts : (at+1)*h.experts]
+}
+
+// add takes an answered call, whose time it shares out by rows.
+func (h *heat) add(c *expert.Call, took time.Duration) {
+	units := h.of(c)
+	if units == nil {
+		return
+	}
+	row := int64(took) / int64(max(c.Y.Rows, 1))
+	for _, s := range c.Segments {
+		u := &units[s.Expert]
+		u.rows.Add(int64(s.Rows))
+		u.calls.Add(1)
+		u.busy.Add(row * int64(s.Rows))
+	}
+}
+
+// failed takes a call that was not answered, or not validly.
+func (h *heat) failed(c *expert.Call) {
+	units := h.of(c)
+	if units == nil {
 		return
 	}
 	for _, s := range c.Segments {
-		u := &h.units[at*h.experts+s.Expert]
-		u.rows.Add(int64(s.Rows))
-		u.calls.Add(1)
+		units[s.Expert].errors.Add(1)
 	}
 }
 

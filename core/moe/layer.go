@@ -32,6 +32,7 @@ type Layer struct {
 	pool      sync.Pool // *work
 	policies  []Policy  // by group; nil = all strict
 	watch     Watcher   // nil = none
+	told      Rescued   // nil = nobody asks
 }
 
 // New makes the Block. router is configured already and picks k of experts for each row; place says which of groups

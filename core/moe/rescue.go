@@ -92,6 +92,7 @@ func (l *Layer) rescue(ctx context.Context, in Input, w *work, skip []int32) err
 		r.settle(s)
 		in.Judge.Lost(int(w.of[s.n]), s.outcome)
 	}
+	r.tell()
 	return nil
 }
 

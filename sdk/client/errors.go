@@ -1,11 +1,13 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/internal/wire"
 )
 
 // Reason says why a plugin did not start.
@@ -94,3 +96,9 @@ func (e *DeadError) Error() string {
 
 // Unwrap gives the class.
 func (e *DeadError) Unwrap() error { return sdk.ErrUnavailable }
+
+// NotFinite reports whether a call has failed because a value of its answer is a NaN or an infinity.
+func NotFinite(err error) bool {
+	var value *wire.ValueError
+	return errors.As(err, &value)
+}

@@ -295,6 +295,10 @@ func TestByzantine(t *testing.T) {
 			c.pardon(t)
 		})
 	}
+	if n := seriesSum(c.metrics(t), "pimoe_expert_nonfinite_total"); n < 3*5 { // five lies about values, each told until it was out
+		t.Errorf("%v answers with a NaN or an infinity were counted", n)
+	}
+	eventually(t, "the errors of units", func() bool { return seriesSum(c.metrics(t), "pimoe_unit_errors_total") > 0 })
 }
 
 // checkHonest: the honest replica has done nothing but work. It may have been slow.

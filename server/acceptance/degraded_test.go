@@ -422,6 +422,9 @@ func (c *crippled) counted(t *testing.T, status string) {
 			t.Errorf("metrics: %q, or no such series", line)
 		}
 	}
+	if seriesSum(string(b), "pimoe_expert_fallback_rows_total") == 0 {
+		t.Errorf("no rows were counted for which a policy was applied:\n%s", b)
+	}
 	if r, err := c.client.Get(c.url + "/readyz"); err != nil || r.StatusCode != http.StatusOK {
 		t.Errorf("readyz: %v %v", r.StatusCode, err)
 	} else {

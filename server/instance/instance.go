@@ -31,6 +31,7 @@ import (
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/router"
+	"github.com/pimoe/pimoe/server/meter"
 )
 
 // Options say what to open.
@@ -84,6 +85,9 @@ type Instance struct {
 	packer   *packer // makes packed weights also for groups that are changed later
 	remedies remedies
 
+	Meter     *meter.Meter          // measures what runs, at an interval
+	unitBytes map[expert.Unit]int64 // of weights, as they were placed at the start
+
 	trunk *weights.File // the memory that the engine's trunk lies in
 	watch *trunkWatch   // nil for a trunk in private memory
 	pool  *team.Pool    // the threads of the engine's steps
@@ -132,6 +136,7 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	if err := i.startHost(ctx, p, o); err != nil {
 		return err
 	}
+	i.Meter = meter.Start(i.measured())
 	if i.Tokenizer, err = tokens.get(); err != nil {
 		return err
 	}
@@ -143,6 +148,7 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	if err := block.Degrade(i.remedies.policies); err != nil {
 		return err
 	}
+	block.Tell(i.rescues())
 	// Keys and values of a load-dependent routing hold what other requests did to it: they are never taken over.
 	reuse := !o.NoPrefixReuse && !i.Host.Router().Info().Has(sdk.CapLoadDependent)
 	i.Engine, err = engine.New(engine.Options{
@@ -150,7 +156,7 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 		Editions: i.Host.Editions(),
 		Block:    block,
 		Cache:    cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse, Chunk: o.Chunk,
-		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(),
+		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(), Spent: i.Meter.Spent,
 	})
 	return err
 }
@@ -210,6 +216,7 @@ func (i *Instance) Close() error {
 	if i.Engine != nil {
 		errs = append(errs, i.Engine.Close())
 	}
+	i.Meter.Close()
 	if i.Host != nil {
 		errs = append(errs, i.Host.Close())
 	}
@@ -274,6 +281,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) error
 		if err != nil {
 			return err
 		}
+		i.weigh(plan, stored, packed)
 		o.Groups = append(o.Groups, host.GroupSpec{
 			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed,
 			Replicas: plan.Replicas, MaxReplicas: plan.MaxReplicas, Standby: plan.Standby,

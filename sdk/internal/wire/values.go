@@ -71,9 +71,20 @@ func copyFinite(dst, src []float32) bool {
 	return notFinite(dst[n:]) < 0
 }
 
-func invalidValue(row, col int, v float32) error {
-	return fmt.Errorf("row %d, column %d is %v: %w", row, col, v, sdk.ErrInvalidOutput)
+func invalidValue(row, col int, v float32) error { return &ValueError{row, col, v} }
+
+// ValueError is about a value that is not finite. It wraps sdk.ErrInvalidOutput.
+type ValueError struct {
+	row, col int
+	value    float32
 }
+
+func (e *ValueError) Error() string {
+	return fmt.Sprintf("row %d, column %d is %v: %v", e.row, e.col, e.value, sdk.ErrInvalidOutput)
+}
+
+// Unwrap is its class.
+func (e *ValueError) Unwrap() error { return sdk.ErrInvalidOutput }
 
 // Judge looks at a result in the host's own memory: every value finite.
 func Judge(m tensor.Matrix) error {

@@ -768,6 +768,10 @@ class ProcessRequest(TypedDict, closed=True):
     """
     [batch][sequence], 1 = use
     """
+    expected_experts: NotRequired[list[list[list[int]]] | None]
+    """
+    [batch][sequence][experts]: the experts that the router is expected to choose in this layer, for its accuracy; an empty list expects nothing of a position. Not with all_layers
+    """
     layer: NotRequired[int | None]
     """
     Default: the first layer that has experts
@@ -823,6 +827,16 @@ class Meta(TypedDict, closed=True):
     """
 
 
+class RoutingAccuracy(TypedDict, closed=True):
+    """
+    Of a request with expected_experts. An expected expert that is among the chosen ones of its position is a hit.
+    """
+
+    labels: int
+    hits: int
+    ratio: float
+
+
 class ProcessResult(TypedDict, closed=True):
     meta: Meta
     request_id: str
@@ -837,6 +851,10 @@ class ProcessResult(TypedDict, closed=True):
     """
     success: Literal[True]
     comprehensive_info: dict[str, Any] | None
+    routing_accuracy: NotRequired[RoutingAccuracy]
+    """
+    Of a request with expected_experts. An expected expert that is among the chosen ones of its position is a hit.
+    """
     error: None
     routing: NotRequired[Routing]
 

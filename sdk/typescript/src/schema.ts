@@ -1737,6 +1737,8 @@ export interface components {
             shape?: number[] | null;
             /** @description [batch][sequence], 1 = use */
             attention_mask?: number[][] | null;
+            /** @description [batch][sequence][experts]: the experts that the router is expected to choose in this layer, for its accuracy; an empty list expects nothing of a position. Not with all_layers */
+            expected_experts?: number[][][] | null;
             /** @description Default: the first layer that has experts */
             layer?: number | null;
             /**
@@ -1791,6 +1793,12 @@ export interface components {
             /** @constant */
             success: true;
             comprehensive_info: Record<string, unknown> | null;
+            /** @description Of a request with expected_experts. An expected expert that is among the chosen ones of its position is a hit. */
+            routing_accuracy?: {
+                labels: number;
+                hits: number;
+                ratio: number;
+            };
             error: null;
             routing?: components["schemas"]["Routing"];
         };

@@ -234,7 +234,7 @@ func (a *app) runBench(ctx context.Context, sides []benchSide, f benchFlags) (re
 			}
 		}
 		instances = append(instances, inst)
-		targets = append(targets, bench.Target{Isolation: s.isolation, Settings: s.settings, Engine: inst.Engine})
+		targets = append(targets, bench.Target{Isolation: s.isolation, Settings: s.settings, Engine: inst.Engine, Turn: func(begins bool) { inst.Meter.Pause(!begins) }})
 		report.Sides = append(report.Sides, side)
 	}
 	first := instances[0]

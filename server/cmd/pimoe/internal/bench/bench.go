@@ -36,6 +36,18 @@ type Target struct {
 	Isolation string
 	Settings  string // what is configured otherwise than in the first target of its isolation; empty = nothing
 	Engine    Engine
+	// Turn, if not nil, is told when the target's turn begins and ends: what runs beside it by the clock must not weigh on the
+	// others.
+	Turn func(begins bool)
+}
+
+// turn begins a target's turn; the function that it returns ends it.
+func (t Target) turn() (end func()) {
+	if t.Turn == nil {
+		return func() {}
+	}
+	t.Turn(true)
+	return func() { t.Turn(false) }
 }
 
 // Options say what to measure.
@@ -133,12 +145,14 @@ func (r *record) measure(ctx context.Context, i int, w Workload, round int) erro
 			routes = &census{seen: map[[2]int]map[int32]bool{}}
 		}
 		s, err := sample{}, error(nil)
+		end := r.targets[t].turn()
 		if w.promptOnly() && round >= 0 {
 			_, err = measure(ctx, r.targets[t].Engine, w, -2-round, r.options, nil)
 		}
 		if err == nil {
 			s, err = measure(ctx, r.targets[t].Engine, w, round, r.options, routes)
 		}
+		end()
 		if err != nil {
 			return fmt.Errorf("workload %s, %s: %w", w.Name, sideName(r.targets[t].Isolation, r.targets[t].Settings), err)
 		}

@@ -231,6 +231,31 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// TestTurns: what a target has beside it runs in its own turns only, and in each of them.
+func TestTurns(t *testing.T) {
+	var running, turns [2]int
+	var targets []Target
+	for i := range running {
+		targets = append(targets, Target{Isolation: Process, Settings: strings.Repeat("a=1", i), Engine: &instant{}, Turn: func(begins bool) {
+			if running[1-i] > 0 {
+				t.Errorf("turn of %d while the other one has its own", i)
+			}
+			if begins {
+				running[i]++
+				turns[i]++
+			} else {
+				running[i]--
+			}
+		}})
+	}
+	if _, err := Run(t.Context(), targets, Options{Workloads: parse(t, "2x4+8"), Vocab: 100, Rounds: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if turns != [2]int{4, 4} || running != [2]int{} { // with the warm-up
+		t.Errorf("%v turns, %v not ended", turns, running)
+	}
+}
+
 func TestPeerFails(t *testing.T) {
 	for _, command := range []string{"echo broken >&2; exit 3", "echo no JSON", "true", `echo '{"prefill_tps":-1}'`} {
 		if f, err := (Peer{Command: command}).run(t.Context(), nil); err == nil || strings.Contains(command, "broken") && !strings.Contains(err.Error(), "broken") {

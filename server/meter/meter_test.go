@@ -1,0 +1,475 @@
+package meter
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/pimoe/pimoe/core/host"
+	"github.com/pimoe/pimoe/core/metrics"
+	"github.com/pimoe/pimoe/core/metrics/catalogue"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("PIMOE_TEST_SPIN") != "" {
+		spin()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// spin uses CPU time until it is killed.
+func spin() {
+	for i := 0; ; i++ {
+		_ = math.Sqrt(float64(i))
+	}
+}
+
+// fakeHost has counts that a test sets.
+type fakeHost struct {
+	mu      sync.Mutex
+	layout  host.Layout
+	counts  []host.UnitCounts
+	running []host.Running
+}
+
+func newFakeHost(layers, experts int) *fakeHost {
+	f := &fakeHost{layout: host.Layout{Experts: experts}, counts: make([]host.UnitCounts, layers*experts)}
+	for l := range layers {
+		f.layout.Layers = append(f.layout.Layers, l)
+	}
+	return f
+}
+
+func (f *fakeHost) Layout() host.Layout { return f.layout }
+
+func (f *fakeHost) Running() []host.Running {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]host.Running{}, f.running...)
+}
+
+func (f *fakeHost) UnitCounts(to []host.UnitCounts) []host.UnitCounts {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append(to[:0], f.counts...)
+}
+
+func (f *fakeHost) run(list ...host.Running) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.running = list
+}
+
+func (f *fakeHost) add(unit, rows int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counts[unit].Rows += int64(rows)
+	f.counts[unit].Calls++
+	f.counts[unit].Busy += time.Millisecond
+}
+
+// clock is one that a test moves.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// start makes a Meter that measures only when the test says so.
+func start(t *testing.T, h *fakeHost, change func(*Options)) (*Meter, *metrics.Registry, *clock) {
+	t.Helper()
+	c, r := &clock{now: time.Unix(1e9, 0)}, metrics.New()
+	o := Options{
+		Every: time.Hour, Host: h, Registry: r, Model: "m", Volumes: map[string]string{"home": t.TempDir()},
+		Tenants: 4, Units: 100, Log: slog.New(slog.DiscardHandler), Now: c.Now, System: t.TempDir(),
+	}
+	if change != nil {
+		change(&o)
+	}
+	m := Start(o)
+	t.Cleanup(m.Close)
+	return m, r, c
+}
+
+// series reads Prometheus text.
+func series(t *testing.T, write func(io.Writer)) map[string]float64 {
+	t.Helper()
+	var b bytes.Buffer
+	write(&b)
+	out := map[string]float64{}
+	for line := range strings.Lines(b.String()) {
+		at := strings.LastIndexByte(line, ' ')
+		v, err := strconv.ParseFloat(strings.TrimSpace(line[at+1:]), 64)
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if _, twice := out[line[:at]]; twice {
+			t.Fatalf("%s twice", line[:at])
+		}
+		name, _, _ := strings.Cut(line[:at], "{")
+		if _, known := catalogue.Of(name); !known {
+			t.Errorf("%s is not in the catalogue", name)
+		}
+		out[line[:at]] = v
+	}
+	return out
+}
+
+// TestMachine: what is said of the machine is possible, and disks and networks only grow.
+func TestMachine(t *testing.T) {
+	m, r, _ := start(t, newFakeHost(1, 2), nil)
+	before := series(t, r.Write)
+	m.Measure()
+	now := series(t, r.Write)
+	for _, name := range []string{"pimoe_system_cpu_ratio", "pimoe_system_memory_used_ratio"} {
+		if v, there := before[name]; !there || v < 0 || v > 1 {
+			t.Errorf("%s is %v, %v", name, v, there)
+		}
+	}
+	if used, total := now["pimoe_system_memory_used_bytes"], now["pimoe_system_memory_total_bytes"]; used <= 0 || used > total {
+		t.Errorf("%v of %v bytes are used", used, total)
+	}
+	if free, total := now[`pimoe_system_disk_free_bytes{volume="home"}`], now[`pimoe_system_disk_total_bytes{volume="home"}`]; free <= 0 || free > total {
+		t.Errorf("%v of %v bytes are free", free, total)
+	}
+	for _, name := range []string{"disk_read_bytes", "disk_written_bytes", "network_received_bytes", "network_sent_bytes"} {
+		name = "pimoe_system_" + name + "_total"
+		if v, there := now[name]; !there || v < before[name] {
+			t.Errorf("%s went from %v to %v", name, before[name], v)
+		}
+	}
+}
+
+// TestWholeDisks: no byte counts twice.
+func TestWholeDisks(t *testing.T) {
+	all := map[string]bool{
+		"sda": true, "sda1": false, "nvme0n1": true, "nvme0n1p2": false, "mmcblk0": true, "mmcblk0p1": false, "vda": true, "vda15": false,
+		"loop0": false, "dm-1": false, "md127": false, "ram3": false, "disk0": true,
+	}
+	for name, want := range all {
+		if wholeDisk(name, all) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}
+
+// TestProcesses: a place's counters go on over the processes that it has, and say what these have used.
+func TestProcesses(t *testing.T) {
+	h := newFakeHost(1, 2)
+	m, r, _ := start(t, h, nil)
+	const cpu, faults = `pimoe_process_cpu_seconds_total{process="e0",replica="1"}`, `pimoe_process_page_faults_total{process="e0",replica="1",kind="minor"}`
+	last, lastFaults := 0.0, 0.0
+	for range 2 {
+		c := exec.Command(os.Args[0])
+		c.Env = append(os.Environ(), "PIMOE_TEST_SPIN=1")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		end := sync.OnceFunc(func() { c.Process.Kill(); c.Wait() })
+		defer end()
+		h.run(host.Running{Name: "e0", Replica: 1, PID: c.Process.Pid})
+		deadline := time.Now().Add(20 * time.Second)
+		for {
+			m.Measure()
+			now := series(t, r.Write)
+			if now[cpu] < last || now[faults] < lastFaults {
+				t.Fatalf("went back from %v, %v to %v, %v", last, lastFaults, now[cpu], now[faults])
+			}
+			if now[cpu] > last+0.05 && now[faults] > lastFaults {
+				if now[`pimoe_process_resident_bytes{process="e0",replica="1"}`] < 1<<20 || now[`pimoe_process_private_bytes{process="e0",replica="1"}`] < 1<<18 {
+					t.Errorf("a Go program in too little memory: %v", now)
+				}
+				if n := now[`pimoe_process_open_descriptors{process="e0",replica="1"}`]; n < 3 {
+					t.Errorf("%v descriptors", n)
+				}
+				last, lastFaults = now[cpu], now[faults]
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("no CPU time after 20 s: %v", now)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		end()
+		h.run() // it restarts
+		m.Measure()
+		now := series(t, r.Write)
+		if now[cpu] < last || now[faults] < lastFaults {
+			t.Fatalf("went back without a process: %v", now)
+		}
+		if _, there := now[`pimoe_process_resident_bytes{process="e0",replica="1"}`]; there {
+			t.Error("a place without a process has memory")
+		}
+		last = now[cpu]
+	}
+	if now := series(t, r.Write); now[`pimoe_process_cpu_seconds_total{process="host",replica="0"}`] <= 0 {
+		t.Error("the host is not measured")
+	}
+}
+
+// TestUnits: sums, shares, entropy, balance and drift of layers whose rows are known.
+func TestUnits(t *testing.T) {
+	h := newFakeHost(2, 4)
+	m, r, c := start(t, h, nil)
+	check := func(name string, want, within float64) {
+		t.Helper()
+		if got, there := series(t, r.Write)[name]; !there || math.Abs(got-want) > within {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	if _, there := series(t, r.Write)[`pimoe_layer_drift_ratio{layer="0"}`]; there {
+		t.Error("a drift of nothing")
+	}
+	for range 30 * 60 { // an even half hour in layer 1, and one expert alone in layer 0
+		c.pass(time.Second)
+		for e := range 4 {
+			h.add(4+e, 1)
+		}
+		h.add(2, 4)
+		m.Measure()
+	}
+	check(`pimoe_unit_rows_total{layer="0",expert="2"}`, 7200, 0)
+	check(`pimoe_unit_rows_total{layer="1",expert="3"}`, 1800, 0)
+	check(`pimoe_unit_calls_total{layer="0",expert="2"}`, 1800, 0)
+	check(`pimoe_unit_busy_seconds_total{layer="0",expert="2"}`, 1.8, 1e-6)
+	check(`pimoe_unit_share_ratio{layer="0",expert="2"}`, 1, 1e-9)
+	check(`pimoe_unit_share_ratio{layer="1",expert="0"}`, 0.25, 1e-9)
+	check(`pimoe_layer_entropy_ratio{layer="0"}`, 0, 1e-9)
+	check(`pimoe_layer_entropy_ratio{layer="1"}`, 1, 1e-9)
+	check(`pimoe_layer_balance_ratio{layer="0"}`, 4, 1e-9)
+	check(`pimoe_layer_balance_ratio{layer="1"}`, 1, 1e-9)
+	check(`pimoe_layer_drift_ratio{layer="1"}`, 0, 1e-9)
+	for range 5 * 60 { // then the rows of layer 1 go to one expert
+		c.pass(time.Second)
+		h.add(4, 4)
+		m.Measure()
+	}
+	check(`pimoe_unit_share_ratio{layer="1",expert="0"}`, 1, 0.01)
+	// Of the last half hour 5 minutes are new: what was even has faded to (1 - e^-1) e^-1/6 against 1 - e^-1/6.
+	old, fresh := (1-math.Exp(-1))*math.Exp(-1./6), 1-math.Exp(-1./6)
+	check(`pimoe_layer_drift_ratio{layer="1"}`, 0.75*old/(old+fresh), 0.02)
+	check(`pimoe_layer_drift_ratio{layer="0"}`, 0, 1e-9)
+}
+
+// TestUnitsAreBounded: with more units than may have series, the busiest have them, the others are together, all rows are printed
+// once, and nothing goes back.
+func TestUnitsAreBounded(t *testing.T) {
+	const most = 5
+	h := newFakeHost(3, 8)
+	m, r, c := start(t, h, func(o *Options) { o.Units = most })
+	rng := rand.New(rand.NewPCG(3, 4))
+	had, all := map[string]float64{}, 0.0
+	changes, before := 0, ""
+	for round := range 400 {
+		hot := round / 100 * 7 % 24
+		for range 20 {
+			unit := rng.IntN(24)
+			if rng.IntN(3) > 0 {
+				unit = hot
+			}
+			h.add(unit, 1)
+			all++
+		}
+		c.pass(5 * time.Second)
+		m.Measure()
+		sum, apart, names := 0.0, 0, ""
+		for name, v := range series(t, r.Write) {
+			if !strings.HasPrefix(name, "pimoe_unit_rows_total") {
+				continue
+			}
+			if v < had[name] {
+				t.Fatalf("round %d: %s went from %v to %v", round, name, had[name], v)
+			}
+			had[name] = v
+			sum += v
+			if !strings.Contains(name, "other") {
+				apart++
+			}
+		}
+		for unit, named := range m.units.named {
+			if named {
+				names += fmt.Sprint(unit, " ")
+			}
+		}
+		if names != before {
+			changes++
+		}
+		before = names
+		if apart > most {
+			t.Fatalf("%d units have series", apart)
+		}
+		if round == 0 && sum != all {
+			t.Errorf("%v rows, %v printed", all, sum)
+		}
+	}
+	if changes < 2 {
+		t.Error("the busy units never got series of their own")
+	}
+	if last := 3 * 7 % 24; !m.units.named[last] {
+		t.Errorf("unit %d is the busiest and has no series: %s", last, before)
+	}
+}
+
+// TestShares: tenants share what was used by their tokens, nobody's share goes to others, and sums are kept.
+func TestShares(t *testing.T) {
+	s := newShares(2)
+	s.spent("a", 30)
+	s.spent("b", 10)
+	s.spent("", 60)
+	s.settle(10, 1000, false)
+	s.settle(99, 99, false) // an idle interval
+	s.spent("c", 5)
+	s.spent("a", 5)
+	s.settle(2, 100, true)
+	got := map[string][2]float64{}
+	s.each(func(tenant string, cpu, read float64) { got[tenant] = [2]float64{cpu, read} })
+	want := map[string][2]float64{"a": {4, 350}, "b": {1, 100}, Other: {1, 50}}
+	for tenant, w := range want {
+		if g := got[tenant]; math.Abs(g[0]-w[0]) > 1e-9 || math.Abs(g[1]-w[1]) > 1e-9 {
+			t.Errorf("%s: %v, want %v", tenant, g, w)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestTenantsUseTheMachine: the whole way from tokens to series, with CPU time that was really used.
+func TestTenantsUseTheMachine(t *testing.T) {
+	h := newFakeHost(1, 2)
+	m, _, _ := start(t, h, func(o *Options) { o.UnitBytes = func(_, e int) int64 { return int64(100 + e) } })
+	until := time.Now().Add(20 * time.Second)
+	for m.Tenants()["acme"].CPU < 20*time.Millisecond {
+		for range 1_000_000 {
+			_ = math.Sqrt(float64(len(os.Args)))
+		}
+		m.Spent("acme", 3)
+		m.Spent("globex", 1)
+		h.add(1, 2)
+		m.Measure()
+		if time.Now().After(until) {
+			t.Fatalf("no CPU time: %v", m.Tenants())
+		}
+	}
+	got := series(t, m.WriteTenants)
+	acme, globex := got[`pimoe_tenant_read_bytes_total{tenant="acme",model="m"}`], got[`pimoe_tenant_read_bytes_total{tenant="globex",model="m"}`]
+	if acme != 3*globex || acme+globex != float64(h.counts[1].Calls)*101 {
+		t.Errorf("%v and %v bytes of %d calls", acme, globex, h.counts[1].Calls)
+	}
+}
+
+// TestEnergy: counters that begin again, parts of packages, and files that can't be read.
+func TestEnergy(t *testing.T) {
+	root := t.TempDir()
+	put := func(dir, file, text string) {
+		t.Helper()
+		path := filepath.Join(root, "sys/class/powercap", dir, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for dir, name := range map[string]string{"intel-rapl:0": "package-0", "intel-rapl:0:0": "dram", "intel-rapl:1": "package-1"} {
+		put(dir, "name", name+"\n")
+		put(dir, "max_energy_range_uj", "10000000\n")
+	}
+	put("intel-rapl:0", "energy_uj", "9000000\n")
+	put("intel-rapl:0:0", "energy_uj", "100\n") // intel-rapl:1 has none that may be read
+	e := newEnergy(root)
+	look := func() map[string]float64 {
+		p := &printer{}
+		if err := e.measure(p); err != nil {
+			t.Fatal(err)
+		}
+		return series(t, func(w io.Writer) { w.Write(p.Bytes()) })
+	}
+	if got := look(); len(got) != 2 || got[`pimoe_energy_joules_total{domain="package-0"}`] != 0 {
+		t.Errorf("at the start: %v", got)
+	}
+	put("intel-rapl:0", "energy_uj", "2500000\n")
+	put("intel-rapl:0:0", "energy_uj", "1500100\n")
+	if got := look(); got[`pimoe_energy_joules_total{domain="package-0"}`] != 3.5 || got[`pimoe_energy_joules_total{domain="package-0/dram"}`] != 1.5 {
+		t.Errorf("after a wrap: %v", got)
+	}
+	put("intel-rapl:0", "energy_uj", "broken")
+	if err := e.measure(&printer{}); err == nil {
+		t.Error("a broken counter is no error")
+	}
+	if e := newEnergy(t.TempDir()); len(e.domains) > 0 {
+		t.Error("counters of a machine that has none")
+	}
+}
+
+// TestOff: with an interval of 0 there is nothing.
+func TestOff(t *testing.T) {
+	m, r, _ := start(t, newFakeHost(1, 1), func(o *Options) { o.Every = 0 })
+	m.Spent("a", 1)
+	if got := series(t, r.Write); len(got) != 1 { // that of dropped series
+		t.Errorf("%v", got)
+	}
+	if got := series(t, m.WriteTenants); len(got) > 0 {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestRuns: it goes on by itself, and ends when it is closed, twice too.
+func TestRuns(t *testing.T) {
+	m, r, _ := start(t, newFakeHost(1, 1), func(o *Options) { o.Every = time.Millisecond })
+	deadline := time.Now().Add(20 * time.Second)
+	for series(t, r.Write)["pimoe_metrics_collect_seconds"] == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was measured for 20 s")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	m.Close()
+	m.Close()
+	var none *Meter
+	none.Close()
+}
+
+// BenchmarkMeasure is what a measurement of many units and some processes costs; see make bench-metrics for what it takes from
+// requests.
+func BenchmarkMeasure(b *testing.B) {
+	h := newFakeHost(16, 64)
+	for i := range 9 {
+		h.running = append(h.running, host.Running{Name: "e", Replica: i, PID: os.Getpid()})
+	}
+	m := Start(Options{
+		Every: time.Hour, Host: h, Registry: metrics.New(), Volumes: map[string]string{"root": "/"}, Tenants: 16, Units: 1024,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	defer m.Close()
+	for b.Loop() {
+		for u := range h.counts {
+			h.add(u, 1)
+		}
+		m.Measure()
+	}
+}
