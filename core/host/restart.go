@@ -107,6 +107,14 @@ func (h *Host) Hurt(name string, replica int, fault string) (pid int, err error)
 	if inc == nil {
 		return 0, fmt.Errorf("hurt %s: replica %d has no process now: %w", name, replica, sdk.ErrUnavailable)
 	}
+	if away, ok := inc.proc.(interface{ Cut() }); ok {
+		if fault != FaultKill {
+			return 0, fmt.Errorf("hurt %s: fault %q: the replica runs on another machine, only its connection can be cut (%s): %w", name, fault, FaultKill, sdk.ErrUnsupported)
+		}
+		away.Cut()
+		g.log.Warn("connection cut on purpose", "replica", replica)
+		return 0, nil
+	}
 	p, err := os.FindProcess(inc.proc.PID())
 	if err != nil {
 		return 0, fmt.Errorf("hurt %s: %w", name, err)

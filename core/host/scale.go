@@ -58,6 +58,9 @@ func (b Budget) check(o Options) (footprint, error) {
 	}
 	files, processes := map[string]bool{}, 0
 	for _, g := range o.Groups {
+		if g.Remote != nil {
+			continue // other machines' memory
+		}
 		processes += max(g.Replicas, 1) + g.Standby
 		from := source(o.Model, g.Packed)
 		for _, u := range g.Units {
@@ -104,6 +107,9 @@ func newScale(o Options, seats []*seat, known footprint) *scale {
 	var replicas []int
 	for n, spec := range o.Groups {
 		least := max(spec.Replicas, 1)
+		if spec.Remote != nil { // it has as many as there are endpoints
+			spec.Replicas, spec.MaxReplicas, least = 1, 1, 1
+		}
 		bounds = append(bounds, scaling.Bounds{Group: seats[n].name, Min: least, Max: spec.most()})
 		replicas = append(replicas, least)
 		if spec.most() > least && o.Scaling.Window > 0 {
@@ -142,6 +148,9 @@ func (s *scale) room() scaling.Room {
 		room.Memory = s.budget.Memory - s.known.weights
 	}
 	for n, seat := range s.seats {
+		if seat.own().pool != nil {
+			continue // it takes nothing of this machine
+		}
 		all := seat.own().serving()
 		room.Processes -= len(all)
 		if s.budget.Memory == 0 {

@@ -76,6 +76,7 @@ type incarnation struct {
 	router   *client.Router // of a router process
 	info     sdk.Info
 	digest   string       // of what it executes
+	zone     string       // where it runs, if it is on another machine and says so
 	observes bool         // a router that observes
 	since    time.Time    // it is ready; set before others see it
 	served   atomic.Bool  // has answered a real call
@@ -171,6 +172,9 @@ func (s *supervisor) run(ctx context.Context) {
 		case ctx.Err() == nil:
 			s.noteFailure(err)
 			if failure := (*client.StartError)(nil); errors.As(err, &failure) && failure.Death != nil && deathOf(*failure.Death).struck() {
+				end = struck
+			}
+			if errors.Is(err, errUnreachable) { // says nothing about the next try
 				end = struck
 			}
 		}
