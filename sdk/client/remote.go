@@ -132,14 +132,49 @@ func dial(ctx context.Context, host string, o RemoteOptions) (net.Conn, error) {
 		c.Close()
 		return nil, handshakeError(err)
 	}
-	return secure, nil
+	ahead, err := greeting(ctx, secure)
+	if err != nil {
+		c.Close()
+		return nil, handshakeError(err)
+	}
+	return &greeted{Conn: secure, ahead: ahead}, nil
+}
+
+// greeting reads the first bytes that the server sends by itself. In TLS 1.3 a client is done before the server has judged its
+// certificate; whoever writes first may find the connection broken and never learn why.
+func greeting(ctx context.Context, c net.Conn) ([]byte, error) {
+	if d, ok := ctx.Deadline(); ok {
+		c.SetReadDeadline(d)
+	}
+	b := make([]byte, 512)
+	n, err := c.Read(b)
+	if err != nil {
+		return nil, err
+	}
+	return b[:n], c.SetReadDeadline(time.Time{})
+}
+
+// greeted is a connection of which some bytes were read ahead.
+type greeted struct {
+	*tls.Conn
+	ahead []byte
+}
+
+// Read implements net.Conn.
+func (g *greeted) Read(b []byte) (int, error) {
+	if len(g.ahead) > 0 {
+		n := copy(b, g.ahead)
+		g.ahead = g.ahead[n:]
+		return n, nil
+	}
+	return g.Conn.Read(b)
 }
 
 // handshakeError tells a refusal, which only a person can mend, from a connection that broke.
 func handshakeError(err error) error {
-	var alert tls.AlertError
 	var foreign *tls.CertificateVerificationError
-	if errors.As(err, &alert) || errors.As(err, &foreign) {
+	var told *net.OpError
+	if errors.As(err, &foreign) || errors.As(err, &told) && told.Op == "remote error" { // an alert
 		return fmt.Errorf("%w: %w: %w", ErrUntrusted, sdk.ErrUnsupported, err)
 	}
 	return fmt.Errorf("tls: %w: %w", sdk.ErrUnavailable, err)
@@ -167,9 +202,6 @@ func (r *Remote) begin(ctx context.Context) (err error) {
 	r.link.kind, r.link.remote = sdk.KindExpert, r
 	reply, err := pb.NewRemoteClient(r.conn).Describe(ctx, &pb.DescribeRequest{Protocol: wire.RemoteProtocol})
 	if err != nil {
-		if cause := r.wire.cause(); cause != nil { // the other end tells of a certificate that it refuses only now
-			return handshakeError(cause)
-		}
 		return wire.FromContext(wire.FromStatus(err))
 	}
 	if r.describe, err = wire.DescriptionBack(reply); err != nil {
@@ -343,7 +375,7 @@ func (c *watchedConn) Write(b []byte) (int, error) {
 func (c *watchedConn) Close() error {
 	err := net.ErrClosed
 	c.first.CompareAndSwap(nil, &err)
-	if secure, ok := c.Conn.(*tls.Conn); ok {
+	if secure, ok := c.Conn.(*greeted); ok {
 		return secure.NetConn().Close()
 	}
 	return c.Conn.Close()
