@@ -63,11 +63,13 @@ func (l *launcher) connect(ctx context.Context, spec GroupSpec, at discovery.End
 		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	}
 	d, e := conn.Description(), conn.Expert()
-	inc := &incarnation{proc: conn, expert: e, info: d.Info, digest: d.Program, zone: d.Zone, condemn: make(chan struct{})}
+	inc := &incarnation{proc: conn, expert: e, info: d.Info, digest: d.Program, zone: escape(d.Zone), condemn: make(chan struct{})}
 	if err := l.agree(spec, d); err != nil {
 		return nil, l.abandon(inc, fmt.Errorf("%w: %s: %w", errDisagrees, at.Address, err))
 	}
-	if err := answers.admit(ctx, d.Info, e); err != nil {
+	if err := answers.admit(ctx, d.Info, e); errors.Is(err, sdk.ErrUnavailable) {
+		return nil, l.abandon(inc, fmt.Errorf("%w: %s: %w", errUnreachable, at.Address, err))
+	} else if err != nil {
 		return nil, l.abandon(inc, fmt.Errorf("%w: %s: %w", errWrongAnswer, at.Address, err))
 	}
 	inc.probe = func(ctx context.Context) error { return answers.probe(ctx, e) }
@@ -121,6 +123,14 @@ func agreeOnUnits(m *weights.Model, units []expert.Unit, d expert.Description) (
 		bad = append(bad, fmt.Errorf("units: it lacks %d of the group's %d, layer %d expert %d for one: %w", missing, len(units), first.Layer, first.Expert, sdk.ErrUnsupported))
 	}
 	return bad
+}
+
+// away is nil for a group of this host, whose number of replicas is the host's to change.
+func (g *group) away(what string) error {
+	if g.pool == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %s: it has a replica for each endpoint of %s: start and end processes there: %w", what, g.spec.Name, g.pool.remote.Source, sdk.ErrUnsupported)
 }
 
 // awaitStarted waits until a new group may serve.

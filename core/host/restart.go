@@ -58,6 +58,9 @@ func (h *Host) Drain(name string, replica int) (*GroupStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := g.away("drain"); err != nil {
+		return nil, err
+	}
 	if g.size() == 1 {
 		return nil, fmt.Errorf("drain %s: it is the group's last replica: restart it instead: %w", name, sdk.ErrInvalid)
 	}

@@ -122,6 +122,9 @@ func newScale(o Options, seats []*seat, known footprint) *scale {
 		o.Metrics.Gauge("pimoe_expert_replicas_wanted", func() float64 {
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			if g := seat.own(); g.pool != nil {
+				return float64(g.size())
+			}
 			return float64(s.scaler.Wanted(n))
 		}, "group", seat.name)
 	}
@@ -205,6 +208,9 @@ func (h *Host) Scale(name string, replicas int) (*GroupStatus, error) {
 		if seat.name != name {
 			continue
 		}
+		if err := seat.own().away("scale"); err != nil {
+			return nil, err
+		}
 		if err := h.obey(n, replicas); err != nil {
 			return nil, fmt.Errorf("scale %s: %w", name, err)
 		}
@@ -254,6 +260,9 @@ func (h *Host) carryOut(n int, d scaling.Decision) error {
 
 // resize gives a group so many replicas, one after the other.
 func (f *fleet) resize(ctx context.Context, g *group, replicas int) error {
+	if err := g.away("scale"); err != nil {
+		return err
+	}
 	for g.size() < replicas {
 		if err := f.grow(ctx, g); err != nil {
 			return err
@@ -398,6 +407,9 @@ func (h *Host) Scaling() []GroupStatus {
 		m := s.samples[n]
 		st := GroupStatus{Group: seat.name, Queue: m.Queue, State: s.scaler.State(now, n)}
 		st.Ready, _ = seat.own().present()
+		if g := seat.own(); g.pool != nil {
+			st.Wanted, st.Min, st.Max = g.size(), 1, maxEndpoints
+		}
 		if s.every == 0 {
 			st.Busy = m.Load / float64(max(st.Ready, 1))
 		}

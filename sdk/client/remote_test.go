@@ -160,7 +160,7 @@ func TestRemote(t *testing.T) {
 		t.Error(err)
 	}
 	<-other.Exited()
-	_ = other.Stop(t.Context())
+	_, _ = other.Stop(t.Context()), one.Stop(t.Context())
 }
 
 // TestRemoteDrain: a server that ends lets the running calls finish, on a connection that the host gives up, too.

@@ -55,6 +55,7 @@ func (ns *namespace) cable(t *testing.T, state string) {
 // TestRemoteNamespaces: two hosts use experts in two network namespaces, 1 ms away, one behind losses; the bits are those of
 // experts here. The cable of one is pulled out under load: no answer fails and none is wrong.
 func TestRemoteNamespaces(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("needs network namespaces: not root")
 	}

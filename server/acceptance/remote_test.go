@@ -134,6 +134,7 @@ func pair(t testing.TB, a *coretest.Authority) (host config.RemoteTLS, flags []s
 // TestRemoteBits: experts on other machines give the bits of those here, in every numeric class, with the groups spread over
 // several endpoints.
 func TestRemoteBits(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, backend, precision, dir string }{
 		{"bf16w-f32", "cpu", "auto", ""},
 		{"int8g32", "int8", "auto", ""},
@@ -263,6 +264,7 @@ func ready(i *instance.Instance) (n int) {
 // TestRemoteFaults: two endpoints behind a network with a delay of 1 ms. A partition of one, its end, kill -9 of one, a slow
 // one: no answer fails and none is wrong.
 func TestRemoteFaults(t *testing.T) {
+	t.Parallel()
 	home, _ := stored(t, "")
 	tls, flags, _ := pair(t, coretest.NewAuthority(t))
 	a, b := serving(t, nil, "cpu", home, flags...), serving(t, nil, "cpu", home, flags...)
@@ -293,6 +295,7 @@ func TestRemoteFaults(t *testing.T) {
 
 // TestRemoteRotation: certificates of both ends are renewed, and connections made anew, without a call that fails.
 func TestRemoteRotation(t *testing.T) {
+	t.Parallel()
 	home, _ := stored(t, "")
 	tls, flags, renew := pair(t, coretest.NewAuthority(t))
 	e := serving(t, nil, "cpu", home, append(flags, "--connection-age", "500ms")...)
@@ -313,6 +316,7 @@ func TestRemoteRotation(t *testing.T) {
 
 // TestRemoteRefusals: whoever can't prove who it is, or computes something else, is refused with the reason.
 func TestRemoteRefusals(t *testing.T) {
+	t.Parallel()
 	home, _ := stored(t, "")
 	other, otherName := stored(t, coretest.Golden(t, "models", "qwen3_moe"))
 	tls, flags, _ := pair(t, coretest.NewAuthority(t))
@@ -355,6 +359,7 @@ func TestRemoteRefusals(t *testing.T) {
 // TestRemoteNames: endpoints come and go with the answers of a name server, as those of a headless Service do. One that joins
 // is tested first, one that leaves finishes its calls, and an answer that does not come ends nothing.
 func TestRemoteNames(t *testing.T) {
+	t.Parallel()
 	home, _ := stored(t, "")
 	tls, flags, _ := pair(t, coretest.NewAuthority(t))
 	dns := names.New(t)
@@ -405,6 +410,7 @@ func TestRemoteNames(t *testing.T) {
 
 // TestRemoteReload: a running host takes over another list of endpoints, and brings a group back to this machine.
 func TestRemoteReload(t *testing.T) {
+	t.Parallel()
 	home, _ := stored(t, "")
 	a, b := serving(t, nil, "cpu", home), serving(t, nil, "cpu", home)
 	i := open(t, func(c *config.Config) { c.Home = home }, away(config.RemoteTLS{}, a.addr))
@@ -425,6 +431,15 @@ func TestRemoteReload(t *testing.T) {
 				t.Errorf("with %v: %+v", remote, s)
 			}
 		}
+	}
+	if err := i.Restart(t.Context(), "all", 1); err != nil {
+		t.Error(err)
+	}
+	if _, err := i.Drain("all", 1); !errors.Is(err, sdk.ErrUnsupported) {
+		t.Errorf("drained by the host: %v", err)
+	}
+	if _, err := i.Host.Scale("all", 1); !errors.Is(err, sdk.ErrUnsupported) {
+		t.Errorf("scaled by the host: %v", err)
 	}
 	if _, err := i.Hurt("all", 0, "stop"); !errors.Is(err, sdk.ErrUnsupported) {
 		t.Errorf("a process of another machine was stopped: %v", err)

@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/weights"
-	"github.com/pimoe/pimoe/core/weights/embedded"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/serve"
@@ -31,6 +30,9 @@ import (
 
 // Wanted reports whether a program was called to serve other machines.
 func Wanted(args []string) bool { return len(args) > 1 && args[1] == "serve" }
+
+// defaultModel is the one that a host puts into its store by itself.
+const defaultModel = "pimoe-tiny"
 
 // options are the command's flags.
 type options struct {
@@ -78,7 +80,7 @@ func (o *options) define(f *flag.FlagSet) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:7070", "`ADDRESS` to listen on; beyond loopback the three -tls flags are needed")
 	f.StringVar(&o.health, "health", "", "`ADDRESS` of gRPC's health service alone, without TLS, for probes; empty for none")
 	f.StringVar(&o.store, "store", defaultStore(), "`FOLDER` of the store with the model, as PIMOE_HOME is for a host")
-	f.StringVar(&o.model, "model", embedded.Name, "`NAME` of the model in the store")
+	f.StringVar(&o.model, "model", defaultModel, "`NAME` of the model in the store")
 	f.StringVar(&o.units, "units", "all", "`UNITS` to serve: all, or LAYERS:EXPERTS with several behind semicolons, such as 'all:0-3' or '0-5:0,1;6-11:2'")
 	f.StringVar(&o.precision, "precision", "auto", "numeric `CLASS`; auto is the backend's own for the dtype of the weights")
 	f.StringVar(&o.zone, "zone", os.Getenv("PIMOE_ZONE"), "`ZONE` that this machine is in; hosts prefer their own. Default: PIMOE_ZONE")
