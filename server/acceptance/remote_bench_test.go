@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/core/coretest/wan"
 	"github.com/pimoe/pimoe/server/instance"
 )
@@ -14,6 +15,7 @@ import (
 // shared memory and gRPC, and in a program on loopback, near and 1 ms away.
 func BenchmarkRemote(b *testing.B) {
 	home, _ := stored(b, "")
+	tls, flags, _ := pair(b, coretest.NewAuthority(b))
 	one := func(c *config.Config) { c.Home, c.Experts.Group = home, map[string]any{"all": entry("all")} }
 	for _, v := range []struct {
 		name   string
@@ -26,10 +28,13 @@ func BenchmarkRemote(b *testing.B) {
 		{"remote on loopback", func(b *testing.B) func(*config.Config) {
 			return away(config.RemoteTLS{}, serving(b, nil, "cpu", home).addr)
 		}},
-		{"remote 1 ms away", func(b *testing.B) func(*config.Config) {
-			way := wan.New(b, serving(b, nil, "cpu", home).addr)
+		{"remote on loopback, TLS", func(b *testing.B) func(*config.Config) {
+			return away(tls, serving(b, nil, "cpu", home, flags...).addr)
+		}},
+		{"remote 1 ms away, TLS", func(b *testing.B) func(*config.Config) {
+			way := wan.New(b, serving(b, nil, "cpu", home, flags...).addr)
 			way.Delay(time.Millisecond)
-			return away(config.RemoteTLS{}, way.Addr())
+			return away(tls, way.Addr())
 		}},
 	} {
 		b.Run(v.name, func(b *testing.B) {
