@@ -233,7 +233,7 @@ func (r *Remote) watch() {
 // end tells everybody, once, that there is no expert here any more.
 func (r *Remote) end(cause string) {
 	r.once.Do(func() {
-		r.death = Death{Lost: cause, Asked: r.asked.Load(), At: time.Now(), LastLines: []string{r.address + ": " + cause}}
+		r.death = Death{Lost: cause, ExitCode: -1, Asked: r.asked.Load(), At: time.Now(), LastLines: []string{r.address + ": " + cause}}
 		close(r.exited)
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -224,10 +223,6 @@ type counted struct {
 
 // Close implements net.Conn.
 func (c *counted) Close() error {
-	err := c.Conn.Close()
 	c.once.Do(func() { <-c.room })
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
+	return c.Conn.Close()
 }
