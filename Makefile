@@ -96,6 +96,10 @@ bench-routers: build ## every routing strategy on the embedded model: quality, b
 bench-degraded: build ## what lost experts cost in perplexity, by number and kind, on the embedded model
 	@./$(BIN)/pimoe experts profile --curve
 
+.PHONY: bench-remote
+bench-remote: ## tokens a second with experts here, in a program on loopback, and 1 ms away
+	$(GO) test -run '^$$' -bench '^BenchmarkRemote$$' -benchtime 3x ./server/acceptance | grep -E 'Benchmark|ok'
+
 .PHONY: bench-hops
 bench-hops: ## what a call into another process costs: one row there and back, and a layer of two experts behind the router
 	$(GO) test -run '^$$' -bench 'RoundTrip|Layer' -benchtime 2s ./core/host

@@ -144,6 +144,7 @@ type Experts struct {
 	RecheckBy    string     `koanf:"recheck_by"`     // "replicas" (default): by another replica; "host": where there is none, by the host's own kernels
 	RecheckOneIn int        `koanf:"recheck_one_in"` // one call of so many is repeated elsewhere and compared; default 1000, 0 = none
 	Overrides    []Override `koanf:"overrides"`      // later ones win
+	Remote       []Remote   `koanf:"remote"`         // groups that run on other machines; empty (default) = all run here
 	Transport    string     `koanf:"transport"`      // tensors by "auto" (default: shared memory where the platform has it), "shm" or "grpc"
 	Isolation    string     `koanf:"isolation"`      // "process" (default) or "inproc"
 }

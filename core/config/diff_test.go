@@ -73,6 +73,8 @@ func alter(t *testing.T, key string, v reflect.Value) {
 		*x = "layer"
 	case *[]string:
 		*x = append(slices.Clone(*x), "x")
+	case *[]Remote:
+		*x = append(slices.Clone(*x), Remote{Group: "x"})
 	case *map[string]string:
 		*x = map[string]string{"seed": "7"}
 	case *[]Override:

@@ -22,6 +22,8 @@ type GroupPlan struct {
 	// MaxReplicas is how many it may have while load calls for them; 0 = Replicas.
 	MaxReplicas int
 	Standby     int // further ones
+	// Remote is where the group runs; nil = here. Replicas, MaxReplicas and Standby say nothing then.
+	Remote *Remote
 
 	Policy      string      // what is done while it can't answer
 	Fallback    *GroupPlan  // under policy fallback: the group beside it that then serves the same units
@@ -77,9 +79,18 @@ func (e Experts) groups(sparseLayers []int, experts int, r remedy) (plans []Grou
 			return nil, nil, Problems{{Key: "experts.max_processes", Value: strconv.Itoa(e.MaxProcesses),
 				Want: fmt.Sprintf("at least %d: experts.group and experts.overrides make that many processes", n)}}
 		}
+		if bad := e.elsewhere(plans); bad != nil {
+			return nil, nil, Problems(bad)
+		}
 		return plans, nil, nil
 	}
-	return e.regular(layers, experts, traitsOf)
+	if plans, notes, err = e.regular(layers, experts, traitsOf); err != nil {
+		return nil, nil, err
+	}
+	if bad := e.elsewhere(plans); bad != nil {
+		return nil, nil, Problems(bad)
+	}
+	return plans, notes, nil
 }
 
 // base is a named set of units before overrides split it.

@@ -89,6 +89,7 @@ func (c Config) problems() []Problem {
 	v.cache(c)
 	v.mask(c.Log.Mask)
 	v.placement(c.Experts)
+	v.remote(c.Experts)
 	if c.Limits.MemoryMB > 0 && c.Experts.Isolation == "inproc" {
 		v.bad("limits.memory_mb", strconv.Itoa(c.Limits.MemoryMB), "0 with experts.isolation inproc: there are no expert processes")
 	}

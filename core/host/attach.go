@@ -129,7 +129,7 @@ func (h *Host) welcome(s *seat, conn *net.UnixConn, patience time.Duration) (*le
 		return nil, Difference{}, nil, err
 	}
 	fresh, err := h.prepare(h.fleet.life, s, back, func(g *GroupSpec) error {
-		g.Guest, g.Backend, g.Path, g.Packed, g.Replicas, g.Standby = &visit{conn: conn}, "attached", "attached", nil, 1, 0
+		g.Guest, g.Backend, g.Path, g.Packed, g.Replicas, g.Standby, g.Remote = &visit{conn: conn}, "attached", "attached", nil, 1, 0, nil
 		return nil
 	})
 	if err != nil {

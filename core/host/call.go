@@ -236,7 +236,8 @@ func (p *groupCall) judge(err error) error {
 		return err
 	}
 	if errors.Is(err, sdk.ErrUnavailable) {
-		if dead := (*client.DeadError)(nil); !errors.As(err, &dead) {
+		dead, lost := (*client.DeadError)(nil), (*client.LostError)(nil)
+		if !errors.As(err, &dead) && !errors.As(err, &lost) {
 			p.try.inc.condemned("does not take calls")
 		}
 		return err

@@ -22,6 +22,7 @@ type Death struct {
 	OOM      bool      `json:"oom"`              // the kernel's out-of-memory killer, as far as it can be told
 	Log      []string  `json:"log"`              // last lines of standard error, escaped
 	limit    bool      // of memory, by its cgroup
+	lost     bool      // it was on another machine: only the connection is known to have ended
 	asked    bool      // the host did it
 }
 
@@ -30,16 +31,18 @@ func deathOf(d client.Death) *Death {
 	for i, l := range d.LastLines {
 		lines[i] = escape(l)
 	}
-	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: lines, limit: d.OOMLimit, asked: d.Asked}
+	return &Death{At: d.At, Signal: d.Signal, ExitCode: d.ExitCode, OOM: d.OOM, Log: lines, limit: d.OOMLimit, lost: d.Lost != "", asked: d.Asked}
 }
 
-// struck reports whether somebody else ended the process: a SIGKILL that neither the host nor the want of memory has sent.
-// Confined plugins can't send signals.
-func (d *Death) struck() bool { return d.Signal == "SIGKILL" && !d.OOM && !d.asked }
+// struck reports whether somebody else ended the process: a SIGKILL that neither the host nor the want of memory has sent, or
+// the network between it and the host. Confined plugins can't send signals.
+func (d *Death) struck() bool { return d.lost || d.Signal == "SIGKILL" && !d.OOM && !d.asked }
 
 // describe completes the sentence "its process ...".
 func (d *Death) describe() string {
 	switch {
+	case d.lost:
+		return "can't be reached any more"
 	case d.OOM && d.limit:
 		return "was killed for lack of memory, at the limit of its cgroup"
 	case d.OOM:

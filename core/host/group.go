@@ -50,6 +50,7 @@ type group struct {
 	// maxInvalid is how many invalid answers to one call are repeated on another process; more would hide a plugin that always
 	// lies.
 	maxInvalid int
+	pool       *pool // the endpoints of a group on other machines; nil for one of this host
 
 	executed client.Program     // by all its processes
 	cease    context.CancelFunc // ends its processes
@@ -79,6 +80,9 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		return nil, err
 	}
 	spec.Replicas = max(spec.Replicas, 1)
+	if spec.Remote != nil {
+		spec.Replicas, spec.MaxReplicas, spec.Standby = 1, maxEndpoints, 0
+	}
 	all := spec.most() + spec.Standby
 	m, label := l.options.Metrics, []string{"group", spec.Name}
 	g := &group{
@@ -97,18 +101,24 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		g.log.Error("invariant violated", "what", what)
 	}
 	g.recheck, g.seen, g.heat = l.recheck, l.seen, l.heat
+	if spec.Remote != nil {
+		g.pool = newPool(*spec.Remote, all, l.options.StartTimeout, g.log)
+	}
 	for r := range all {
 		name, cores := fmt.Sprintf("%s/%d", spec.Name, r), g.cores
 		if r >= spec.Replicas && r < spec.most() { // what load has called for shall have cores that the others do not keep busy
 			cores = l.lanes.of(n + r)
 		}
 		launch := func(ctx context.Context) (*incarnation, error) {
+			if g.pool != nil {
+				return l.connect(ctx, spec, g.pool.at(r), answers)
+			}
 			return l.expert(ctx, name, spec, cores, answers, &g.executed)
 		}
 		s := newSupervisor(name, l.options, g.changed, l.fleet, launch)
 		s.lenient = spec.Guest != nil
 		g.adopt(r, s)
-		g.replicas[r].parked.Store(r >= spec.Replicas && r < spec.most())
+		g.replicas[r].parked.Store(r >= spec.Replicas && r < spec.most() || g.pool != nil) // until it has an endpoint
 		labels := []string{"group", spec.Name, "replica", fmt.Sprint(r)}
 		g.stats = append(g.stats, newReplicaStats(m, labels))
 	}
@@ -134,6 +144,9 @@ func (g *group) now(r int, inc *incarnation) {
 	g.demand.takes(r, inc)
 	if inc != nil {
 		g.digest = inc.digest
+	}
+	if inc != nil && g.pool != nil {
+		g.set.StandBy(r, g.pool.far(inc.zone))
 	}
 	switch {
 	case inc == nil:
@@ -310,7 +323,11 @@ func (g *group) mask(inc *incarnation) uint64 {
 // hopeless is the reason why no replica will be there soon, or nil while one may.
 func (g *group) hopeless() error {
 	var last error
-	for _, s := range g.serving() {
+	all := g.serving()
+	if g.pool != nil && len(all) == 0 { // its source may name somebody soon
+		return nil
+	}
+	for _, s := range all {
 		inc, err, hopeless := s.ready()
 		if inc != nil || !hopeless {
 			return nil
@@ -327,6 +344,9 @@ func (g *group) timedOut(ctx context.Context) error {
 			if inc, err, _ := s.ready(); inc == nil {
 				return g.unavailable(errors.Join(err, s.lastDeath()))
 			}
+		}
+		if g.pool != nil && len(g.serving()) == 0 {
+			return g.unavailable(g.pool.trouble())
 		}
 	}
 	return fmt.Errorf("expert group %s: %w", g.spec.Name, ctx.Err())
@@ -345,6 +365,9 @@ func (g *group) available() error {
 		if _, err, _ := s.ready(); err != nil {
 			return g.unavailable(errors.Join(err, s.lastDeath()))
 		}
+	}
+	if g.pool != nil {
+		return g.unavailable(g.pool.trouble())
 	}
 	return g.unavailable(errors.New("starting"))
 }
@@ -386,7 +409,9 @@ type Status struct {
 	Units        int    `json:"units"`
 	Backend      string `json:"backend"`
 	NumericClass string `json:"numeric_class"`
-	Digest       string `json:"digest"` // "sha256:..." of what the process executes
+	Digest       string `json:"digest"`             // "sha256:..." of what the process executes
+	Endpoint     string `json:"endpoint,omitempty"` // HOST:PORT of one on another machine
+	Zone         string `json:"zone,omitempty"`     // where that is, as it says
 	Calls        uint64 `json:"calls"`
 	Rows         uint64 `json:"rows"`
 	Errors       uint64 `json:"errors"`
@@ -408,6 +433,9 @@ func (g *group) status() []Status {
 		st := g.stats[r].status(g.spec)
 		st.Replica = r
 		s.describe(&st)
+		if g.pool != nil {
+			st.Endpoint = g.pool.at(r).Address
+		}
 		if s.parked.Load() && st.PID == 0 && s.barred.Load() == nil {
 			continue
 		}
@@ -426,7 +454,7 @@ func (s *supervisor) describe(st *Status) {
 	st.State, st.Restarts, st.LastDeath = string(s.state), s.restarts, s.death
 	s.mu.Unlock()
 	if inc != nil {
-		st.PID, st.NumericClass, st.Digest = inc.proc.PID(), inc.info.NumericClass, inc.digest
+		st.PID, st.NumericClass, st.Digest, st.Zone = inc.proc.PID(), inc.info.NumericClass, inc.digest, inc.zone
 		st.PrivateBytes = privateBytes(st.PID)
 		st.Lanes, st.BoundLanes = inc.proc.Lanes()
 		st.Confinement = inc.proc.Confined()
@@ -468,6 +496,14 @@ func publicCause(err error) string {
 		why = "it fails its known-answer test"
 	case errors.Is(err, errLoad):
 		why = "it can't load its weights"
+	case errors.Is(err, errUntrusted):
+		why = "a certificate is not accepted"
+	case errors.Is(err, errDisagrees):
+		why = "what runs on the other machine is not what this host expects"
+	case errors.Is(err, errNoEndpoint):
+		return "no endpoint of it is known"
+	case errors.Is(err, errUnreachable):
+		why = "no endpoint can be reached"
 	case errors.Is(err, errHandshake):
 		why = "the plugin does not complete its handshake"
 	}

@@ -96,6 +96,8 @@ type GroupSpec struct {
 	MaxReplicas int
 	Standby     int  // more of them, which get calls only while no other is ready
 	Pins        Pins // judges the executable; nil = Options.Pins
+	// Remote has the group computed by processes on other machines, one replica for each; nil = by processes of this host.
+	Remote *Remote
 }
 
 // most is how many replicas the group may have, without those that stand by.
@@ -197,7 +199,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		h.groups = append(h.groups, newSeat(n, spec.Name, g))
 		h.groups[n].measure(o.Metrics, g)
 		fleet.enlist(g)
-		fleet.all = append(fleet.all, g.serving()...)
+		fleet.await(g)
 	}
 	r := newSupervisedRouter(o.Router, launch)
 	h.routers = newRouterSeat(r)
@@ -220,6 +222,7 @@ type fleet struct {
 	life     context.Context // of all supervisors
 	stop     context.CancelFunc
 	all      []*supervisor
+	distant  []*group       // none of their replicas is waited for, but one of each
 	count    atomic.Int64   // of all
 	wg       sync.WaitGroup // a supervisor each, the sweep and the news of children
 	children *notifier      // a child of this process has stopped, goes on or has ended
@@ -233,7 +236,26 @@ type fleet struct {
 func (f *fleet) size() int { return int(f.count.Load()) }
 
 // awaitReady waits for the first good start of every process; the first start that fails decides.
-func (f *fleet) awaitReady(ctx context.Context) error { return awaitAll(ctx, f.all) }
+func (f *fleet) awaitReady(ctx context.Context) error {
+	if err := awaitAll(ctx, f.all); err != nil {
+		return err
+	}
+	for _, g := range f.distant { // all of them have begun
+		if err := g.awaitAny(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await notes whom awaitReady waits for.
+func (f *fleet) await(g *group) {
+	if g.pool != nil {
+		f.distant = append(f.distant, g)
+		return
+	}
+	f.all = append(f.all, g.serving()...)
+}
 
 func awaitAll(ctx context.Context, all []*supervisor) error {
 	wait, ctx := errgroup.WithContext(ctx)

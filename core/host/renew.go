@@ -309,6 +309,9 @@ func (g *group) fault() string {
 	if errors >= trialErrors {
 		return fmt.Sprintf("%d calls failed", errors)
 	}
+	if g.pool != nil && g.usable() { // one endpoint of several may come and go
+		return ""
+	}
 	for _, s := range g.serving() {
 		if inc, err, _ := s.ready(); inc == nil {
 			return fmt.Sprintf("a process is gone: %v", err)

@@ -58,6 +58,9 @@ func (h *Host) Drain(name string, replica int) (*GroupStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := g.away("drain"); err != nil {
+		return nil, err
+	}
 	if g.size() == 1 {
 		return nil, fmt.Errorf("drain %s: it is the group's last replica: restart it instead: %w", name, sdk.ErrInvalid)
 	}
@@ -106,6 +109,14 @@ func (h *Host) Hurt(name string, replica int, fault string) (pid int, err error)
 	inc, _, _ := g.replicas[replica].ready()
 	if inc == nil {
 		return 0, fmt.Errorf("hurt %s: replica %d has no process now: %w", name, replica, sdk.ErrUnavailable)
+	}
+	if away, ok := inc.proc.(interface{ Cut() }); ok {
+		if fault != FaultKill {
+			return 0, fmt.Errorf("hurt %s: fault %q: the replica runs on another machine, only its connection can be cut (%s): %w", name, fault, FaultKill, sdk.ErrUnsupported)
+		}
+		away.Cut()
+		g.log.Warn("connection cut on purpose", "replica", replica)
+		return 0, nil
 	}
 	p, err := os.FindProcess(inc.proc.PID())
 	if err != nil {

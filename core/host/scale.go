@@ -58,6 +58,9 @@ func (b Budget) check(o Options) (footprint, error) {
 	}
 	files, processes := map[string]bool{}, 0
 	for _, g := range o.Groups {
+		if g.Remote != nil {
+			continue // other machines' memory
+		}
 		processes += max(g.Replicas, 1) + g.Standby
 		from := source(o.Model, g.Packed)
 		for _, u := range g.Units {
@@ -104,6 +107,9 @@ func newScale(o Options, seats []*seat, known footprint) *scale {
 	var replicas []int
 	for n, spec := range o.Groups {
 		least := max(spec.Replicas, 1)
+		if spec.Remote != nil { // it has as many as there are endpoints
+			spec.Replicas, spec.MaxReplicas, least = 1, 1, 1
+		}
 		bounds = append(bounds, scaling.Bounds{Group: seats[n].name, Min: least, Max: spec.most()})
 		replicas = append(replicas, least)
 		if spec.most() > least && o.Scaling.Window > 0 {
@@ -116,6 +122,9 @@ func newScale(o Options, seats []*seat, known footprint) *scale {
 		o.Metrics.Gauge("pimoe_expert_replicas_wanted", func() float64 {
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			if g := seat.own(); g.pool != nil {
+				return float64(g.size())
+			}
 			return float64(s.scaler.Wanted(n))
 		}, "group", seat.name)
 	}
@@ -142,6 +151,9 @@ func (s *scale) room() scaling.Room {
 		room.Memory = s.budget.Memory - s.known.weights
 	}
 	for n, seat := range s.seats {
+		if seat.own().pool != nil {
+			continue // it takes nothing of this machine
+		}
 		all := seat.own().serving()
 		room.Processes -= len(all)
 		if s.budget.Memory == 0 {
@@ -196,6 +208,9 @@ func (h *Host) Scale(name string, replicas int) (*GroupStatus, error) {
 		if seat.name != name {
 			continue
 		}
+		if err := seat.own().away("scale"); err != nil {
+			return nil, err
+		}
 		if err := h.obey(n, replicas); err != nil {
 			return nil, fmt.Errorf("scale %s: %w", name, err)
 		}
@@ -245,6 +260,9 @@ func (h *Host) carryOut(n int, d scaling.Decision) error {
 
 // resize gives a group so many replicas, one after the other.
 func (f *fleet) resize(ctx context.Context, g *group, replicas int) error {
+	if err := g.away("scale"); err != nil {
+		return err
+	}
 	for g.size() < replicas {
 		if err := f.grow(ctx, g); err != nil {
 			return err
@@ -389,6 +407,9 @@ func (h *Host) Scaling() []GroupStatus {
 		m := s.samples[n]
 		st := GroupStatus{Group: seat.name, Queue: m.Queue, State: s.scaler.State(now, n)}
 		st.Ready, _ = seat.own().present()
+		if g := seat.own(); g.pool != nil {
+			st.Wanted, st.Min, st.Max = g.size(), 1, maxEndpoints
+		}
 		if s.every == 0 {
 			st.Busy = m.Load / float64(max(st.Ready, 1))
 		}

@@ -76,6 +76,7 @@ type incarnation struct {
 	router   *client.Router // of a router process
 	info     sdk.Info
 	digest   string       // of what it executes
+	zone     string       // where it runs, if it is on another machine and says so
 	observes bool         // a router that observes
 	since    time.Time    // it is ready; set before others see it
 	served   atomic.Bool  // has answered a real call
@@ -104,18 +105,19 @@ func (i *incarnation) condemned(cause string) {
 
 // supervisor keeps one process alive. run is its only goroutine; the fields under mu are what others read.
 type supervisor struct {
-	name    string // "e3/0" or "router"
-	launch  func(ctx context.Context) (*incarnation, error)
-	log     *slog.Logger
-	timeout time.Duration // of one start
-	changed *notifier     // of the group that waits for this process
-	news    news          // what the group wants to know
-	started *metrics.Counter
-	fleet   *fleet
-	tell    func(Event)
-	told    string         // the last cause that was told of, by run alone
-	draw    func() float64 // uniform in [0, 1), for the back-off
-	lenient bool           // the process may stand still as long as it likes: somebody debugs it
+	name      string // "e3/0" or "router"
+	launch    func(ctx context.Context) (*incarnation, error)
+	log       *slog.Logger
+	timeout   time.Duration // of one start
+	changed   *notifier     // of the group that waits for this process
+	news      news          // what the group wants to know
+	started   *metrics.Counter
+	fleet     *fleet
+	tell      func(Event)
+	told      string         // the last cause that was told of, by run alone
+	unreached bool           // the last start found nobody on another machine; by run alone
+	draw      func() float64 // uniform in [0, 1), for the back-off
+	lenient   bool           // the process may stand still as long as it likes: somebody debugs it
 
 	barred  atomic.Pointer[string] // why no process is started any more; nil while there is no reason
 	parked  atomic.Bool            // no process is wanted; one that is there may finish its calls
@@ -171,6 +173,9 @@ func (s *supervisor) run(ctx context.Context) {
 		case ctx.Err() == nil:
 			s.noteFailure(err)
 			if failure := (*client.StartError)(nil); errors.As(err, &failure) && failure.Death != nil && deathOf(*failure.Death).struck() {
+				end = struck
+			}
+			if errors.Is(err, errUnreachable) { // says nothing about the next try
 				end = struck
 			}
 		}
@@ -323,7 +328,7 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 		}
 	default:
 	}
-	s.told = ""
+	s.told, s.unreached = "", false
 	s.anew = false
 	s.set(StateReady, inc, nil, false)
 	if why := s.barred.Load(); why != nil { // while it started
@@ -530,9 +535,14 @@ func (s *supervisor) set(state State, inc *incarnation, err error, hopeless bool
 func (s *supervisor) noteFailure(err error) {
 	select {
 	case <-s.first:
-		s.log.Error("process start failed", "err", err)
+		level := slog.LevelError
+		if s.unreached && errors.Is(err, errUnreachable) { // it has been said, and is tried about once a second
+			level = slog.LevelDebug
+		}
+		s.log.Log(context.Background(), level, "process start failed", "err", err)
 	default: // Start returns it
 	}
+	s.unreached = errors.Is(err, errUnreachable)
 	state := StateStarting
 	if hopelessStart(err) {
 		state = StateFailed

@@ -103,7 +103,7 @@ func (h *Host) begin(ctx context.Context, s *seat, spec GroupSpec) (*group, erro
 	}
 	s.measure(h.launch.options.Metrics, fresh) // of replicas that the present group has not
 	h.fleet.enlist(fresh)
-	if err := awaitAll(ctx, fresh.serving()); err != nil {
+	if err := fresh.awaitStarted(ctx); err != nil {
 		h.fleet.dismiss(fresh)
 		return nil, err
 	}
@@ -176,6 +176,9 @@ func (f *fleet) enlist(g *group) {
 	var life context.Context
 	life, g.cease = context.WithCancel(f.life)
 	f.count.Add(int64(len(g.serving())))
+	if g.pool != nil {
+		g.running.Go(func() { g.pool.run(life, f, g) })
+	}
 	for _, s := range g.replicas {
 		g.running.Go(func() { s.run(life) })
 	}

@@ -123,6 +123,9 @@ func (s *Set) Up(i int) {
 	m.breaker = breaker{threshold: m.breaker.threshold}
 }
 
+// StandBy says whether a replica gets calls only while no other is ready, as the last standbys do from the beginning.
+func (s *Set) StandBy(i int, standby bool) { s.members[i].standby = standby }
+
 // Down says that a replica has no process any more. A quarantine lasts.
 func (s *Set) Down(i int) {
 	if m := &s.members[i]; m.state != Quarantined {

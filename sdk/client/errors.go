@@ -57,6 +57,7 @@ type Death struct {
 	OOM       bool      // killed for lack of memory: as its cgroup says, else as far as it can be told
 	OOMLimit  bool      // because it wanted more than its cgroup may have
 	Asked     bool      // the host had told it to end
+	Lost      string    // why the connection to it ended, if it ran on another machine; nothing is known of its process then
 	LastLines []string  // the last lines on standard error, oldest first
 	At        time.Time // when the host noticed
 }
@@ -64,6 +65,8 @@ type Death struct {
 // String is one line without the last lines.
 func (d Death) String() string {
 	switch {
+	case d.Lost != "":
+		return d.Lost
 	case d.OOM:
 		return "killed because memory ran out (" + d.Signal + ")"
 	case d.Signal != "":

@@ -105,7 +105,7 @@ func (e *Expert) Start(ctx context.Context, call *expert.Call) expert.Pending {
 	}
 	p := newPosted(e.link, ctx, call)
 	if p == nil {
-		return aside(func() error { return e.send(ctx, call) })
+		return e.mail(ctx, call)
 	}
 	if err := p.post(); err != nil {
 		return failed{p.end(err)}
@@ -158,6 +158,56 @@ func (e *Expert) send(ctx context.Context, call *expert.Call) error {
 		}
 	}
 	return nil
+}
+
+// mailed is a call over gRPC, in a goroutine that ends with it.
+type mailed struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // set before done is closed
+}
+
+func (e *Expert) mail(ctx context.Context, call *expert.Call) *mailed {
+	ctx, cancel := context.WithCancel(ctx)
+	m := &mailed{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		m.err = e.send(ctx, call)
+	}()
+	return m
+}
+
+// Wait implements expert.Pending.
+func (m *mailed) Wait() error {
+	<-m.done
+	m.cancel()
+	return m.err
+}
+
+// Settled implements Settling.
+func (m *mailed) Settled(within time.Duration) bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+	}
+	if within <= 0 {
+		return false
+	}
+	t := time.NewTimer(within)
+	defer t.Stop()
+	select {
+	case <-m.done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// Abandon implements Settling. gRPC gives a call up at once, whatever the other end does.
+func (m *mailed) Abandon() {
+	m.cancel()
+	<-m.done
 }
 
 // posted is a call in slots: one if it fits, else several, in the order of its rows.
@@ -254,7 +304,7 @@ func (p *posted) Wait() error {
 	}
 }
 
-// Settling is a Pending of a call in shared memory: it can be looked at, and given up instead of being waited for.
+// Settling is a Pending of a call in another process: it can be looked at, and given up instead of being waited for.
 type Settling interface {
 	expert.Pending
 	// Settled waits at most the time within, and reports whether Wait returns at once. A call of which a part is still to be
@@ -351,6 +401,7 @@ func (l *link) close() error {
 
 var (
 	_ Settling       = (*posted)(nil)
+	_ Settling       = (*mailed)(nil)
 	_ expert.Expert  = (*Expert)(nil)
 	_ expert.Starter = (*Expert)(nil)
 )

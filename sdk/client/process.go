@@ -334,6 +334,7 @@ func (p *Process) dead() error { return &DeadError{Process: p, Death: p.deathNow
 // connection.
 type link struct {
 	process *Process // nil for a bare connection
+	remote  *Remote  // of another machine; nil elsewhere
 	kind    sdk.Kind
 	expert  pb.ExpertClient
 	router  pb.RouterClient
@@ -358,11 +359,18 @@ func (l *link) call(ctx context.Context, f func(context.Context) error) error {
 	if l.process != nil {
 		defer context.AfterFunc(l.process.gone, cancel)()
 	}
+	if l.remote != nil {
+		l.remote.calls.Add(1)
+		defer l.remote.calls.Add(-1)
+	}
 	return l.failure(ctx, wire.FromStatus(f(ctx)))
 }
 
 // failure names the cause of a failed call: a dead process before anything else.
 func (l *link) failure(ctx context.Context, err error) error {
+	if err != nil && l.remote != nil {
+		return l.remote.failure(ctx, err)
+	}
 	if err == nil || l.process == nil {
 		return wire.FromContext(err)
 	}

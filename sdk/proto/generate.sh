@@ -13,6 +13,6 @@ GOBIN="$bin" go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 PATH="$bin:$PATH" protoc -I "$here/v1" \
 	--go_out="$out" --go_opt=paths=source_relative \
 	--go-grpc_out="$out" --go-grpc_opt=paths=source_relative \
-	common.proto expert.proto router.proto
+	common.proto expert.proto remote.proto router.proto
 sed -i.bak -E 's#^(//[[:space:]-]+protoc[[:space:]]+)v.*$#\1(any)#' "$out"/*.pb.go
 rm -f "$out"/*.bak

@@ -277,6 +277,10 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) error
 	}
 	o.Place = i.place(plans)
 	for _, plan := range plans {
+		remote, err := i.remote(plan)
+		if err != nil {
+			return err
+		}
 		packed, err := p.group(ctx, plan)
 		if err != nil {
 			return err
@@ -285,7 +289,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) error
 		o.Groups = append(o.Groups, host.GroupSpec{
 			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed,
 			Replicas: plan.Replicas, MaxReplicas: plan.MaxReplicas, Standby: plan.Standby,
-			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend),
+			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend), Remote: remote,
 		})
 	}
 	i.Notes = append(i.Notes, p.notes...)

@@ -192,6 +192,9 @@ func (r *reload) executable(group, path string) (string, error) {
 // group notes a group that has to be replaced: its plan has changed, or the file that it executes. One that only gets other
 // units stays what it is, also if it was changed by hand.
 func (r *reload) group(ctx context.Context, i *Instance, before, plan config.GroupPlan, running host.Executable) error {
+	if plan.Remote != nil {
+		return r.away(i, before, plan)
+	}
 	path := pluginPath(r.next, plan.Plugin, "pimoe-expert-", plan.Backend)
 	regrouped := !slices.Equal(before.Units, plan.Units)
 	changed := !reflect.DeepEqual(settings(before), settings(plan)) || path != pluginPath(r.now, before.Plugin, "pimoe-expert-", before.Backend)
@@ -216,6 +219,9 @@ func (r *reload) group(ctx context.Context, i *Instance, before, plan config.Gro
 	r.renewal.Groups[plan.Name] = func(s *host.GroupSpec) error {
 		s.Backend, s.Path, s.Precision, s.Packed = plan.Backend, path, plan.Precision, packed
 		s.Units, s.Replicas, s.Standby, s.Pins = plan.Units, plan.Replicas, plan.Standby, r.judge(i)
+		if s.Remote != nil {
+			s.Remote, s.MaxReplicas = nil, plan.MaxReplicas
+		}
 		return nil
 	}
 	return nil

@@ -47,6 +47,9 @@ func (i *Instance) change(ctx context.Context, c Change) func(*host.GroupSpec) e
 		if c.Backend == "" && c.Plugin == "" && c.Precision == "" {
 			return nil // the same program again: a new file at its path, or fresh processes
 		}
+		if s.Remote != nil {
+			return fmt.Errorf("expert group %s runs on other machines (%s): change what runs there, or experts.remote: %w", s.Name, s.Remote.Source, sdk.ErrUnsupported)
+		}
 		if c.Backend != "" {
 			s.Backend, s.Path = c.Backend, pluginPath(i.Applied(), "", "pimoe-expert-", c.Backend)
 			s.Precision = "auto"

@@ -170,7 +170,7 @@ func Pack(ctx context.Context, c config.Config, stored *weights.Model, progress 
 // group is the variant for an expert group. A plugin that is no part of the project gets the weights as they are.
 func (p *packer) group(ctx context.Context, plan config.GroupPlan) (*weights.Variant, error) {
 	be, ours := backend(plan.Backend)
-	if !ours {
+	if !ours || plan.Remote != nil { // what runs elsewhere has its own
 		return nil, nil
 	}
 	v, err := p.experts(ctx, be, plan.Precision)

@@ -1,13 +1,20 @@
-// Command pimoe-expert-cpu serves feed-forward experts on the backend of package backends/cpu. The host starts it; it
-// has no flags and refuses to be run by hand.
+// Command pimoe-expert-cpu serves feed-forward experts on the backend of package backends/cpu. The host starts it; by
+// hand it only takes `serve`, which serves hosts on other machines.
 package main
 
 import (
+	"os"
+
 	"github.com/pimoe/pimoe/backends/cpu"
 	"github.com/pimoe/pimoe/plugins/experts/ffn"
+	"github.com/pimoe/pimoe/plugins/experts/remote"
 	"github.com/pimoe/pimoe/sdk/serve"
 )
 
 func main() {
-	serve.Expert(ffn.New(cpu.New(), ffn.Options{Version: "1"}))
+	e := ffn.New(cpu.New(), ffn.Options{Version: "1"})
+	if remote.Wanted(os.Args) {
+		os.Exit(remote.Main(os.Args, e))
+	}
+	serve.Expert(e)
 }

@@ -109,6 +109,8 @@ func (a *app) expertsShow(admin *string) *cobra.Command {
 type shown struct {
 	Process     string           `json:"process"`
 	PID         int              `json:"pid"`
+	Endpoint    string           `json:"endpoint,omitempty"`
+	Zone        string           `json:"zone,omitempty"`
 	Confinement []client.Measure `json:"confinement"`
 }
 
@@ -122,11 +124,11 @@ func (a *app) printConfinement(body []byte, name string) error {
 	}
 	out := []shown{}
 	if name == "router" {
-		out = append(out, shown{"router " + list.Router.Name, list.Router.PID, list.Router.Confinement})
+		out = append(out, shown{Process: "router " + list.Router.Name, PID: list.Router.PID, Confinement: list.Router.Confinement})
 	}
 	for _, s := range list.Experts {
 		if s.Group == name {
-			out = append(out, shown{replicaName(s), s.PID, s.Confinement})
+			out = append(out, shown{replicaName(s), s.PID, s.Endpoint, s.Zone, s.Confinement})
 		}
 	}
 	if len(out) == 0 {
@@ -140,6 +142,9 @@ func (a *app) printConfinement(body []byte, name string) error {
 	}
 	var rows [][]string
 	for _, p := range out {
+		if p.Endpoint != "" { // its machine's operator confines it
+			rows = append(rows, []string{p.Process, pid(p.PID), "where", "remote", where(p.Endpoint, p.Zone)})
+		}
 		for _, m := range p.Confinement {
 			state := "applied"
 			if !m.Applied {
@@ -201,9 +206,20 @@ func (a *app) printExperts(body []byte) error {
 			death = s.Quarantine
 		}
 		rows[i] = []string{replicaName(s), pid(s.PID), s.State, s.Health, fmt.Sprint(s.Units), s.Backend, s.NumericClass, fmt.Sprint(s.Calls),
-			fmt.Sprint(s.Rows), fmt.Sprint(s.Errors), fmt.Sprint(s.Restarts), progress.Size(int64(s.PrivateBytes)), death}
+			fmt.Sprint(s.Rows), fmt.Sprint(s.Errors), fmt.Sprint(s.Restarts), progress.Size(int64(s.PrivateBytes)), death, where(s.Endpoint, s.Zone)}
 	}
-	return table.Write(a.out, []string{"GROUP", "PID", "STATE", "HEALTH", "UNITS", "BACKEND", "CLASS", "CALLS", "ROWS", "ERRORS", "RESTARTS", "PRIVATE", "LAST CAUSE"}, rows)
+	return table.Write(a.out, []string{"GROUP", "PID", "STATE", "HEALTH", "UNITS", "BACKEND", "CLASS", "CALLS", "ROWS", "ERRORS", "RESTARTS", "PRIVATE", "LAST CAUSE", "WHERE"}, rows)
+}
+
+// where says on which machine a replica runs.
+func where(endpoint, zone string) string {
+	switch {
+	case endpoint == "":
+		return "here"
+	case zone == "":
+		return endpoint
+	}
+	return endpoint + " in " + zone
 }
 
 // get asks a server; an answer other than 200 is an error with what it says.
