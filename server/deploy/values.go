@@ -35,6 +35,7 @@ type Values struct {
 	TLS         TLS         `yaml:"tls"`
 	// Groups are the expert groups that run as deployments of their own; none means that the host starts every process.
 	Groups []Group `yaml:"groups"`
+	Kube   Kube    `yaml:"kube"`
 }
 
 // Image is a container image.
@@ -101,6 +102,20 @@ type Group struct {
 	Resources Resources `yaml:"resources"`
 }
 
+// Kube is what only Kubernetes needs to know.
+type Kube struct {
+	Secret              string `yaml:"secret"`     // of api-key, encryption-keys and redis-password
+	Model               string `yaml:"model"`      // name in the store; empty = the embedded one
+	Snapshot            string `yaml:"snapshot"`   // image with a store in /snapshot/store.tar.gz, and sh and tar; empty = none
+	Claim               string `yaml:"claim"`      // volume with a store that all pods may mount; empty = a volume for each pod
+	StorageMB           int    `yaml:"storage_mb"` // of that volume
+	IngressClass        string `yaml:"ingress_class"`
+	IngressNamespace    string `yaml:"ingress_namespace"`    // of the controller, which calls the hosts
+	MonitoringNamespace string `yaml:"monitoring_namespace"` // of Prometheus, which reads /metrics
+	// Redis runs beside the hosts and keeps what they share; without a repository there is none.
+	Redis Image `yaml:"redis"`
+}
+
 // Defaults are the values of FEATURES section 3.
 func Defaults() Values {
 	return Values{
@@ -113,5 +128,9 @@ func Defaults() Values {
 		},
 		Limits: Limits{BodyMB: 32, RequestSeconds: 30, RatePerMinute: 100},
 		TLS:    TLS{Secret: "pimoe-tls", Expert: "pimoe-expert-tls"},
+		Kube: Kube{
+			Secret: "pimoe", StorageMB: 8192, IngressClass: "nginx", IngressNamespace: "ingress-nginx", MonitoringNamespace: "monitoring",
+			Redis: Image{Repository: "redis", Tag: "7.4-alpine"},
+		},
 	}
 }
