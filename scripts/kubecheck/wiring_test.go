@@ -180,7 +180,7 @@ func (c cluster) deployment(o *apps.Deployment) {
 			volumes[m.Name] = true
 		}
 		for _, p := range []*core.Probe{container.StartupProbe, container.ReadinessProbe, container.LivenessProbe} {
-			if p != nil && p.HTTPGet != nil && !serves(o.Spec.Template, p.HTTPGet.Port) || p != nil && p.TCPSocket != nil && !serves(o.Spec.Template, p.TCPSocket.Port) {
+			if p != nil && !serves(o.Spec.Template, probed(p)) {
 				c.t.Errorf("%s: %s has a probe of a port that it does not have", c.name, o.Name)
 			}
 		}
@@ -190,6 +190,17 @@ func (c cluster) deployment(o *apps.Deployment) {
 			c.t.Errorf("%s: %s has a volume %s that nothing mounts", c.name, o.Name, name)
 		}
 	}
+}
+
+// probed is the port that a probe asks.
+func probed(p *core.Probe) intstr.IntOrString {
+	switch {
+	case p.HTTPGet != nil:
+		return p.HTTPGet.Port
+	case p.GRPC != nil:
+		return intstr.FromInt32(p.GRPC.Port)
+	}
+	return p.TCPSocket.Port
 }
 
 func (c cluster) service(s *core.Service) {

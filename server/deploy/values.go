@@ -100,15 +100,22 @@ type Group struct {
 	Replicas  int       `yaml:"replicas"`
 	Scale     Scale     `yaml:"scale"`
 	Resources Resources `yaml:"resources"`
+	Units     []Units   `yaml:"units"` // that it serves
+}
+
+// Units are some experts of some layers, as in experts.group: all, a number or a range such as 0-3.
+type Units struct {
+	Layers  string `yaml:"layers"`
+	Experts string `yaml:"experts"`
 }
 
 // Kube is what only Kubernetes needs to know.
 type Kube struct {
-	Secret              string `yaml:"secret"`     // of api-key, encryption-keys and redis-password
-	Model               string `yaml:"model"`      // name in the store; empty = the embedded one
-	Snapshot            string `yaml:"snapshot"`   // image with a store in /snapshot/store.tar.gz, and sh and tar; empty = none
-	Claim               string `yaml:"claim"`      // volume with a store that all pods may mount; empty = a volume for each pod
-	StorageMB           int    `yaml:"storage_mb"` // of that volume
+	Secret              string `yaml:"secret"`      // of api-key, encryption-keys and redis-password
+	Model               string `yaml:"model"`       // name in the store; empty = the embedded one
+	Claim               string `yaml:"claim"`       // volume with the store's models, which all pods mount and only read; empty = none
+	StoreImage          string `yaml:"store_image"` // image with a snapshot of the store, unpacked before each start; empty = none
+	StorageMB           int    `yaml:"storage_mb"`  // of each pod's own volume
 	IngressClass        string `yaml:"ingress_class"`
 	IngressNamespace    string `yaml:"ingress_namespace"`    // of the controller, which calls the hosts
 	MonitoringNamespace string `yaml:"monitoring_namespace"` // of Prometheus, which reads /metrics

@@ -86,6 +86,7 @@ type derived struct {
 	ScaleToZero  bool
 	Concurrency  int // requests at the same time at which KEDA starts one more host
 	DrainSeconds int
+	HealthPort   int
 	ProxySeconds int
 	StateFile    string
 	Redis        bool
@@ -103,7 +104,7 @@ const (
 )
 
 func derive(v deploy.Values) derived {
-	d := derived{Values: v, Mode: string(v.Environment), Concurrency: concurrency, DrainSeconds: drainSeconds}
+	d := derived{Values: v, Mode: string(v.Environment), Concurrency: concurrency, DrainSeconds: drainSeconds, HealthPort: v.Ports.Expert + 1}
 	d.ScaleToZero = v.Profile == deploy.Serverless
 	d.Autoscaled = !d.ScaleToZero && v.Scale.Max > v.Scale.Min
 	d.ProxySeconds = max(v.Limits.RequestSeconds, socketSeconds) + 30

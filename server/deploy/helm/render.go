@@ -93,6 +93,13 @@ func functions(all *template.Template) template.FuncMap {
 			return b.String(), err
 		},
 		"toYaml": toYAML,
+		"fromYaml": func(text string) (map[string]any, error) {
+			var v map[string]any
+			err := yaml.Unmarshal([]byte(text), &v)
+			return v, err
+		},
+		"dict":  func() map[string]any { return map[string]any{} },
+		"merge": merge,
 		"toJson": func(v any) (string, error) {
 			b, err := json.Marshal(v)
 			return string(b), err
@@ -111,6 +118,22 @@ func functions(all *template.Template) template.FuncMap {
 		"sha256sum":  func(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) },
 		"lookup":     func(...string) map[string]any { return nil }, // there is no cluster to look at
 	}
+}
+
+// merge puts into dst what only src has, and returns it.
+func merge(dst, src map[string]any) map[string]any {
+	for key, value := range src {
+		have, there := dst[key]
+		inner, ok := have.(map[string]any)
+		other, both := value.(map[string]any)
+		switch {
+		case !there:
+			dst[key] = value
+		case ok && both:
+			merge(inner, other)
+		}
+	}
+	return dst
 }
 
 func quote(v any) string { return strconv.Quote(fmt.Sprint(v)) }

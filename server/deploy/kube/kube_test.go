@@ -41,14 +41,17 @@ func cases() map[string]deploy.Values {
 			v.Resources = deploy.Resources{CPUs: 1, MemoryMB: 1024}
 		}),
 		"serverless": change(func(v *deploy.Values) {
-			v.Profile, v.Kube.Model, v.Kube.Snapshot = deploy.Serverless, "olmoe", "registry.example.com/pimoe-store:olmoe"
+			v.Profile, v.Replicas, v.Scale.Min = deploy.Serverless, 1, 0
+			v.Kube.Model, v.Kube.StoreImage = "olmoe", "registry.example.com/pimoe-store:olmoe"
 		}),
 		"multi-region": change(func(v *deploy.Values) { v.Profile, v.Region = deploy.MultiRegion, "eu-west-1" }),
 		"groups": change(func(v *deploy.Values) {
-			v.Kube.Claim = "pimoe-store"
+			v.Kube.Model, v.Kube.Claim = "olmoe", "pimoe-models"
 			v.Groups = []deploy.Group{
-				{Name: "hot", Backend: "cpu", Replicas: 2, Scale: deploy.Scale{Min: 2, Max: 8, CPUPercent: 70}, Resources: deploy.Resources{CPUs: 4, MemoryMB: 8192}},
-				{Name: "cold", Backend: "int8", Replicas: 1, Scale: deploy.Scale{Min: 1, Max: 1, CPUPercent: 70}, Resources: deploy.Resources{CPUs: 1, MemoryMB: 2048}},
+				{Name: "hot", Backend: "cpu", Replicas: 2, Scale: deploy.Scale{Min: 2, Max: 8, CPUPercent: 70}, Resources: deploy.Resources{CPUs: 4, MemoryMB: 8192},
+					Units: []deploy.Units{{Layers: "all", Experts: "0-15"}, {Layers: "0-3", Experts: "16"}}},
+				{Name: "cold", Backend: "int8", Replicas: 1, Scale: deploy.Scale{Min: 1, Max: 1, CPUPercent: 70}, Resources: deploy.Resources{CPUs: 1, MemoryMB: 2048},
+					Units: []deploy.Units{{Layers: "4-15", Experts: "16"}, {Layers: "all", Experts: "17-63"}}},
 			}
 		}),
 	}
@@ -219,6 +222,7 @@ func TestConfiguration(t *testing.T) {
 	for name, v := range all {
 		t.Run(name, func(t *testing.T) {
 			pod := newPod(t, objects(t, files(t, Target{}, v)), nil)
+			withoutComing(t, pod.config())
 			c, warnings, err := config.Load(config.LoadOptions{File: pod.config(), Environ: pod.environment()})
 			if err != nil || len(warnings) > 0 {
 				t.Fatalf("%v %v", warnings, err)
@@ -231,6 +235,31 @@ func TestConfiguration(t *testing.T) {
 				t.Errorf("%s %s %q %d", c.Mode, c.Server.Addr, c.Model, c.Limits.Threads)
 			}
 		})
+	}
+}
+
+// withoutComing takes out of a configuration what this tree's host does not know yet: the groups that run elsewhere.
+func withoutComing(t *testing.T, file string) {
+	t.Helper()
+	if slices.ContainsFunc(config.Keys(), func(k config.Key) bool { return strings.HasPrefix(k.Name, "experts.remote") }) {
+		t.Errorf("the host knows experts.remote: withoutComing has done its work")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c map[string]any
+	if err := yaml.Unmarshal(text, &c); err != nil {
+		t.Fatal(err)
+	}
+	if experts, ok := c["experts"].(map[string]any); ok {
+		delete(experts, "remote")
+	}
+	if text, err = yaml.Marshal(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(file), os.WriteFile(file, text, 0o440)); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -268,18 +297,18 @@ func TestRefused(t *testing.T) {
 	v := deploy.Defaults()
 	v.Name, v.Namespace, v.Replicas, v.Resources.CPUs = "PiMoE", "", 11, 0
 	v.Profile, v.Kube.Model = deploy.MultiRegion, "olmoe"
-	group := deploy.Group{Name: "redis", Backend: "../x", Replicas: 1, Scale: deploy.Scale{Min: 0, Max: 1, CPUPercent: 70}, Resources: deploy.Resources{CPUs: 1}}
+	group := deploy.Group{Name: "redis", Backend: "../x", Replicas: 1, Scale: deploy.Scale{Min: 0, Max: 1, CPUPercent: 70}, Resources: deploy.Resources{CPUs: 1}, Units: []deploy.Units{{Layers: "0-3;", Experts: "all"}}}
 	v.Groups = []deploy.Group{group}
 	_, err := Target{}.Files(v)
 	if !errors.Is(err, sdk.ErrInvalid) {
 		t.Fatalf("%v", err)
 	}
-	for _, field := range []string{"name:", "namespace:", "scale:", "resources:", "region:", "kube.model:", "groups[0].name:", "groups[0].backend:", "groups[0].scale:", "groups[0].resources:"} {
+	for _, field := range []string{"name:", "namespace:", "scale:", "resources:", "region:", "kube.model:", "groups[0].name:", "groups[0].backend:", "groups[0].scale:", "groups[0].resources:", "groups[0].units[0]:"} {
 		if !strings.Contains("\n"+err.Error(), "\n"+field) {
 			t.Errorf("nothing about %s in\n%v", field, err)
 		}
 	}
-	if n := strings.Count(err.Error(), "\n") + 1; n != 10 {
+	if n := strings.Count(err.Error(), "\n") + 1; n != 11 {
 		t.Errorf("%d problems:\n%v", n, err)
 	}
 }

@@ -52,7 +52,7 @@ securityContext:
 {{- define "pimoe.unpack" -}}
 initContainers:
   - name: store
-    image: {{ .Values.store.snapshot | quote }}
+    image: {{ .Values.store.image | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     command: [sh, -euc, 'tar -xzf "$SNAPSHOT" -C "$PIMOE_HOME"']
     env:
@@ -74,11 +74,51 @@ initContainers:
 
 {{- define "pimoe.data" -}}
 - name: data
-  {{- if .Values.store.claim }}
-  persistentVolumeClaim:
-    claimName: {{ .Values.store.claim }}
-  {{- else }}
   emptyDir:
     sizeLimit: {{ .Values.store.sizeMB }}Mi
-  {{- end }}
+{{- if .Values.store.claim }}
+- name: models
+  persistentVolumeClaim:
+    claimName: {{ .Values.store.claim }}
+    readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "pimoe.mounts" -}}
+- name: data
+  mountPath: /data
+{{- if .Values.store.claim }}
+- name: models
+  mountPath: /data/models
+  readOnly: true
+{{- end }}
+- name: tmp
+  mountPath: /tmp
+{{- end }}
+
+{{- /* The host's configuration: config, and where the groups are. */ -}}
+{{- define "pimoe.config" -}}
+{{- $remote := dict }}
+{{- if .Values.groups }}
+{{- $remote = include "pimoe.remote" . | fromYaml }}
+{{- end }}
+{{- merge $remote .Values.config | toYaml }}
+{{- end }}
+
+{{- define "pimoe.remote" -}}
+experts:
+  group:
+    {{- range .Values.groups }}
+    {{ .name }}:
+      {{- toYaml .units | nindent 6 }}
+    {{- end }}
+  remote:
+    {{- range .Values.groups }}
+    - group: {{ .name }}
+      dns: {{ $.Release.Name }}-{{ .name }}.{{ $.Release.Namespace }}.svc:{{ $.Values.ports.expert }}
+      tls:
+        cert_file: /run/secrets/pimoe-expert/tls.crt
+        key_file: /run/secrets/pimoe-expert/tls.key
+        ca_file: /run/secrets/pimoe-expert/ca.crt
+    {{- end }}
 {{- end }}
