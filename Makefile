@@ -244,6 +244,10 @@ cross: ## build and vet for linux/arm64 and darwin/arm64
 	  GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
 	done
 
+.PHONY: kube-check
+kube-check: ## manifests against the Kubernetes API's types, the chart against the real Helm (minutes where neither is built yet)
+	cd scripts/kubecheck && $(GO) vet ./... && $(GO) test -count=1 ./...
+
 .PHONY: hooks
 hooks: ## install the pre-commit hook
 	install -m 755 scripts/pre-commit "$$(git rev-parse --git-path hooks)/pre-commit"

@@ -18,7 +18,7 @@ want curl curl
 want redis-server redis-server
 want ip iproute2 # network namespaces of the tests of remote experts
 want chromium chromium # of the console's tests
-want promtool prometheus # of the metrics' tests
+want promtool prometheus # of metrics, rules and dashboards
 [ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)
 [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
 

@@ -77,6 +77,10 @@ mutation() { # the tool's own tests: they make a few mutants, and see that the t
   (cd scripts/mutate && $GO vet ./... && $GO test ./...)
 }
 
+manifests() { # against the types of the Kubernetes API; make kube-check also builds Helm
+  (cd scripts/kubecheck && $GO test -count=1 -vet=off .)
+}
+
 (cd scripts/testreport && $GO build -o "$work/testreport" .) || exit 1
 export PIMOE_BIN="$PWD/bin"
 unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE_MODE
@@ -84,6 +88,7 @@ unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE
 step "gofmt" format
 step "vet" $GO vet $PKGS
 step "report" outside
+step "Kubernetes manifests" manifests
 step "generated files" generated
 if command -v npm >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev/null; then
   step "client libraries" server/clienttest/setup.sh

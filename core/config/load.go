@@ -346,7 +346,8 @@ func settingOf(name string) (key string, file, known bool) {
 }
 
 // readSecret reads the file of a secret. One newline at the end is not part of it. A file that others may read is
-// worth a warning, no refusal: mounted secrets often are.
+// worth a warning, no refusal: mounted secrets often are. The group may: that is how Kubernetes mounts one for a process
+// that is not root.
 func readSecret(variable, path string) (secret, warning string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -364,7 +365,7 @@ func readSecret(variable, path string) (secret, warning string, err error) {
 	if secret == "" {
 		return "", "", errors.New("a file that is not empty")
 	}
-	if st, err := f.Stat(); err == nil && runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0 {
+	if st, err := f.Stat(); err == nil && runtime.GOOS != "windows" && st.Mode().Perm()&0o027 != 0 {
 		warning = fmt.Sprintf("%s: %s can be read by others (mode %04o); chmod 600 keeps it to you", variable, path, st.Mode().Perm())
 	}
 	return secret, warning, nil

@@ -35,6 +35,7 @@ type Values struct {
 	TLS         TLS         `yaml:"tls"`
 	// Groups are the expert groups that run as deployments of their own; none means that the host starts every process.
 	Groups []Group `yaml:"groups"`
+	Kube   Kube    `yaml:"kube"`
 }
 
 // Image is a container image.
@@ -99,6 +100,27 @@ type Group struct {
 	Replicas  int       `yaml:"replicas"`
 	Scale     Scale     `yaml:"scale"`
 	Resources Resources `yaml:"resources"`
+	Units     []Units   `yaml:"units"` // that it serves
+}
+
+// Units are some experts of some layers, as in experts.group: all, a number or a range such as 0-3.
+type Units struct {
+	Layers  string `yaml:"layers"`
+	Experts string `yaml:"experts"`
+}
+
+// Kube is what only Kubernetes needs to know.
+type Kube struct {
+	Secret              string `yaml:"secret"`      // of api-key, encryption-keys and redis-password
+	Model               string `yaml:"model"`       // name in the store; empty = the embedded one
+	Claim               string `yaml:"claim"`       // volume with the store's models, which all pods mount and only read; empty = none
+	StoreImage          string `yaml:"store_image"` // image with a snapshot of the store, unpacked before each start; empty = none
+	StorageMB           int    `yaml:"storage_mb"`  // of each pod's own volume
+	IngressClass        string `yaml:"ingress_class"`
+	IngressNamespace    string `yaml:"ingress_namespace"`    // of the controller, which calls the hosts
+	MonitoringNamespace string `yaml:"monitoring_namespace"` // of Prometheus, which reads /metrics
+	// Redis runs beside the hosts and keeps what they share; without a repository there is none.
+	Redis Image `yaml:"redis"`
 }
 
 // Defaults are the values of FEATURES section 3.
@@ -113,5 +135,9 @@ func Defaults() Values {
 		},
 		Limits: Limits{BodyMB: 32, RequestSeconds: 30, RatePerMinute: 100},
 		TLS:    TLS{Secret: "pimoe-tls", Expert: "pimoe-expert-tls"},
+		Kube: Kube{
+			Secret: "pimoe", StorageMB: 8192, IngressClass: "nginx", IngressNamespace: "ingress-nginx", MonitoringNamespace: "monitoring",
+			Redis: Image{Repository: "redis", Tag: "7.4-alpine"},
+		},
 	}
 }
