@@ -51,6 +51,8 @@ type Config struct {
 	Redis Redis `koanf:"redis"`
 	Cache Cache `koanf:"cache"`
 	Chaos Chaos `koanf:"chaos"`
+	// Alerts are the rules that the host holds against its own metrics.
+	Alerts Alerts `koanf:"alerts"`
 }
 
 // Chaos is for demonstrations and rehearsals.
