@@ -137,7 +137,7 @@ func business() Dashboard {
 			}),
 			graph("Energy of a token", "joule", Query{rate("", "pimoe_energy_joules_total") + " / " + rate("", "pimoe_completion_tokens_total"), "joules"}),
 			graph("Answers that cost nothing", "percentunit", Query{
-				rate("", "pimoe_cache_requests_total", `outcome=~".*hit.*"`) + " / " + rate("", "pimoe_cache_requests_total"), "kept",
+				rate("", "pimoe_cache_requests_total", `outcome=~"hit_.+"`) + " / " + rate("", "pimoe_cache_requests_total"), "kept",
 			}),
 			graph("Prompt tokens that cost nothing", "percentunit", Query{rate("", "pimoe_cached_tokens_total") + " / " + rate("", "pimoe_prompt_tokens_total"), "taken over"}),
 		}},
@@ -159,7 +159,7 @@ func experts() Dashboard {
 			graph("Replicas ready", "short", Query{sumBy("group", of("pimoe_expert_ready")), group}),
 			graph("Replicas wanted", "short", Query{sumBy("group", of("pimoe_expert_replicas_wanted")), group}),
 			graph("Restarts", "short", Query{sumBy("process", "increase("+of("pimoe_process_restarts_total")+"[$__rate_interval])"), "{{process}}"}),
-			graph("Restarts by group", "short", Query{sumBy("group", of("pimoe_expert_restarts_total")), group}),
+			graph("Contradictions", "short", Query{sumBy("group", of("pimoe_invariant_violations_total")), group}),
 			graph("Errors", "ops", Query{rate("group", "pimoe_expert_errors_total"), group}),
 			graph("Values that are no numbers", "ops", Query{rate("group", "pimoe_expert_nonfinite_total"), group}),
 		}},

@@ -44,7 +44,7 @@ func full() deploy.Values {
 	return v
 }
 
-// deploy/monitoring is what the default values give. PIMOE_TEST_UPDATE=1 writes it (make docs).
+// deploy/monitoring is what the default values give. PIMOE_TEST_UPDATE=1 writes it.
 func TestCommitted(t *testing.T) {
 	dir := filepath.Join(coretest.Repo(t), "deploy", "monitoring")
 	want := files(t, deploy.Defaults())
