@@ -77,6 +77,10 @@ connections: build ## 10,000 WebSockets and event streams held for a minute, the
 bench-process: build ## hidden states over HTTP beside a FastAPI and PyTorch service; writes docs/benchmarks.md (see the script)
 	@scripts/bench-process.sh
 
+.PHONY: alert-rules
+alert-rules: ## 20 times as many generated rules as in make test, here and in promtool
+	PIMOE_TEST_ALERT_SEEDS=20 go test -run TestPrometheusAgreesOnGeneratedRules -count=1 -v ./server/alert
+
 # Of a server for people who wait: as many run as a step holds, and none waits longer than it takes to answer.
 OVERLOAD ?= --strict --set limits.max_concurrent_requests=32 --set limits.max_queue_time=200ms
 

@@ -17,6 +17,7 @@ want curl curl
 [ -x /usr/sbin/nginx ] || want nginx nginx-light
 want redis-server redis-server
 want ip iproute2 # network namespaces of the tests of remote experts
+want amtool prometheus-alertmanager
 want chromium chromium # of the console's tests
 want promtool prometheus # of metrics, rules and dashboards
 [ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)

@@ -59,6 +59,7 @@ var rules = []access.Rule{
 	{Route: "GET " + expertsPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + trialPath, Role: access.Viewer, Scope: "experts"},
 	{Route: "GET " + rebalancePath, Role: access.Viewer, Scope: "experts"},
+	{Route: "GET " + alertsPath, Role: access.Viewer, Scope: "alerts"},
 	{Route: "GET " + configPath, Role: access.Operator, Scope: "config"},
 	{Route: "POST " + reloadPath, Role: access.Operator, Scope: "config"},
 	{Route: "POST " + releasePath, Role: access.Operator, Scope: "experts"},

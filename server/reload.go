@@ -8,6 +8,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/alert"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -52,6 +53,7 @@ func (s *Server) apply(next config.Config, done *instance.Reloaded) {
 		s.log.Error("web settings stay as they were", "error", err.Error())
 	}
 	s.answers.Apply(next.Cache)
+	s.alerts.Use(alert.Rules(next.Alerts), next.Alerts.Interval)
 	keys := make([]string, len(done.Changes))
 	for i, c := range done.Changes {
 		keys[i] = c.Key

@@ -125,6 +125,7 @@ func (s *Server) changeRoutes() []route {
 		route{method: http.MethodPost, path: groupPath + "rollback", change: &change{"experts.rollback", nil}, handle: s.rollback},
 		route{method: http.MethodPost, path: groupPath + "scale", change: &change{"experts.scale", []string{"replicas"}}, handle: s.scale},
 		route{method: http.MethodGet, path: rebalancePath, handle: s.rebalance},
+		route{method: http.MethodGet, path: alertsPath, handle: s.alertList},
 		route{method: http.MethodPost, path: rebalancePath, change: &change{"experts.rebalance", nil}, handle: s.regroup},
 	)
 }

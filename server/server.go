@@ -16,6 +16,7 @@ import (
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/alert/lookout"
 	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/cache"
 	"github.com/pimoe/pimoe/server/certs"
@@ -81,6 +82,7 @@ type Server struct {
 	live    *live.Hub
 	clock   func() time.Time // by which credentials are judged
 	state   state            // jobs and kept answers
+	alerts  *lookout.Watch   // nil = no rules are evaluated
 	started time.Time
 
 	public, admin *listener // admin is nil where it is off
@@ -145,6 +147,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if err := s.bind(&o); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.openAlerts(cfg.Alerts)
 	return s, nil
 }
 
@@ -292,6 +295,7 @@ func (s *Server) Close() error {
 		s.cancel(errStopping)
 		s.sockets.close()
 		s.state.stopJobs(s.base) // whose end is now
+		s.alerts.Close()
 		s.closeCache()
 		s.closeLimits()
 		err = errors.Join(err, s.closeShared())

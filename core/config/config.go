@@ -53,6 +53,8 @@ type Config struct {
 	Chaos Chaos `koanf:"chaos"`
 	// Metrics says what is measured by the clock, and how many series there may be.
 	Metrics Metrics `koanf:"metrics"`
+	// Alerts are the rules that the host holds against its own metrics.
+	Alerts Alerts `koanf:"alerts"`
 }
 
 // Chaos is for demonstrations and rehearsals.

@@ -81,6 +81,8 @@ func alter(t *testing.T, key string, v reflect.Value) {
 		*x = []Override{{Layers: "all", Experts: 1, Backend: "ref"}}
 	case *[]Rate:
 		*x = []Rate{{Role: "user", Requests: 60}}
+	case *[]AlertOverride:
+		*x = []AlertOverride{{Rule: "PimoeCPUHigh", Off: true}}
 	default:
 		t.Fatalf("%s: a type that this test does not know: %T", key, x)
 	}

@@ -170,6 +170,26 @@ var about = map[string]string{
 	"metrics.interval":                       "Time between two measurements of the machine, the processes and the units; 0 for none.",
 	"metrics.tenants":                        "Tenants with series of their own in /metrics, the most active ones; the rest is counted together.",
 	"metrics.units":                          "Experts of layers with series of their own in /metrics, the busiest ones; of each layer the rest is counted together.",
+	"alerts.enabled":                         "Hold the rules of docs/alerts.md against the host's own metrics.",
+	"alerts.interval":                        "Time between two evaluations of the rules.",
+	"alerts.cpu_percent":                     "Share of all processors above which an alert fires.",
+	"alerts.memory_percent":                  "Share of the memory above which an alert fires.",
+	"alerts.disk_free_percent":               "Share of a disk below which an alert fires.",
+	"alerts.error_percent":                   "Share of requests that fail above which an alert fires.",
+	"alerts.p95":                             "Time within which 19 of 20 answers begin, and 19 of 20 calls of /api/v1/process end.",
+	"alerts.queue_age":                       "Longest that a request may wait for its place before an alert fires.",
+	"alerts.restarts":                        "Restarts of one process in ten minutes above which an alert fires.",
+	"alerts.certificate":                     "Time before the end of the public listener's certificate from which on an alert fires.",
+	"alerts.min_tokens_per_second":           "Throughput below which an alert fires; 0 for none.",
+	"alerts.objective_percent":               "Share of the requests of a month that shall be answered; two alerts watch how fast the rest is used up.",
+	"alerts.webhook.url":                     "Address that is told of alerts, in the form of Alertmanager's webhooks; empty for none.",
+	"alerts.webhook.secret":                  "Secret that signs what is sent there.",
+	"alerts.webhook.timeout":                 "Longest that one try may take.",
+	"alerts.overrides":                       "List of {rule, off, for, severity}; later ones win.",
+	"alerts.overrides[].rule":                "Name of the rule.",
+	"alerts.overrides[].off":                 "true: there is no such rule.",
+	"alerts.overrides[].for":                 "How long the condition must hold; empty keeps the rule's own time.",
+	"alerts.overrides[].severity":            "info, warning or critical; empty keeps the rule's own.",
 	"plugins.memory_mb":                      "Most private memory of a plugin process in MiB; 0 for 2 GiB and four times its weights, -1 for no limit.",
 }
 
@@ -191,6 +211,8 @@ var enums = map[string][]string{
 	"log.format":             {"auto", "console", "json"},
 	"cache.answers":          {"on", "off"},
 	"cache.shared":           {"off", "redis"},
+
+	"alerts.overrides[].rule": alertRules,
 }
 
 // classes are the numeric classes of the backends that belong to the project. Another backend is a plugin, which knows its
@@ -255,6 +277,17 @@ var bounds = map[string][2]int64{
 	"metrics.interval":                 {0, ms(time.Hour)},
 	"metrics.tenants":                  {0, 100_000},
 	"metrics.units":                    {0, 100_000},
+	"alerts.interval":                  {100, ms(time.Hour)},
+	"alerts.cpu_percent":               {1, 100},
+	"alerts.memory_percent":            {1, 100},
+	"alerts.disk_free_percent":         {1, 100},
+	"alerts.error_percent":             {1, 100},
+	"alerts.p95":                       {1, ms(time.Hour)},
+	"alerts.queue_age":                 {1, ms(24 * time.Hour)},
+	"alerts.restarts":                  {1, 10000},
+	"alerts.certificate":               {ms(time.Minute), ms(365 * 24 * time.Hour)},
+	"alerts.min_tokens_per_second":     {0, 100_000_000},
+	"alerts.webhook.timeout":           {1, ms(time.Minute)},
 }
 
 // flat are the short environment variables of settings that people know from elsewhere.

@@ -68,6 +68,7 @@ func defaults(environ []string) Config {
 		Redis:   defaultRedis(),
 		Cache:   defaultCache(),
 		Metrics: defaultMetrics(),
+		Alerts:  defaultAlerts(),
 	}
 }
 

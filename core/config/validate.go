@@ -87,6 +87,7 @@ func (c Config) problems() []Problem {
 	v.tls(c.Server.TLS)
 	v.redis(c.Redis)
 	v.cache(c)
+	v.alerts(c.Alerts)
 	v.mask(c.Log.Mask)
 	v.placement(c.Experts)
 	v.remote(c.Experts)

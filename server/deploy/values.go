@@ -33,6 +33,8 @@ type Values struct {
 	Ports       Ports       `yaml:"ports"`
 	Limits      Limits      `yaml:"limits"`
 	TLS         TLS         `yaml:"tls"`
+	// Monitoring says how often hosts are looked at, who is told, and where traces go.
+	Monitoring Monitoring `yaml:"monitoring"`
 	// Groups are the expert groups that run as deployments of their own; none means that the host starts every process.
 	Groups []Group `yaml:"groups"`
 	Kube   Kube    `yaml:"kube"`
@@ -93,6 +95,15 @@ type TLS struct {
 	Expert string `yaml:"expert"` // of the certificates between host and expert groups
 }
 
+// Monitoring is what Prometheus, Alertmanager and the collector are told beside addresses.
+type Monitoring struct {
+	ScrapeSeconds      int    `yaml:"scrape_seconds"`
+	RetentionDays      int    `yaml:"retention_days"`        // of logs
+	Webhook            string `yaml:"webhook"`               // address that Alertmanager posts to; empty = alerts are only shown
+	MinTokensPerSecond int    `yaml:"min_tokens_per_second"` // of all hosts together; 0 = none are expected
+	Traces             string `yaml:"traces"`                // HOST:PORT of what keeps traces (OTLP over gRPC); empty = they are only counted in the collector's log
+}
+
 // Group is an expert group that runs elsewhere.
 type Group struct {
 	Name      string    `yaml:"name"` // as in experts.group
@@ -139,5 +150,6 @@ func Defaults() Values {
 			Secret: "pimoe", StorageMB: 8192, IngressClass: "nginx", IngressNamespace: "ingress-nginx", MonitoringNamespace: "monitoring",
 			Redis: Image{Repository: "redis", Tag: "7.4-alpine"},
 		},
+		Monitoring: Monitoring{ScrapeSeconds: 15, RetentionDays: 14},
 	}
 }
