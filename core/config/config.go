@@ -51,6 +51,9 @@ type Config struct {
 	Redis Redis `koanf:"redis"`
 	Cache Cache `koanf:"cache"`
 	Chaos Chaos `koanf:"chaos"`
+	// Tracing follows some requests on their way; Profiling tells where the host spends its time.
+	Tracing   Tracing   `koanf:"tracing"`
+	Profiling Profiling `koanf:"profiling"`
 }
 
 // Chaos is for demonstrations and rehearsals.

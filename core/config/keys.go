@@ -155,6 +155,17 @@ var about = map[string]string{
 	"redis.ca_file":                          "PEM file of the authority that signs Redis' certificate; empty for the system's.",
 	"redis.timeout":                          "Most that a request waits for Redis; a server that is slower counts as not there.",
 	"redis.prefix":                           "Before every key in Redis, so that installations can share one.",
+	"tracing.endpoint":                       "Collector that takes spans by OTLP: http://HOST:4318 or https:// over HTTP, grpc://HOST:4317 or grpcs:// over gRPC; empty for no tracing.",
+	"tracing.headers":                        "Headers of every export, NAME=value and comma separated, such as a collector's key.",
+	"tracing.ca_file":                        "PEM file of the authority that signs the collector's certificate; empty for the system's.",
+	"tracing.sample_ratio":                   "Share of the requests that are followed, from 0 to 1.",
+	"tracing.clients":                        "follow: a traceparent with the flag sampled has its request followed, too; ignore: its ids are taken, its flag is not.",
+	"tracing.max_per_second":                 "Most requests that are followed in a second, whoever asks for it.",
+	"tracing.step_every":                     "One decode step of so many of a followed request shows its layers and expert calls; 0 for none, and then no span tells which expert groups computed a token.",
+	"profiling.pprof":                        "Serve Go's profiles and execution traces on the admin listener.",
+	"profiling.every":                        "Time between two CPU profiles that are kept in the folder profiles of home; 0 for none.",
+	"profiling.for":                          "How long each of these profiles looks.",
+	"profiling.keep":                         "How many of these profiles are kept; the oldest go first.",
 	"plugins.memory_mb":                      "Most private memory of a plugin process in MiB; 0 for 2 GiB and four times its weights, -1 for no limit.",
 }
 
@@ -176,6 +187,7 @@ var enums = map[string][]string{
 	"log.format":             {"auto", "console", "json"},
 	"cache.answers":          {"on", "off"},
 	"cache.shared":           {"off", "redis"},
+	"tracing.clients":        {"follow", "ignore"},
 }
 
 // classes are the numeric classes of the backends that belong to the project. Another backend is a plugin, which knows its
@@ -236,6 +248,11 @@ var bounds = map[string][2]int64{
 	"cache.memory_mb":                  {1, 1 << 20},
 	"cache.ttl":                        {ms(time.Second), ms(30 * 24 * time.Hour)},
 	"redis.timeout":                    {1, ms(time.Second)},
+	"tracing.max_per_second":           {1, 100_000},
+	"tracing.step_every":               {0, 1 << 20},
+	"profiling.every":                  {0, ms(24 * time.Hour)},
+	"profiling.for":                    {ms(time.Second / 10), ms(10 * time.Minute)},
+	"profiling.keep":                   {1, 10_000},
 }
 
 // flat are the short environment variables of settings that people know from elsewhere.

@@ -67,6 +67,7 @@ func defaults(environ []string) Config {
 		Plugins: Plugins{Dir: executableDir(), Confine: "strict", Users: "auto"},
 		Redis:   defaultRedis(),
 		Cache:   defaultCache(),
+		Tracing: defaultTracing(), Profiling: defaultProfiling(),
 	}
 }
 
