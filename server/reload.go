@@ -52,6 +52,7 @@ func (s *Server) apply(next config.Config, done *instance.Reloaded) {
 		s.log.Error("web settings stay as they were", "error", err.Error())
 	}
 	s.answers.Apply(next.Cache)
+	s.tracer.Apply(next.Tracing)
 	keys := make([]string, len(done.Changes))
 	for i, c := range done.Changes {
 		keys[i] = c.Key

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/tracing"
 )
 
 const (
@@ -248,7 +249,8 @@ func (s *Server) beginCall(ss grpc.ServerStream, m method) *call {
 	s.running.add()
 	md, _ := metadata.FromIncomingContext(ss.Context())
 	x := &exchange{s: s, route: m.route, began: time.Now(), req: &request{id: requestID(first(md, "x-request-id"))}}
-	x.ctx, x.cancel = context.WithCancelCause(s.base)
+	x.trace = s.tracer.Begin(tracing.ParseParent(first(md, "traceparent"), first(md, "tracestate")), m.route.name(), m.route.work, x.began)
+	x.ctx, x.cancel = context.WithCancelCause(tracing.With(s.base, x.trace))
 	unwatch := context.AfterFunc(ss.Context(), func() { x.cancel(causeOf(ss.Context())) })
 	x.stop = func() { unwatch() }
 	return &call{exchange: x, ss: ss}
