@@ -85,6 +85,7 @@ func families(text []byte) []*family {
 		if l = strings.TrimSpace(l); l == "" || l[0] == '#' {
 			continue
 		}
+		l = tight(l)
 		lines = append(lines, l)
 		if base, ok := strings.CutSuffix(nameOf(l), "_bucket"); ok && strings.Contains(l, `le="`) {
 			histograms[base] = true
@@ -110,6 +111,29 @@ func families(text []byte) []*family {
 		}
 	}
 	return all
+}
+
+// tight is a line without blanks between labels, which OpenMetrics does not have.
+func tight(line string) string {
+	from, to := strings.IndexByte(line, '{'), strings.LastIndexByte(line, '}')
+	if from < 0 || to < from || !strings.Contains(line[from:to], ", ") {
+		return line
+	}
+	var b strings.Builder
+	quoted := false
+	for i := from; i < to; i++ {
+		switch c := line[i]; {
+		case c == '\\' && quoted:
+			b.WriteByte(c)
+			i++
+		case c == '"':
+			quoted = !quoted
+		case c == ' ' && !quoted:
+			continue
+		}
+		b.WriteByte(line[i])
+	}
+	return line[:from] + b.String() + line[to:]
 }
 
 // nameOf is the metric's name in a line.

@@ -52,7 +52,7 @@ func end(t testing.TB, tr *tracing.Tracer) {
 	if _, twice := closing.LoadOrStore(tr, true); twice {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := tr.Close(ctx); err != nil {
 		t.Logf("close: %v", err)
@@ -134,6 +134,7 @@ func TestExport(t *testing.T) {
 
 // A collector that is dead costs nothing but the spans: no request waits, what is lost is counted, and the end is in time.
 func TestDeadCollector(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections and never answers
 	if err != nil {
 		t.Fatal(err)
@@ -165,6 +166,7 @@ func TestDeadCollector(t *testing.T) {
 
 // A collector that comes back gets spans again.
 func TestCollectorComesBack(t *testing.T) {
+	t.Parallel()
 	c := collector.Start(t)
 	c.Break(true)
 	var log bytes.Buffer
