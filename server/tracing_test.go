@@ -132,8 +132,9 @@ func TestNobodyIsFollowed(t *testing.T) {
 
 // A real Prometheus takes the exemplars, and finds with them the trace of a request that has been followed.
 func TestExemplars(t *testing.T) {
-	c := collector.Start(t)
-	r := followedServer(t, c, nil)
+	cfg := testConfig(t.TempDir())
+	cfg.Tracing.Endpoint, cfg.Tracing.SampleRatio = collector.Start(t).HTTP, 1
+	r := serveConfig(t, nil, cfg, nil) // with the registry that the engine counts in
 	trace := r.post("/v1/completions", story+"}").header.Get("Traceparent")[3:35]
 	plain := r.get("/metrics")
 	if strings.Contains(string(plain.body), "trace_id") || !strings.HasPrefix(plain.header.Get("Content-Type"), "text/plain; version=0.0.4") {
