@@ -275,7 +275,7 @@ func first(md metadata.MD, key string) string {
 func (s *Server) serveCall(m method) grpc.StreamHandler {
 	return func(_ any, ss grpc.ServerStream) error {
 		c := s.beginCall(ss, m)
-		_ = ss.SetHeader(metadata.Pairs("x-request-id", c.req.id)) // fails only behind the first message
+		_ = ss.SetHeader(c.identity()) // fails only behind the first message
 		return c.finish(c.serve(m))
 	}
 }
@@ -405,7 +405,7 @@ func (c *call) finish(err error) error {
 func (s *Server) serveStream(m method) grpc.StreamHandler {
 	return func(_ any, ss grpc.ServerStream) error {
 		c := s.beginCall(ss, m)
-		_ = ss.SetHeader(metadata.Pairs("x-request-id", c.req.id)) // fails only behind the first message
+		_ = ss.SetHeader(c.identity()) // fails only behind the first message
 		if err := c.admit(m); err != nil {
 			return c.finish(err)
 		}
@@ -458,6 +458,7 @@ func (s *Server) serveOne(ss grpc.ServerStream, m method, in proto.Message) (err
 
 // dismiss ends an exchange that was no request.
 func (c *call) dismiss() {
+	c.trace.End(tracing.End{ID: c.req.id, Method: c.route.method, Route: c.route.path, Tenant: c.req.principal.Tenant, Status: http.StatusOK, Took: time.Since(c.began)})
 	c.stop()
 	c.cancel(nil)
 	c.s.running.done()

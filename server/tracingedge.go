@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net/http"
 
+	"google.golang.org/grpc/metadata"
+
 	"github.com/pimoe/pimoe/server/openmetrics"
 	"github.com/pimoe/pimoe/server/tracing"
 )
@@ -39,4 +41,13 @@ func (s *Server) exposition(r *request, text []byte) (*reply, error) {
 		return nil, err
 	}
 	return &reply{status: http.StatusOK, contentType: openmetrics.ContentType, body: b.Bytes()}, nil
+}
+
+// identity is how an answer of the gRPC listener names its request.
+func (c *call) identity() metadata.MD {
+	md := metadata.Pairs("x-request-id", c.req.id)
+	if id := c.trace.Traceparent(); id != "" {
+		md.Set("traceparent", id)
+	}
+	return md
 }

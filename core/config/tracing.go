@@ -16,7 +16,7 @@ type Tracing struct {
 	Endpoint string `koanf:"endpoint"`
 	Headers  string `koanf:"headers" secret:"true"` // of every export: NAME=value, comma separated; empty (default) = none
 	CAFile   string `koanf:"ca_file"`               // PEM file of the authority behind https:// and grpcs://; empty = the system's
-	// SampleRatio is the share of the requests that are followed, from 0 to 1. Default 0.05.
+	// SampleRatio is the share of the requests that are followed, from 0 to 1. Default 0.01.
 	SampleRatio float64 `koanf:"sample_ratio"`
 	// Clients says whether a traceparent that asks for it has its request followed: "follow" (default) or "ignore".
 	Clients string `koanf:"clients"`
@@ -28,7 +28,7 @@ type Tracing struct {
 }
 
 func defaultTracing() Tracing {
-	return Tracing{SampleRatio: 0.05, Clients: "follow", MaxPerSecond: 20, StepEvery: 16}
+	return Tracing{SampleRatio: 0.01, Clients: "follow", MaxPerSecond: 20, StepEvery: 16}
 }
 
 // Profiling is what the admin listener tells of where the host spends its time.

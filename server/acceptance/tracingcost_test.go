@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,7 +18,8 @@ import (
 
 // BenchmarkTracingCost compares two hosts in one run, in rounds that change between them: one with tracing at its defaults, a live
 // collector and a scrape each second, and one that nobody follows or scrapes. Both serve 16 streams of completions. It reports
-// the median of the rounds' ratios, on over off, in percent of the throughput.
+// the median of the rounds' ratios, on over off, in percent of the throughput, and by how much the two halves of a round with the
+// same host differ.
 func BenchmarkTracingCost(b *testing.B) {
 	store := home(b)
 	c := collector.Start(b)
@@ -47,14 +49,17 @@ func BenchmarkTracingCost(b *testing.B) {
 	const clients, requests = 16, 4
 	load(b, off.url, clients, 1)
 	load(b, on.url, clients, 1)
-	var ratios []float64
+	var ratios, noise []float64
 	for b.Loop() {
 		// Each order once: what gets slower during a round gets slower for both.
 		first, second := load(b, off.url, clients, requests), load(b, on.url, clients, requests)
 		third, fourth := load(b, on.url, clients, requests), load(b, off.url, clients, requests)
 		ratios = append(ratios, (second+third)/(first+fourth))
+		noise = append(noise, math.Abs(first-fourth)/(first+fourth))
 	}
 	slices.Sort(ratios)
+	slices.Sort(noise)
+	b.ReportMetric(100*noise[len(noise)/2], "%noise")
 	b.ReportMetric(100*ratios[len(ratios)/2], "%of-off")
 	b.ReportMetric(float64(len(c.Spans())), "spans")
 	b.ReportMetric(0, "ns/op") // says nothing here

@@ -41,7 +41,7 @@ prompts and answers are not in it. Without a running server it holds what this c
 				}
 			}
 			if err != nil {
-				if admin != "" || !errors.Is(err, sdk.ErrUnavailable) {
+				if admin != "" {
 					return err // who names a server wants its bundle
 				}
 				note = err.Error()
@@ -57,7 +57,7 @@ prompts and answers are not in it. Without a running server it holds what this c
 				}
 				own = append(own, bundle.File{Name: "config.yaml", Data: text}, bundle.File{Name: "host.txt", Data: bundle.Host()})
 			}
-			if err := writeBundle(out, append(files, own...), mask.New(cfg.Log.Mask, cfg.Secrets()...).Text); err != nil {
+			if err := writeBundle(out, append(files, own...), mask.New(nil, cfg.Secrets()...).Text); err != nil {
 				return err
 			}
 			if note != "" {
