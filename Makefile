@@ -88,6 +88,11 @@ OVERLOAD ?= --strict --set limits.max_concurrent_requests=32 --set limits.max_qu
 overload: build ## 1 to 10 times the load that the server can bear, a tenant that floods, retries after an outage
 	@./$(BIN)/pimoe bench overload $(OVERLOAD)
 
+.PHONY: tracing-cost
+tracing-cost: ## throughput with sampled tracing, a collector and scrapes, beside a host with neither, in one run
+	$(GO) test -count=1 -timeout 30m -run '^$$' -bench TracingCost -benchtime 10x ./server/acceptance
+	$(GO) test -count=1 -run '^$$' -bench 'Follow|NobodyFollows' ./core/host ./server/tracing
+
 .PHONY: bench-kernels
 bench-kernels: build ## every kernel beside the machine's limits
 	@./$(BIN)/pimoe bench kernels --backend cpu,int8

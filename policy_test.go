@@ -48,6 +48,9 @@ var may = []struct {
 	{"core/...", []string{"sdk", "sdk/...", "backends", "backends/...", "core/..."}, "the engine works without HTTP and starts plugins instead of linking them"},
 	{"server/...", []string{"sdk", "sdk/...", "backends", "backends/...", "core/...", "server", "server/..."}, "plugins are linked by the command alone"},
 	{"server/seal", []string{"sdk", "core/config"}, "keys and bytes: it knows nothing of what it seals"},
+	{"server/openmetrics", nil, "text to text"},
+	{"server/bundle", []string{"sdk"}, "files in a file: it knows nothing of what they say"},
+	{"server/profiling", []string{"sdk", "core/config", "core/metrics"}, "files in a folder: it knows nothing of requests"},
 	{"server/durable", []string{"sdk", "server/seal"}, "one file: it knows nothing of what is in it"},
 	{"server/jobs", []string{"sdk", "core/config", "core/metrics", "server/access", "server/durable"}, "it keeps jobs and computes nothing"},
 	{"server/idempotency", []string{"sdk", "core/config", "server/durable"}, "it keeps answers and knows nothing of what they say"},
@@ -60,6 +63,8 @@ var may = []struct {
 // never are packages outside the module that must not be reached, not even by way of others.
 var never = []struct{ pkg, external, why string }{
 	{"core/...", "github.com/gofiber/fiber", "the engine works without HTTP"},
+	{"core/...", "go.opentelemetry.io/", "the engine tells of itself by core/spans, whoever listens"},
+	{"sdk/...", "go.opentelemetry.io/", "a plugin's time crosses as two numbers"},
 	{"core/...", "gorgonia.org/", "its init ends the process where there is no driver"},
 	{"server/...", "gorgonia.org/", "its init ends the process where there is no driver"},
 	{"sdk/...", "github.com/gofiber/fiber", "a plugin serves no HTTP"},

@@ -24,6 +24,7 @@ import (
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/idempotency"
 	"github.com/pimoe/pimoe/server/limit"
+	"github.com/pimoe/pimoe/server/tracing"
 )
 
 const (
@@ -53,6 +54,7 @@ type request struct {
 	version     string // of the path
 	inferHeader string // Inference-Header-Content-Length
 	asset       string // of the path
+	profile     string // of the path
 	query       url.Values
 	principal   access.Principal
 	client      netip.Addr         // that the request counts for; see clientOf
@@ -96,6 +98,8 @@ type exchange struct {
 	cancel context.CancelCauseFunc
 	stop   func() // ends timer and watcher of ctx, and waits for the watcher
 	key    string // Idempotency-Key, of routes that take one
+	trace  *tracing.Request
+	code   string // of the error that it ended with
 
 	grant   *limit.Grant // nil = none was asked for
 	windows []limit.Window
@@ -108,7 +112,7 @@ func (s *Server) handle(rt route) fiber.Handler {
 		x.req.model, x.req.group = strings.Clone(c.Params("model")), strings.Clone(c.Params("group"))
 		x.req.job = strings.Clone(c.Params("job"))
 		x.req.version, x.req.inferHeader = strings.Clone(c.Params("version")), strings.Clone(c.Get(headerLength))
-		x.req.asset = strings.Clone(c.Params("asset"))
+		x.req.asset, x.req.profile = strings.Clone(c.Params("asset")), strings.Clone(c.Params("profile"))
 		rep, err := x.answer(c)
 		if err != nil {
 			rep = x.refuse(err)
@@ -148,7 +152,8 @@ func (s *Server) begin(c *fiber.Ctx, rt route) *exchange {
 	if rt.path == socketPath || rt.path == topicsPath {
 		x.req.handshake = s.handshakeOf(c)
 	}
-	x.ctx, x.cancel = context.WithCancelCause(s.base)
+	x.trace = s.tracer.Begin(tracing.ParseParent(c.Get("traceparent"), c.Get("tracestate")), rt.name(), rt.work, x.began)
+	x.ctx, x.cancel = context.WithCancelCause(tracing.With(s.base, x.trace))
 	return x
 }
 
@@ -269,9 +274,10 @@ func (x *exchange) refusal(err error) *fault {
 		err = errors.Join(cause, err)
 	}
 	f := x.s.faultOf(err)
+	x.code = f.code
 	if faultOfAccess(err) != nil {
 		x.s.meters.refused(f.code)
-		x.s.log.Warn("access refused", "request", x.req.id, "route", x.route.name(), "code", f.code, "error", err.Error())
+		x.log().Warn("access refused", "request", x.req.id, "route", x.route.name(), "code", f.code, "error", err.Error())
 	} else if f.status >= http.StatusInternalServerError {
 		level := slog.LevelWarn
 		if faultOfOverload(err) != nil {
@@ -280,7 +286,7 @@ func (x *exchange) refusal(err error) *fault {
 		if f.status == http.StatusInternalServerError {
 			level = slog.LevelError
 		}
-		x.s.log.Log(context.Background(), level, "request failed", "request", x.req.id, "route", x.route.path, "code", f.code, "error", err.Error())
+		x.log().Log(context.Background(), level, "request failed", "request", x.req.id, "route", x.route.path, "code", f.code, "error", err.Error())
 	}
 	return f
 }
@@ -299,6 +305,9 @@ func (x *exchange) head(c *fiber.Ctx, rep *reply) {
 	h.SetStatusCode(rep.status)
 	h.SetContentType(rep.contentType)
 	h.Set("X-Request-Id", x.req.id)
+	if id := x.trace.Traceparent(); id != "" {
+		h.Set("Traceparent", id)
+	}
 	for k, v := range safety {
 		h.Set(k, v)
 	}
@@ -394,10 +403,22 @@ func (x *exchange) end(status int) {
 	if status < http.StatusBadRequest {
 		x.s.used(x.req, x.route)
 	}
-	x.s.log.Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
+	x.trace.End(tracing.End{
+		ID: x.req.id, Method: x.route.method, Route: x.route.path, Tenant: p.Tenant, Status: status, Code: x.code,
+		Prompt: x.req.tokens.prompt, Completion: x.req.tokens.completion, Took: took,
+	})
+	x.log().Info("request", "request", x.req.id, "route", x.route.name(), "status", status, "seconds", took.Seconds(),
 		"prompt_tokens", x.req.tokens.prompt, "completion_tokens", x.req.tokens.completion, "quality", x.req.quality, "cache", x.req.cached,
 		"principal", p.ID, "tenant", p.Tenant)
 	x.s.running.done()
+}
+
+// log is the server's, with the name of the request's trace if it has one.
+func (x *exchange) log() *slog.Logger {
+	if id := x.trace.TraceID(); id != "" {
+		return x.s.log.With("trace", id)
+	}
+	return x.s.log
 }
 
 // requestID takes a client's id if it is harmless in logs and headers, else it makes one.

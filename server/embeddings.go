@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
+	"github.com/pimoe/pimoe/server/tracing"
 )
 
 const embeddingsPath = "/v1/embeddings"
@@ -133,10 +134,13 @@ func (e *embedding) input(ctx context.Context, i int) (err error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		req.Deadline = deadline
 	}
+	follow := tracing.From(ctx).Follow(&req)
 	stream, err := e.s.service.engine.Submit(ctx, req)
 	if err != nil {
+		follow.Done(engine.Usage{}, err)
 		return err
 	}
+	defer func() { follow.Done(stream.Usage(), err) }()
 	defer stream.Close()
 	for err == nil {
 		_, err = stream.Next(ctx)

@@ -22,6 +22,7 @@ import (
 	"github.com/pimoe/pimoe/server/recorder"
 	"github.com/pimoe/pimoe/server/replay"
 	"github.com/pimoe/pimoe/server/strictjson"
+	"github.com/pimoe/pimoe/server/tracing"
 )
 
 // generation is one client request as a set of engine requests, one for each choice.
@@ -44,6 +45,7 @@ type choice struct {
 	echo   *echo            // nil = the prompt is not part of the answer
 	calls  *callParser      // nil = there are no tools
 	traced *recorder.Choice // nil = nobody asks
+	follow *tracing.Generation
 	stream engine.Stream
 	first  bool // its prompt is counted in the usage: once for all n choices
 	offset int  // characters of the answer's text so far, for logprobs
@@ -130,8 +132,11 @@ func (g *generation) submit(ctx context.Context, c *choice, p prompt, n int) err
 		}
 		c.traced = g.recorder.Follow(&r, tracedForm(g.want), g.s.service.routing == "")
 	}
+	c.follow = tracing.From(ctx).Follow(&r)
 	var err error
-	c.stream, err = g.s.service.engine.Submit(ctx, r)
+	if c.stream, err = g.s.service.engine.Submit(ctx, r); err != nil {
+		c.follow.Done(engine.Usage{}, err)
+	}
 	return err
 }
 
@@ -200,6 +205,7 @@ func (g *generation) read(ctx context.Context, c *choice, out chan<- piece) (err
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 		}
+		c.follow.Done(c.stream.Usage(), err)
 	}()
 	for {
 		t, err := c.stream.Next(ctx)
@@ -360,6 +366,7 @@ func (g *generation) quality() engine.Quality {
 func (g *generation) close() {
 	for _, c := range g.choices {
 		c.stream.Close()
+		c.follow.Done(c.stream.Usage(), context.Canceled) // if it has not been read to its end
 	}
 }
 

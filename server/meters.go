@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"context"
-	"net/http"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -93,5 +92,5 @@ func (s *Server) metrics(_ context.Context, r *request) (*reply, error) {
 	s.service.metrics.Write(&b)
 	vm.WriteProcessMetrics(&b)
 	s.tenants.write(&b, r.principal)
-	return &reply{status: http.StatusOK, contentType: "text/plain; version=0.0.4; charset=utf-8", body: catalogue.Text(b.Bytes())}, nil
+	return s.exposition(r, catalogue.Text(b.Bytes()))
 }

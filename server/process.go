@@ -17,6 +17,7 @@ import (
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
+	"github.com/pimoe/pimoe/server/tracing"
 )
 
 // processInput is a request of POST /api/v1/process: hidden states for the MoE layers, or a text to go on with.
@@ -226,6 +227,8 @@ func (s *Server) readBinary(r *request) (*processInput, error) {
 func (s *Server) processStates(ctx context.Context, r *request, in *processInput) (y tensor.Matrix, routes []engine.RouteInfo, q engine.Quality, err error) {
 	x := in.states
 	s.spend(ctx, in)
+	ctx, followed := tracing.Layers(ctx, len(x.used))
+	defer func() { followed(err) }()
 	if len(x.used) == x.rows.Rows {
 		if y, routes, q, err = s.service.engine.Hidden(ctx, in.layer, x.rows, in.all, r.take); err != nil {
 			return y, nil, q, err

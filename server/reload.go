@@ -54,6 +54,7 @@ func (s *Server) apply(next config.Config, done *instance.Reloaded) {
 	}
 	s.answers.Apply(next.Cache)
 	s.alerts.Use(alert.Rules(next.Alerts), next.Alerts.Interval)
+	s.tracer.Apply(next.Tracing)
 	keys := make([]string, len(done.Changes))
 	for i, c := range done.Changes {
 		keys[i] = c.Key

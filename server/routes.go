@@ -104,6 +104,7 @@ func (s *Server) adminRoutes() []route {
 		route{method: http.MethodPost, path: "/v1/chat/completions", shape: openaiShape, work: true, handle: s.chat},
 		route{method: get, path: livePath, handle: s.watchLive},
 	)
+	routes = append(routes, s.debugRoutes()...)
 	return append(append(routes, s.consoleRoutes(true)...), s.changeRoutes()...)
 }
 

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pimoe/pimoe/server/access"
+	"github.com/pimoe/pimoe/server/tracing"
 )
 
 const (
@@ -248,7 +249,8 @@ func (s *Server) beginCall(ss grpc.ServerStream, m method) *call {
 	s.running.add()
 	md, _ := metadata.FromIncomingContext(ss.Context())
 	x := &exchange{s: s, route: m.route, began: time.Now(), req: &request{id: requestID(first(md, "x-request-id"))}}
-	x.ctx, x.cancel = context.WithCancelCause(s.base)
+	x.trace = s.tracer.Begin(tracing.ParseParent(first(md, "traceparent"), first(md, "tracestate")), m.route.name(), m.route.work, x.began)
+	x.ctx, x.cancel = context.WithCancelCause(tracing.With(s.base, x.trace))
 	unwatch := context.AfterFunc(ss.Context(), func() { x.cancel(causeOf(ss.Context())) })
 	x.stop = func() { unwatch() }
 	return &call{exchange: x, ss: ss}
@@ -273,7 +275,7 @@ func first(md metadata.MD, key string) string {
 func (s *Server) serveCall(m method) grpc.StreamHandler {
 	return func(_ any, ss grpc.ServerStream) error {
 		c := s.beginCall(ss, m)
-		_ = ss.SetHeader(metadata.Pairs("x-request-id", c.req.id)) // fails only behind the first message
+		_ = ss.SetHeader(c.identity()) // fails only behind the first message
 		return c.finish(c.serve(m))
 	}
 }
@@ -403,7 +405,7 @@ func (c *call) finish(err error) error {
 func (s *Server) serveStream(m method) grpc.StreamHandler {
 	return func(_ any, ss grpc.ServerStream) error {
 		c := s.beginCall(ss, m)
-		_ = ss.SetHeader(metadata.Pairs("x-request-id", c.req.id)) // fails only behind the first message
+		_ = ss.SetHeader(c.identity()) // fails only behind the first message
 		if err := c.admit(m); err != nil {
 			return c.finish(err)
 		}
@@ -456,6 +458,7 @@ func (s *Server) serveOne(ss grpc.ServerStream, m method, in proto.Message) (err
 
 // dismiss ends an exchange that was no request.
 func (c *call) dismiss() {
+	c.trace.End(tracing.End{ID: c.req.id, Method: c.route.method, Route: c.route.path, Tenant: c.req.principal.Tenant, Status: http.StatusOK, Took: time.Since(c.began)})
 	c.stop()
 	c.cancel(nil)
 	c.s.running.done()

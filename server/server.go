@@ -26,7 +26,9 @@ import (
 	"github.com/pimoe/pimoe/server/limit"
 	"github.com/pimoe/pimoe/server/live"
 	"github.com/pimoe/pimoe/server/memory"
+	"github.com/pimoe/pimoe/server/profiling"
 	"github.com/pimoe/pimoe/server/redisdb"
+	"github.com/pimoe/pimoe/server/tracing"
 	"github.com/pimoe/pimoe/server/web"
 )
 
@@ -41,6 +43,7 @@ type options struct {
 	audit   *audit.Log
 	state   *durable.DB
 	clock   func() time.Time // of tests
+	recent  func() []byte
 }
 
 // Pprof serves the profiles of net/http/pprof on the admin listener.
@@ -67,7 +70,10 @@ type Server struct {
 	service service
 	forms   forms
 	meters  *meters
-	audit   *audit.Log // nil = nothing is recorded
+	tracer  *tracing.Tracer
+	kept    *profiling.Recorder
+	recent  func() []byte // what the log has last said; nil = nobody keeps it
+	audit   *audit.Log    // nil = nothing is recorded
 	build   build
 	guard   *access.Guard
 	table   *access.Table
@@ -120,7 +126,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	}
 	s := &Server{log: log, cfg: cfg, service: svc, build: buildOf(o.version), audit: o.audit, started: time.Now(), running: newTally(), limits: defaultLimits}
 	s.now.Store(&cfg)
-	s.read = o.read
+	s.read, s.recent = o.read, o.recent
 	s.left = make(chan struct{})
 	s.forms.vocabulary = sync.OnceValues(svc.vocabulary)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
@@ -137,7 +143,7 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	s.tenants = newTenants(cfg.Metrics.Tenants, svc.id, s.clock, svc.costs)
 	s.users, s.labels = newUsers(svc.metrics, s.clock), &labels{r: svc.metrics}
 	s.newState(o.state)
-	if err := errors.Join(s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg), s.openShared(cfg)); err != nil {
+	if err := errors.Join(s.openTracing(), s.openProfiles(), s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg), s.openShared(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.openLimits(cfg)
@@ -178,7 +184,7 @@ func (s *Server) bind(o *options) error {
 		return err
 	}
 	s.admin = &listener{Listener: ln}
-	s.admin.app, err = s.adminApp(o.pprof)
+	s.admin.app, err = s.adminApp(o.pprof || s.cfg.Profiling.Pprof)
 	return err
 }
 
@@ -302,6 +308,8 @@ func (s *Server) Close() error {
 		if s.guard != nil { // of a New that failed
 			s.guard.Close()
 		}
+		s.kept.Close()
+		err = errors.Join(err, s.closeTracing())
 	})
 	return err
 }

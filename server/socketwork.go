@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
+	"github.com/pimoe/pimoe/server/tracing"
 	"github.com/pimoe/pimoe/server/ws"
 )
 
@@ -69,7 +70,8 @@ func (c *socket) exchange(m ws.Message, p access.Principal) *exchange {
 	s.running.add()
 	x := &exchange{s: s, route: route{method: "WS", path: string(m.Type)}, began: time.Now(), stop: func() {}}
 	x.req = &request{id: uuid.NewString(), contentType: mimeJSON, body: m.Data, principal: p, client: c.client}
-	x.ctx, x.cancel = context.WithCancelCause(access.With(s.base, p))
+	x.trace = s.tracer.Begin(tracing.Parent{}, x.route.name(), true, x.began)
+	x.ctx, x.cancel = context.WithCancelCause(access.With(tracing.With(s.base, x.trace), p))
 	return x
 }
 

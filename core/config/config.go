@@ -55,6 +55,9 @@ type Config struct {
 	Metrics Metrics `koanf:"metrics"`
 	// Alerts are the rules that the host holds against its own metrics.
 	Alerts Alerts `koanf:"alerts"`
+	// Tracing follows some requests on their way; Profiling tells where the host spends its time.
+	Tracing   Tracing   `koanf:"tracing"`
+	Profiling Profiling `koanf:"profiling"`
 }
 
 // Chaos is for demonstrations and rehearsals.

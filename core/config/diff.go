@@ -33,6 +33,7 @@ var live = []string{
 	"plugins.dir", "plugins.catalogue",
 	"limits.rates", "limits.weights", "limits.max_queue_time", "limits.total_memory_mb", "limits.connections_per_client",
 	"web.origins", "web.hosts", "web.trusted_proxies",
+	"tracing.sample_ratio", "tracing.clients", "tracing.max_per_second", "tracing.step_every",
 	"cache.answers", "cache.memory_mb", "cache.ttl",
 	"alerts.interval", "alerts.cpu_percent", "alerts.memory_percent", "alerts.disk_free_percent", "alerts.error_percent", "alerts.p95", "alerts.queue_age",
 	"alerts.restarts", "alerts.certificate", "alerts.min_tokens_per_second", "alerts.objective_percent", "alerts.overrides",

@@ -69,6 +69,7 @@ func defaults(environ []string) Config {
 		Cache:   defaultCache(),
 		Metrics: defaultMetrics(),
 		Alerts:  defaultAlerts(),
+		Tracing: defaultTracing(), Profiling: defaultProfiling(),
 	}
 }
 

@@ -26,5 +26,10 @@ func (c Config) Secrets() (out []string) {
 			out = append(out, value.String())
 		}
 	})
+	if headers, err := ParseHeaders(c.Tracing.Headers); err == nil { // each may come up without the others
+		for _, value := range headers {
+			out = append(out, value)
+		}
+	}
 	return out
 }

@@ -97,6 +97,8 @@ func (c Config) problems() []Problem {
 	v.policies(c)
 	v.state(c)
 	v.metrics(c.Metrics)
+	v.tracing(c.Tracing)
+	v.profiling(c.Profiling)
 	if c.Limits.MaxBatchTokens >= 1 && c.Limits.MaxBatchTokens < c.Limits.MaxBatchSize {
 		v.bad("limits.max_batch_tokens", strconv.Itoa(c.Limits.MaxBatchTokens),
 			fmt.Sprintf("at least limits.max_batch_size (%d): each running sequence takes one token a step", c.Limits.MaxBatchSize))

@@ -279,7 +279,8 @@ func (l *loop) launchStep(entries []entry) {
 		l.schedule(e.s, now)
 	}
 	ctx, deadline := l.patience.get(from, to, now)
-	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, began: now, cancel: l.patience.cancel}
+	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, began: now, cancel: l.patience.cancel, followed: l.flown.followed[:0]}
+	ctx = l.flown.follow(ctx, rows)
 	l.flight, l.stepped = &l.flown, true
 	l.crowded = len(l.queue) > 0
 	l.launched = now
@@ -413,6 +414,7 @@ func (l *loop) land(r result) {
 		l.answer(f.job, nil)
 		return
 	}
+	f.unfollow(r.err)
 	if r.err != nil {
 		l.patience.drop() // what the step has left behind ends with its context
 	}

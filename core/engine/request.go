@@ -6,6 +6,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
+	"github.com/pimoe/pimoe/core/spans"
 )
 
 // Request asks for one continuation of a prompt. A client's `n` is n Requests with the same prompt; prefix reuse makes
@@ -30,6 +31,8 @@ type Request struct {
 	// loop and must not block or keep its arguments. It implies NoReuse unless it sees no position before the prompt's last,
 	// so that every position that it wants is seen.
 	Observe *Observer
+	// Trace, if not nil, follows the request's steps. It changes nothing of what is computed.
+	Trace spans.Request
 	// Form, if not nil, holds the continuation to a form: it is complete within MaxTokens. A request with a Form has
 	// neither IgnoreEOS nor Forced tokens. Its log-probabilities are those of the model, without the form.
 	Form Form

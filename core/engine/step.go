@@ -9,6 +9,7 @@ import (
 	"github.com/pimoe/pimoe/core/model"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/sampler"
+	"github.com/pimoe/pimoe/core/spans"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -55,6 +56,7 @@ type flight struct {
 	edition  uint64    // of a job
 	alive    int       // sequences whose streams have not ended
 	job      *job      // instead of entries
+	followed []spans.Step
 	cancel   context.CancelFunc
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/resilience"
+	"github.com/pimoe/pimoe/core/spans"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -33,16 +34,17 @@ const (
 // groupCall is a call on a group: the same call on one process after the other until one answers, and on two at once where
 // the first takes too long. Calls are pure, so a repeated one gives the same bits.
 type groupCall struct {
-	group *group
-	ctx   context.Context
-	call  *expert.Call
-	try   try
-	last  *incarnation // that failed
-	retry bool         // the try is one of the budget's retries
-	quiet bool         // not to be sampled: it is itself a repetition
-	now   bool         // does not wait for a restart
-	noted *moe.Answer  // who has answered goes here, if not nil
-	sent  int          // tries so far, one after the other
+	group  *group
+	ctx    context.Context
+	call   *expert.Call
+	try    try
+	last   *incarnation // that failed
+	retry  bool         // the try is one of the budget's retries
+	quiet  bool         // not to be sampled: it is itself a repetition
+	now    bool         // does not wait for a restart
+	noted  *moe.Answer  // who has answered goes here, if not nil
+	sent   int          // tries so far, one after the other
+	beside bool         // another call that takes long
 }
 
 // try is a call on one process.
@@ -51,19 +53,24 @@ type try struct {
 	inc     *incarnation
 	pending expert.Pending // nil = there is none
 	sent    time.Time
+	follow  *followed // nil = nobody does
 }
 
 var groupCalls = sync.Pool{New: func() any { return new(groupCall) }}
 
 func (p *groupCall) send(replica int, inc *incarnation) {
 	p.sent++
-	p.try = begin(p.ctx, replica, inc, p.call)
+	p.try = p.begin(replica, inc)
 }
 
 // begin sends a call that the group has counted.
-func begin(ctx context.Context, replica int, inc *incarnation, call *expert.Call) try {
+func (p *groupCall) begin(replica int, inc *incarnation) try {
 	inc.inflight.Add(1)
-	return try{replica, inc, inc.expert.Start(ctx, call), time.Now()}
+	if l := spans.LayerOf(p.ctx); l != nil {
+		f := p.follow(l, replica, inc)
+		return try{replica, inc, inc.expert.Start(client.Carry(p.ctx, &f.carried), p.call), f.sent, f}
+	}
+	return try{replica, inc, inc.expert.Start(p.ctx, p.call), time.Now(), nil}
 }
 
 // Wake implements moe.Sleeper.
@@ -200,6 +207,7 @@ func (p *groupCall) finish(err error) error {
 	p.endRetry()
 	t.inc.inflight.Add(-1)
 	took := time.Since(t.sent)
+	t.follow.end(err, false)
 	p.group.stats[t.replica].count(p.call.Y.Rows, took, err)
 	p.group.end(t.replica, t.inc, p.outcome(err), took, work(p.call))
 	if err == nil {
@@ -291,6 +299,7 @@ func (p *groupCall) drop(o resilience.Outcome) {
 	p.try, p.last = try{}, t.inc
 	p.endRetry()
 	t.pending.(client.Settling).Abandon()
+	t.follow.end(nil, true)
 	t.inc.inflight.Add(-1)
 	p.group.end(t.replica, t.inc, o, time.Since(t.sent), work(p.call))
 }
@@ -331,7 +340,7 @@ func (p *groupCall) hedge(first client.Settling) error {
 		h.y = make([]float32, n)
 	}
 	h.call.Y = tensor.MatrixOf(p.call.Y.Rows, p.call.Y.Cols, h.y[:p.call.Y.Rows*p.call.Y.Cols])
-	other := groupCall{group: g, ctx: p.ctx, call: &h.call, noted: p.noted, sent: p.sent}
+	other := groupCall{group: g, ctx: p.ctx, call: &h.call, noted: p.noted, sent: p.sent, beside: true}
 	other.send(replica, inc)
 	defer func() { h.call = expert.Call{} }()
 	second, ok := other.try.pending.(client.Settling)

@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/resilience"
+	"github.com/pimoe/pimoe/core/spans"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -174,8 +175,12 @@ func (c *localCall) Wait() error {
 
 func (c *localCall) run() {
 	began := time.Now()
+	span := c.follow()
 	c.err = c.group.expert.Forward(c.ctx, c.call)
 	c.took = time.Since(began)
+	if span != nil {
+		span.End(spans.Outcome{Err: c.err})
+	}
 	c.group.stats.count(c.call.Y.Rows, c.took, c.err)
 }
 

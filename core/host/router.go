@@ -9,6 +9,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
+	"github.com/pimoe/pimoe/core/spans"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -193,6 +194,10 @@ func (r *supervisedRouter) Begin(ctx context.Context, b router.Batch, routes rou
 	if inc, _, _ := r.process.ready(); inc != nil && inc.verdict.Load() == nil {
 		p.inc = inc
 		inc.inflight.Add(1)
+		if l := spans.LayerOf(ctx); l != nil {
+			p.follow = r.follow(l, inc, b)
+			ctx = client.Carry(ctx, &p.follow.carried)
+		}
 		p.pending = inc.router.Begin(ctx, b, routes)
 	}
 	return p
@@ -206,6 +211,7 @@ type begunRoute struct {
 	routes  router.Routes
 	inc     *incarnation
 	pending expert.Pending
+	follow  *followed // nil = nobody does
 }
 
 var begunRoutes = sync.Pool{New: func() any { return new(begunRoute) }}
@@ -215,6 +221,7 @@ func (p *begunRoute) Wait() error {
 	r, inc, err := p.router, p.inc, error(nil)
 	if inc != nil {
 		err = r.judge(inc, p.batch, p.routes, p.pending.Wait())
+		p.follow.end(err, false)
 		inc.inflight.Add(-1)
 	}
 	switch {
@@ -237,7 +244,14 @@ func (p *begunRoute) Wait() error {
 func (r *supervisedRouter) ask(ctx context.Context, inc *incarnation, b router.Batch, routes router.Routes) error {
 	inc.inflight.Add(1)
 	defer inc.inflight.Add(-1)
-	return r.judge(inc, b, routes, inc.router.Route(ctx, b, routes))
+	l := spans.LayerOf(ctx)
+	if l == nil {
+		return r.judge(inc, b, routes, inc.router.Route(ctx, b, routes))
+	}
+	f := r.follow(l, inc, b)
+	err := r.judge(inc, b, routes, inc.router.Route(client.Carry(ctx, &f.carried), b, routes))
+	f.end(err, false)
+	return err
 }
 
 // judge checks and counts an answer of the plugin.

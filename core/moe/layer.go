@@ -9,6 +9,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/backends/vec"
+	"github.com/pimoe/pimoe/core/spans"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/router"
@@ -105,6 +106,21 @@ func (l *Layer) Forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if in.X.Rows == 0 {
 		return nil
 	}
+	if s := spans.StepOf(ctx); s != nil {
+		return l.followed(ctx, s, in, y)
+	}
+	return l.forward(ctx, in, y)
+}
+
+// followed is forward with somebody who is told of the layer and of its calls.
+func (l *Layer) followed(ctx context.Context, s spans.Step, in Input, y tensor.Matrix) error {
+	f := s.Layer(in.Layer, in.X.Rows)
+	err := l.forward(spans.WithLayer(ctx, f), in, y)
+	f.End(err)
+	return err
+}
+
+func (l *Layer) forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if l.policies == nil {
 		in.Judge = nil
 	}

@@ -146,9 +146,11 @@ func (e *Expert) send(ctx context.Context, call *expert.Call) error {
 		}
 		req := wire.ForwardRequest(part)
 		var reply *pb.ForwardReply
-		err := e.link.call(ctx, func(ctx context.Context) (err error) {
-			reply, err = e.link.expert.Forward(ctx, req)
-			return err
+		err := e.link.call(ctx, func(ctx context.Context) error {
+			return carriedBy(ctx).overGRPC(ctx, func(ctx context.Context, o ...grpc.CallOption) (err error) {
+				reply, err = e.link.expert.Forward(ctx, req, o...)
+				return err
+			})
 		})
 		if err == nil {
 			err = wire.TakeForwardReply(part, reply)
@@ -217,6 +219,7 @@ type posted struct {
 	call    *expert.Call
 	each    int // rows that fit a slot
 	sent    int // rows that are on their way or back
+	carried *Carried
 	flights []flight
 }
 
@@ -238,7 +241,7 @@ func newPosted(l *link, ctx context.Context, call *expert.Call) *posted {
 		return nil
 	}
 	p := postedPool.Get().(*posted)
-	p.link, p.ctx, p.call, p.each, p.sent = l, ctx, call, each, 0
+	p.link, p.ctx, p.call, p.each, p.sent, p.carried = l, ctx, call, each, 0, carriedBy(ctx)
 	return p
 }
 
@@ -255,7 +258,7 @@ func (p *posted) end(err error) error {
 func (p *posted) post() error {
 	for p.sent < p.call.Y.Rows {
 		part := p.part()
-		t, ok, err := p.link.plane.TryPost(part.Lane-1, wire.ForwardHead(part, timeLeft(p.ctx)), func(b []byte) { wire.PutForward(b, part) })
+		t, ok, err := p.link.plane.TryPost(part.Lane-1, p.head(part), func(b []byte) { wire.PutForward(b, part) })
 		if err != nil || !ok {
 			return err
 		}
@@ -270,6 +273,13 @@ func (p *posted) part() *expert.Call {
 		return p.call
 	}
 	return wire.SliceCall(p.call, p.sent, min(p.sent+p.each, p.call.Y.Rows))
+}
+
+// head is the header of a part.
+func (p *posted) head(part *expert.Call) plane.Head {
+	h := wire.ForwardHead(part, timeLeft(p.ctx))
+	h.Trace = p.carried.trace()
+	return h
 }
 
 func (p *posted) fly(part *expert.Call, t plane.Ticket) {
@@ -287,14 +297,17 @@ func (p *posted) Wait() error {
 				return p.end(first)
 			}
 			part := p.part()
-			t, err := p.link.plane.Post(p.ctx, part.Lane-1, wire.ForwardHead(part, timeLeft(p.ctx)), func(b []byte) { wire.PutForward(b, part) })
+			t, err := p.link.plane.Post(p.ctx, part.Lane-1, p.head(part), func(b []byte) { wire.PutForward(b, part) })
 			if err != nil {
 				return p.end(err)
 			}
 			p.fly(part, t)
 		}
 		f := p.flights[n]
-		err := f.ticket.Wait(p.ctx, callLimit, func(r plane.Reply, b []byte) error { return wire.TakeForward(f.call, r, b) })
+		err := f.ticket.Wait(p.ctx, callLimit, func(r plane.Reply, b []byte) error {
+			p.carried.take(r.Began, r.Took)
+			return wire.TakeForward(f.call, r, b)
+		})
 		if first == nil {
 			first = err
 		}

@@ -107,7 +107,7 @@ func (r *Router) Begin(ctx context.Context, b router.Batch, routes router.Routes
 	}
 	if pl := r.link.plane; pl != nil && wire.CheckBatch(p.batch, routes) == nil {
 		if in, out := wire.RouteBytes(p.batch, routes.K); b.Logits.Rows <= pl.Layout().Rows(in, out) {
-			p.ticket, p.sent, p.err = pl.TryPost(plane.AnyLane, wire.RouteHead(p.batch, routes.K, timeLeft(ctx)), func(q []byte) { wire.PutRoute(q, p.batch) })
+			p.ticket, p.sent, p.err = pl.TryPost(plane.AnyLane, routeHead(ctx, p.batch, routes.K), func(q []byte) { wire.PutRoute(q, p.batch) })
 		}
 	}
 	return p
@@ -145,12 +145,20 @@ func (p *routing) Wait() error {
 // take waits for the answer in a slot.
 func (r *Router) take(ctx context.Context, t plane.Ticket, b router.Batch, routes router.Routes) error {
 	return t.Wait(ctx, callLimit, func(reply plane.Reply, p []byte) error {
+		carriedBy(ctx).take(reply.Began, reply.Took)
 		return wire.TakeRoute(routes, b.Logits.Cols, reply, p)
 	})
 }
 
+// routeHead is the header of a batch in a slot.
+func routeHead(ctx context.Context, b router.Batch, k int) plane.Head {
+	h := wire.RouteHead(b, k, timeLeft(ctx))
+	h.Trace = carriedBy(ctx).trace()
+	return h
+}
+
 func (r *Router) share(ctx context.Context, b router.Batch, routes router.Routes) error {
-	t, err := r.link.plane.Post(ctx, plane.AnyLane, wire.RouteHead(b, routes.K, timeLeft(ctx)), func(p []byte) { wire.PutRoute(p, b) })
+	t, err := r.link.plane.Post(ctx, plane.AnyLane, routeHead(ctx, b, routes.K), func(p []byte) { wire.PutRoute(p, b) })
 	if err == nil {
 		err = r.take(ctx, t, b, routes)
 	}
@@ -160,9 +168,11 @@ func (r *Router) share(ctx context.Context, b router.Batch, routes router.Routes
 func (r *Router) send(ctx context.Context, b router.Batch, routes router.Routes) error {
 	req := wire.RouteRequest(b, routes.K)
 	var reply *pb.RouteReply
-	err := r.link.call(ctx, func(ctx context.Context) (err error) {
-		reply, err = r.link.router.Route(ctx, req)
-		return err
+	err := r.link.call(ctx, func(ctx context.Context) error {
+		return carriedBy(ctx).overGRPC(ctx, func(ctx context.Context, o ...grpc.CallOption) (err error) {
+			reply, err = r.link.router.Route(ctx, req, o...)
+			return err
+		})
 	})
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func (s *safeBuffer) String() string {
 var address = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
 
 // launch starts the program and does not wait for it to be ready.
-func launch(t *testing.T, store string, args ...string) *program {
+func launch(t testing.TB, store string, args ...string) *program {
 	t.Helper()
 	p := &program{stderr: &safeBuffer{}, exited: make(chan struct{})}
 	p.cmd = exec.Command(filepath.Join(coretest.Binaries(t), "pimoe"),
@@ -71,7 +71,7 @@ func launch(t *testing.T, store string, args ...string) *program {
 	return p
 }
 
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -82,7 +82,7 @@ func freePort(t *testing.T) string {
 }
 
 // ready waits until the server says that it answers.
-func (p *program) ready(t *testing.T) {
+func (p *program) ready(t testing.TB) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for time.Now().Before(deadline) {

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/coretest"
+	"github.com/pimoe/pimoe/server/bundle"
 )
 
 // TestSecretsStayInside plants a secret in every place that one can come from, uses them all, and looks for them in everything that
@@ -67,6 +68,7 @@ func TestSecretsStayInside(t *testing.T) {
 	_ = p.cmd.Process.Kill() // launch has no place for an environment: the same command line again, with one
 	<-p.exited
 	p = again(t, p, "PIMOE_API_KEY_FILE="+file("key", plant("the API key's file")), "PIMOE_AUTH__OIDC__CLIENT_SECRET="+plant("the OIDC secret"),
+		"PIMOE_TRACING__ENDPOINT=http://127.0.0.1:9", "PIMOE_TRACING__HEADERS=authorization=Bearer-"+plant("the collector's key")+",x-scope="+plant("another header of exports"), "PIMOE_TRACING__SAMPLE_RATIO=1",
 		"PIMOE_TEST_CANARY="+plant("the environment"), "AWS_SECRET_ACCESS_KEY="+plant("another program's variable"))
 	p.url = strings.Replace(p.url, "http:", "https:", 1)
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
@@ -134,6 +136,9 @@ func TestSecretsStayInside(t *testing.T) {
 	}
 
 	given := map[string]string{"answers": written.String()}
+	for name, text := range debugBundle(t, p, store, key, dir) {
+		given["the bundle's "+name] = text
+	}
 	for _, pid := range append(children(t), p.cmd.Process.Pid) {
 		base := fmt.Sprintf("/proc/%d/", pid)
 		look(t, given, base+"cmdline")
@@ -186,6 +191,41 @@ func look(t *testing.T, given map[string]string, path string) {
 		t.Fatal(err)
 	}
 	given[path] = string(b)
+}
+
+// debugBundle is what pimoe debug bundle collects from a server.
+func debugBundle(t *testing.T, p *program, store, key, dir string) map[string]string {
+	t.Helper()
+	keyFile, out := filepath.Join(dir, "admin-key"), filepath.Join(dir, "bundle.tar.gz")
+	if err := os.WriteFile(keyFile, []byte(key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(coretest.Binaries(t), "pimoe"), "debug", "bundle", "--admin", p.admin, "-o", out)
+	cmd.Env = append(os.Environ(), "PIMOE_HOME="+store, "PIMOE_ADMIN_KEY_FILE="+keyFile)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, text)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := bundle.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{}
+	for _, f := range files {
+		texts[f.Name] = string(f.Data)
+	}
+	for name, has := range map[string]string{
+		"README.txt": "goroutines.txt", "version.json": "pimoe-tiny", "config.yaml": "tracing:", "stats.json": "production_config", "experts.json": `"router"`,
+		"metrics.txt": "pimoe_build_info", "log.txt": "access refused", "goroutines.txt": "goroutine ", "host.txt": "PIMOE_TRACING__HEADERS", "doctor.json": "instruction sets", "command.json": "version",
+	} {
+		if !strings.Contains(texts[name], has) {
+			t.Errorf("the bundle's %s has no %q: %.300s", name, has, texts[name])
+		}
+	}
+	return texts
 }
 
 // again starts a program's command line with more variables.

@@ -324,6 +324,8 @@ func putHead(b []byte, h Head, gen uint64) {
 	le.PutUint32(b[slotK:], h.K)
 	le.PutUint32(b[slotHidden:], h.Hidden)
 	le.PutUint64(b[slotTimeout:], h.Timeout)
+	copy(b[slotTrace:slotTrace+16], h.Trace.ID[:])
+	copy(b[slotSpan:slotSpan+8], h.Trace.Span[:])
 }
 
 // Wait blocks until the answer is there and hands it to take, whose payload may change under its hands: it loads each
@@ -459,6 +461,8 @@ func readReply(b []byte) (Reply, uint64) {
 		Status: le.Uint32(head[slotStatus:]),
 		Rows:   le.Uint32(head[slotRowsBack:]),
 		Cols:   le.Uint32(head[slotColsBack:]),
+		Began:  le.Uint64(head[slotBegan:]),
+		Took:   le.Uint64(head[slotTook:]),
 	}
 	if n := min(le.Uint32(head[slotMsgLen:]), maxMessage); n > 0 {
 		r.Message = string(b[slotMsg : slotMsg+n])

@@ -61,6 +61,8 @@ const (
 	slotK        = 96
 	slotHidden   = 100
 	slotTimeout  = 104 // u64, microseconds left to the call; 0 = no limit
+	slotTrace    = 112 // 16 bytes, W3C trace id; zeros = nobody follows the call
+	slotSpan     = 128 // 8 bytes, W3C span id
 
 	// Response header of a slot.
 	slotDone     = 0  // u32 futex: low half of the generation that is answered
@@ -69,6 +71,8 @@ const (
 	slotRowsBack = 76
 	slotColsBack = 80
 	slotMsgLen   = 84
+	slotBegan    = 88  // u64, of a call that somebody follows: nanoseconds since 1970 when it was begun; 0 = unknown
+	slotTook     = 96  // u64, and how many it took
 	slotMsg      = 128 // bytes of the error's message
 	maxMessage   = 2048
 
@@ -198,6 +202,13 @@ type Head struct {
 	K        uint32
 	Hidden   uint32
 	Timeout  uint64 // microseconds left to the call; 0 = no limit
+	Trace    Trace
+}
+
+// Trace names a call that somebody follows, as W3C Trace Context does; the zero value is any other call.
+type Trace struct {
+	ID   [16]byte
+	Span [8]byte
 }
 
 // Reply is what an answer says of its payload. Status 0 is success.
@@ -206,4 +217,6 @@ type Reply struct {
 	Rows    uint32
 	Cols    uint32
 	Message string
+	// Began and Took, in nanoseconds, are when the plugin computed a call that somebody follows, as it says. 0 = it says nothing.
+	Began, Took uint64
 }

@@ -199,7 +199,7 @@ func (p *Plugin) serve(s *slot, ctx *callContext) *callContext {
 	gen := word(s.in, slotPost).Load()
 	head := readHead(s.in)
 	ctx.begin(word(s.in, slotCancel), gen, head.Timeout)
-	r := p.handler(ctx, head, s.in[headerSize:], s.out[headerSize:])
+	r := p.handle(ctx, head, s)
 	if ctx.end() {
 		ctx = new(callContext) // somebody may still look at the old one
 	}
@@ -212,6 +212,18 @@ func (p *Plugin) serve(s *slot, ctx *callContext) *callContext {
 	s.last = gen
 	p.calls.Add(1)
 	return ctx
+}
+
+// handle computes the call. Of one that somebody follows it says when.
+func (p *Plugin) handle(ctx context.Context, head Head, s *slot) Reply {
+	in, out := s.in[headerSize:], s.out[headerSize:]
+	if head.Trace == (Trace{}) {
+		return p.handler(ctx, head, in, out)
+	}
+	began := time.Now()
+	r := p.handler(ctx, head, in, out)
+	r.Began, r.Took = uint64(began.UnixNano()), uint64(time.Since(began))
+	return r
 }
 
 const (
@@ -300,7 +312,7 @@ func (p *Plugin) beat() {
 
 func readHead(b []byte) Head {
 	le := binary.LittleEndian
-	return Head{
+	h := Head{
 		Op:       le.Uint32(b[slotOp:]),
 		Layer:    int32(le.Uint32(b[slotLayer:])),
 		Threads:  le.Uint32(b[slotThreads:]),
@@ -311,6 +323,9 @@ func readHead(b []byte) Head {
 		Hidden:   le.Uint32(b[slotHidden:]),
 		Timeout:  le.Uint64(b[slotTimeout:]),
 	}
+	copy(h.Trace.ID[:], b[slotTrace:])
+	copy(h.Trace.Span[:], b[slotSpan:])
+	return h
 }
 
 func putReply(b []byte, r Reply, gen uint64) {
@@ -321,4 +336,6 @@ func putReply(b []byte, r Reply, gen uint64) {
 	le.PutUint32(b[slotRowsBack:], r.Rows)
 	le.PutUint32(b[slotColsBack:], r.Cols)
 	le.PutUint32(b[slotMsgLen:], uint32(n))
+	le.PutUint64(b[slotBegan:], r.Began)
+	le.PutUint64(b[slotTook:], r.Took)
 }

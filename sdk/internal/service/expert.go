@@ -83,7 +83,7 @@ func (s *Expert) forward(ctx context.Context, c *expert.Call) error {
 func (s *Expert) Forward(ctx context.Context, req *pb.ForwardRequest) (*pb.ForwardReply, error) {
 	c, err := wire.CallOf(req)
 	if err == nil {
-		err = s.forward(ctx, c)
+		err = timed(ctx, func() error { return s.forward(ctx, c) })
 	}
 	if err != nil {
 		return nil, wire.ToStatus(err)

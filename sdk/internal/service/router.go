@@ -83,7 +83,7 @@ func (s *Router) route(ctx context.Context, b router.Batch, r router.Routes) err
 func (s *Router) Route(ctx context.Context, req *pb.RouteRequest) (*pb.RouteReply, error) {
 	b, r, err := wire.BatchOf(req)
 	if err == nil {
-		err = s.route(ctx, b, r)
+		err = timed(ctx, func() error { return s.route(ctx, b, r) })
 	}
 	if err != nil {
 		return nil, wire.ToStatus(err)

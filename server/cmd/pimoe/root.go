@@ -30,9 +30,10 @@ type app struct {
 	environ []string
 	errTTY  bool // err is a terminal: progress bars and colours
 
-	file   string   // --config
-	sets   []string // --set key=value
-	output string   // --output
+	file   string        // --config
+	sets   []string      // --set key=value
+	output string        // --output
+	recent *logging.Ring // what the log has last said; nil = nobody asks
 }
 
 func (a *app) root() *cobra.Command {
@@ -69,7 +70,7 @@ not exist, 4 something is not ready or not reachable, 130 interrupted.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.serve(), a.generate(), a.chat(), a.eval(), a.tokenize(), a.bench(), a.chaos(), a.importCommand(), a.models(),
-		a.plugins(), a.experts(), a.keys(), a.encryption(), a.audit(), a.alerts(), a.reload(), a.replay(), a.config(), a.doctor(), a.health(), a.version())
+		a.plugins(), a.experts(), a.keys(), a.encryption(), a.audit(), a.alerts(), a.reload(), a.replay(), a.config(), a.doctor(), a.debug(), a.health(), a.version())
 	wrapArgs(root)
 	return root
 }
@@ -178,7 +179,11 @@ func (a *app) loadWith(c *cobra.Command, sets []string, base ...config.Setting) 
 var quiet = config.Setting{Key: "log.level", Value: "warn"}
 
 func (a *app) logger(cfg config.Config) *slog.Logger {
-	return logging.New(a.err, cfg.Log, a.errTTY, a.color(), cfg.Secrets()...)
+	w := a.err
+	if a.recent != nil {
+		w = io.MultiWriter(w, a.recent)
+	}
+	return logging.New(w, cfg.Log, a.errTTY, a.color(), cfg.Secrets()...)
 }
 
 // color follows https://no-color.org.

@@ -20,6 +20,7 @@ import (
 	"github.com/pimoe/pimoe/server"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
 	"github.com/pimoe/pimoe/server/instance"
+	"github.com/pimoe/pimoe/server/logging"
 )
 
 func (a *app) serve() *cobra.Command {
@@ -49,6 +50,7 @@ listeners as soon as it is ready. Logs go to standard error.`,
 			signal.Notify(successions, syscall.SIGUSR2)
 			defer signal.Stop(hangups)
 			defer signal.Stop(successions)
+			a.recent = new(logging.Ring)
 			cfg, err := a.load(c)
 			if err != nil {
 				return err
@@ -77,7 +79,7 @@ listeners as soon as it is ready. Logs go to standard error.`,
 			}
 			defer closeInto(&err, inst.Close)
 			trail.started(cfg, inst)
-			opts := append(trail.options(), server.Version(version), server.State(state), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
+			opts := append(trail.options(), server.Version(version), server.State(state), server.RecentLog(a.recent.Bytes), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
 			if pprof {
 				opts = append(opts, server.Pprof())
 			}
