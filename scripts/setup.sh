@@ -16,6 +16,9 @@ command -v python3 >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev
 want curl curl
 [ -x /usr/sbin/nginx ] || want nginx nginx-light
 want redis-server redis-server
+want redis-cli redis-tools
+want systemd-analyze systemd # it verifies the units of deploy/systemd
+want openssl openssl
 want chromium chromium # of the console's tests
 [ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)
 [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)

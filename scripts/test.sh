@@ -72,6 +72,10 @@ mutation() { # the tool's own tests: they make a few mutants, and see that the t
   (cd scripts/mutate && $GO vet ./... && $GO test ./...)
 }
 
+composed() { # compose's own library: it is a module of its own, since nothing else needs it
+  (cd scripts/composecheck && $GO vet ./... && $GO run . ../../deploy/compose/compose.yaml)
+}
+
 (cd scripts/testreport && $GO build -o "$work/testreport" .) || exit 1
 export PIMOE_BIN="$PWD/bin"
 unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE_MODE
@@ -101,6 +105,7 @@ if command -v gcc >/dev/null 2>&1; then
 fi
 step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
 step "mutation tool" mutation
+step "compose specification" composed
 step "linux/arm64" cross linux arm64
 step "darwin/arm64" cross darwin arm64
 

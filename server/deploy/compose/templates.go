@@ -29,6 +29,7 @@ x-host: &host
   environment:
     PIMOE_CONFIG: /etc/pimoe/pimoe.yaml
     PIMOE_HOME: /data
+    PIMOE_SERVER__ADDR: 0.0.0.0:{{.Ports.HTTP}} # the image has one, which would win over the file's
     PIMOE_API_KEY_FILE: /run/secrets/api_key
     PIMOE_REDIS__PASSWORD_FILE: /run/secrets/redis_password
   secrets: [api_key, redis_password, keys.json]
@@ -83,6 +84,7 @@ services:
     volumes:
       - {type: bind, source: ./nginx.conf, target: /etc/nginx/nginx.conf, read_only: true}
     secrets: [tls.crt, tls.key]
+    ulimits: {nofile: 65536}
     tmpfs: ["/tmp:size=256m,mode=1777"]
     cpus: 1
     mem_limit: 512m

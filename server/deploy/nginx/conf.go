@@ -6,9 +6,9 @@ var conf = deploy.Template("nginx.conf", `{{note}}
 # nginx 1.22 or newer before {{len .Hosts}} hosts of PiMoE.
 {{- if .User}}
 user {{.User}};
+worker_rlimit_nofile 65536;
 {{- end}}
 worker_processes auto;
-worker_rlimit_nofile 65536;
 pid {{.PID}};
 error_log stderr warn;
 

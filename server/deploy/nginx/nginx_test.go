@@ -252,7 +252,7 @@ func newStand(t *testing.T, v deploy.Values, addrs ...string) *stand {
 	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM) // the master ends its workers
 		if cmd.Wait(); t.Failed() {
-			t.Logf("nginx: %s", log)
+			t.Logf("nginx: %.4000s", log)
 		}
 	})
 	s := &stand{url: fmt.Sprintf("https://localhost:%d", at.HTTPS), plain: fmt.Sprintf("http://localhost:%d", at.HTTP), tls: &tls.Config{RootCAs: pool}}
@@ -325,7 +325,7 @@ func (s *stand) answers(t *testing.T) {
 	if got := resp.Header.Get("Pimoe-Region"); got != values().Region {
 		t.Errorf("region %q", got)
 	}
-	resp, body = s.do(t, http.MethodPost, "/v1/chat/completions", `{"model":"nobody"}`) // the host's own errors come through
+	resp, body = s.do(t, http.MethodPost, "/v1/chat/completions", `{"model":"nobody","messages":[{"role":"user","content":"x"}]}`) // the host's own errors come through
 	if resp.StatusCode != http.StatusNotFound || !strings.Contains(string(body), "nobody") {
 		t.Errorf("%s %s", resp.Status, body)
 	}
