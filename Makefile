@@ -227,6 +227,20 @@ mutants: ## make MUTANTS (150; 0 = all) small bugs, one at a time, in what handl
 	cd scripts/mutate && $(GO) build -o ../../build/mutate .
 	build/mutate -n $(MUTANTS) -accepted scripts/mutate/accepted.txt
 
+.PHONY: nginx
+nginx: build ## nginx before two hosts at 200 requests a second: each is killed and restarted, again and again
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_NGINX_RATE=200 PIMOE_NGINX_ROUNDS=10 \
+	  $(GO) test -count=1 -v -timeout 30m -run 'TestBeforeHosts' ./server/deploy/nginx
+
+.PHONY: image
+image: build ## assemble the files of both images below build/image and the host's bill of materials
+	@scripts/image.sh tree host build/image/host && scripts/image.sh tree plugins build/image/plugins
+	@echo "build/image/host and build/image/plugins; scripts/image.sh run build/image/host FOLDER runs the host"
+
+.PHONY: composecheck
+composecheck: ## hold deploy/compose against the compose specification, by compose's own library
+	cd scripts/composecheck && $(GO) run . ../../deploy/compose/compose.yaml
+
 .PHONY: lint
 lint: ## vet, and staticcheck at the pinned version
 	$(GO) vet ./...
@@ -244,6 +258,7 @@ sdk: ## regenerate the Python and TypeScript clients from server/openapi.yaml
 .PHONY: docs
 docs: build ## rewrite the generated parts of docs/
 	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run 'TestConfigureListsEveryKey|TestPage$$' . ./core/metrics/catalogue
+	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestFolder ./server/deploy/targets
 
 .PHONY: cross
 cross: ## build and vet for linux/arm64 and darwin/arm64

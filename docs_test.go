@@ -72,7 +72,7 @@ func runBlock(t *testing.T, script, contains string) {
 	}
 	for name, target := range map[string]string{
 		"bin": coretest.Binaries(t), "configs": filepath.Join(coretest.Repo(t), "configs"),
-		"sdk": filepath.Join(coretest.Repo(t), "sdk"), ".cache": filepath.Join(coretest.Repo(t), ".cache"),
+		"sdk": filepath.Join(coretest.Repo(t), "sdk"), "deploy": filepath.Join(coretest.Repo(t), "deploy"), ".cache": filepath.Join(coretest.Repo(t), ".cache"),
 	} {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
@@ -202,7 +202,7 @@ func TestDockerfile(t *testing.T) {
 			from = append(from, f)
 		}
 	}
-	if len(from) != 2 || !strings.HasSuffix(from[0], " AS build") || strings.Contains(text, ":latest") {
+	if len(from) != 3 || !strings.HasSuffix(from[0], " AS build") || !strings.HasSuffix(from[1], " AS plugins") || !strings.HasSuffix(from[2], " AS host") || strings.Contains(text, ":latest") {
 		t.Errorf("stages %q", from)
 	}
 	goVersion := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(read(t, "go.mod"))
@@ -217,8 +217,10 @@ func TestDockerfile(t *testing.T) {
 			t.Errorf("the image lacks %s", want)
 		}
 	}
-	if strings.Contains(final, "API_KEY") {
-		t.Error("a secret in the image")
+	for _, stage := range strings.Split(text, "\nFROM ")[2:] {
+		if strings.Contains(stage, "API_KEY") || !strings.Contains(stage, "USER nonroot:nonroot") || !strings.Contains(stage, "org.opencontainers.image.revision") {
+			t.Errorf("a secret in the image, another user, or no labels:\n%s", stage)
+		}
 	}
 	for _, m := range regexp.MustCompile(`PIMOE_[A-Z_]+`).FindAllString(final, -1) {
 		if !slices.ContainsFunc(config.Keys(), func(k config.Key) bool { return k.Env == m }) {

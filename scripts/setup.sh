@@ -18,6 +18,9 @@ want curl curl
 want redis-server redis-server
 want ip iproute2 # network namespaces of the tests of remote experts
 want amtool prometheus-alertmanager
+want redis-cli redis-tools
+want systemd-analyze systemd # it verifies the units of deploy/systemd
+want openssl openssl
 want chromium chromium # of the console's tests
 want promtool prometheus # of metrics, rules and dashboards
 [ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)

@@ -81,6 +81,10 @@ manifests() { # against the types of the Kubernetes API; make kube-check also bu
   (cd scripts/kubecheck && $GO test -count=1 -vet=off .)
 }
 
+composed() { # compose's own library: it is a module of its own, since nothing else needs it
+  (cd scripts/composecheck && $GO vet ./... && $GO run . ../../deploy/compose/compose.yaml)
+}
+
 (cd scripts/testreport && $GO build -o "$work/testreport" .) || exit 1
 export PIMOE_BIN="$PWD/bin"
 unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE_MODE
@@ -113,6 +117,7 @@ if command -v gcc >/dev/null 2>&1; then
 fi
 step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
 step "mutation tool" mutation
+step "compose specification" composed
 step "other systems" crossed
 
 "$work/testreport" -summary -allowed scripts/allowed-skips.txt "$skips" || failed+=("skipped tests")

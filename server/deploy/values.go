@@ -35,6 +35,11 @@ type Values struct {
 	TLS         TLS         `yaml:"tls"`
 	// Monitoring says how often hosts are looked at, who is told, and where traces go.
 	Monitoring Monitoring `yaml:"monitoring"`
+	Proxy      Proxy      `yaml:"proxy"`
+	Network    string     `yaml:"network"`  // IPv4 network of the containers of compose, with a prefix of 24 bits
+	Programs   string     `yaml:"programs"` // folder of the executables on a machine without containers
+	// Snapshot names the volume that holds the imported models, with the profile serverless; the hosts only read it.
+	Snapshot string `yaml:"snapshot"`
 	// Groups are the expert groups that run as deployments of their own; none means that the host starts every process.
 	Groups []Group `yaml:"groups"`
 	Kube   Kube    `yaml:"kube"`
@@ -71,6 +76,7 @@ type Resources struct {
 // Ports are of the programs that run beside one another.
 type Ports struct {
 	HTTP         int `yaml:"http"`  // the host's public listener
+	Inner        int `yaml:"inner"` // the host's public listener behind a socket that starts it, with the profile serverless
 	Admin        int `yaml:"admin"` // the host's admin listener, loopback only
 	GRPC         int `yaml:"grpc"`  // Open Inference Protocol
 	Expert       int `yaml:"expert"`
@@ -80,6 +86,14 @@ type Ports struct {
 	Grafana      int `yaml:"grafana"`
 	Loki         int `yaml:"loki"`
 	OTLP         int `yaml:"otlp"` // the collector's gRPC port
+}
+
+// Proxy is nginx before the hosts.
+type Proxy struct {
+	HTTP      int      `yaml:"http"`      // leads to HTTPS
+	HTTPS     int      `yaml:"https"`     // of clients
+	Addresses []string `yaml:"addresses"` // of nginx, as the hosts see it: they believe its X-Forwarded-For
+	Hosts     []string `yaml:"hosts"`     // addresses of the hosts, with a port where it is not ports.http
 }
 
 // Limits are the server's, of which proxies in front of it must know.
@@ -141,7 +155,7 @@ func Defaults() Values {
 		Image: Image{Repository: "ghcr.io/pimoe/pimoe", Tag: "latest"}, Replicas: 3, Scale: Scale{Min: 2, Max: 10, CPUPercent: 70},
 		Resources: Resources{CPUs: 2, MemoryMB: 4096},
 		Ports: Ports{
-			HTTP: 8080, Admin: 8081, GRPC: 9000, Expert: 7070, Redis: 6379, Prometheus: 9090, Alertmanager: 9093, Grafana: 3000,
+			HTTP: 8080, Inner: 18080, Admin: 8081, GRPC: 9000, Expert: 7070, Redis: 6379, Prometheus: 9090, Alertmanager: 9093, Grafana: 3000,
 			Loki: 3100, OTLP: 4317,
 		},
 		Limits: Limits{BodyMB: 32, RequestSeconds: 30, RatePerMinute: 100},
@@ -151,5 +165,9 @@ func Defaults() Values {
 			Redis: Image{Repository: "redis", Tag: "7.4-alpine"},
 		},
 		Monitoring: Monitoring{ScrapeSeconds: 15, RetentionDays: 14},
+		Proxy: Proxy{
+			HTTP: 80, HTTPS: 443, Addresses: []string{"10.0.0.10"}, Hosts: []string{"10.0.0.11", "10.0.0.12", "10.0.0.13"},
+		},
+		Network: "10.89.71.0/24", Programs: "/usr/local/bin",
 	}
 }

@@ -70,7 +70,7 @@ not exist, 4 something is not ready or not reachable, 130 interrupted.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.serve(), a.generate(), a.chat(), a.eval(), a.tokenize(), a.bench(), a.chaos(), a.importCommand(), a.models(),
-		a.plugins(), a.experts(), a.keys(), a.encryption(), a.audit(), a.alerts(), a.reload(), a.replay(), a.config(), a.doctor(), a.debug(), a.health(), a.version())
+		a.plugins(), a.experts(), a.keys(), a.encryption(), a.audit(), a.alerts(), a.reload(), a.replay(), a.config(), a.deploy(), a.doctor(), a.debug(), a.health(), a.version())
 	wrapArgs(root)
 	return root
 }

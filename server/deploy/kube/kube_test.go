@@ -14,7 +14,6 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/pimoe/pimoe/core/config"
-	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/deploy"
 	"github.com/pimoe/pimoe/server/deploy/helm"
@@ -57,12 +56,9 @@ func cases() map[string]deploy.Values {
 	}
 }
 
-// TestText compares what is rendered with the committed text: deploy/kube and deploy/helm for the default values, testdata
-// for the others. PIMOE_TEST_UPDATE=1 writes it.
+// TestText compares what is rendered with the text in testdata; that of the default values is in the folder deploy.
+// PIMOE_TEST_UPDATE=1 writes it.
 func TestText(t *testing.T) {
-	folder := filepath.Join(coretest.Repo(t), "deploy")
-	compareFolder(t, filepath.Join(folder, "kube"), files(t, Target{}, deploy.Defaults()))
-	compareFolder(t, filepath.Join(folder, "helm"), files(t, helm.Target{}, deploy.Defaults()))
 	for name, v := range cases() {
 		values, err := helm.Values(v)
 		if err != nil {
@@ -222,7 +218,6 @@ func TestConfiguration(t *testing.T) {
 	for name, v := range all {
 		t.Run(name, func(t *testing.T) {
 			pod := newPod(t, objects(t, files(t, Target{}, v)), nil)
-			withoutComing(t, pod.config())
 			c, warnings, err := config.Load(config.LoadOptions{File: pod.config(), Environ: pod.environment()})
 			if err != nil || len(warnings) > 0 {
 				t.Fatalf("%v %v", warnings, err)
@@ -235,31 +230,6 @@ func TestConfiguration(t *testing.T) {
 				t.Errorf("%s %s %q %d", c.Mode, c.Server.Addr, c.Model, c.Limits.Threads)
 			}
 		})
-	}
-}
-
-// withoutComing takes out of a configuration what this tree's host does not know yet: the groups that run elsewhere.
-func withoutComing(t *testing.T, file string) {
-	t.Helper()
-	if slices.ContainsFunc(config.Keys(), func(k config.Key) bool { return strings.HasPrefix(k.Name, "experts.remote") }) {
-		t.Errorf("the host knows experts.remote: withoutComing has done its work")
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var c map[string]any
-	if err := yaml.Unmarshal(text, &c); err != nil {
-		t.Fatal(err)
-	}
-	if experts, ok := c["experts"].(map[string]any); ok {
-		delete(experts, "remote")
-	}
-	if text, err = yaml.Marshal(c); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.Remove(file), os.WriteFile(file, text, 0o440)); err != nil {
-		t.Fatal(err)
 	}
 }
 

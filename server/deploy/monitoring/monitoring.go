@@ -31,10 +31,7 @@ func (Target) Name() string { return "monitoring" }
 
 // Files implements deploy.Target.
 func (Target) Files(v deploy.Values) ([]deploy.File, error) {
-	alerts := config.Default().Alerts
-	alerts.MinTokensPerSecond = v.Monitoring.MinTokensPerSecond
-	every := time.Duration(v.Monitoring.ScrapeSeconds) * time.Second
-	rules, err := alert.Prometheus(alert.Rules(alerts), every)
+	rules, err := Rules(v)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +54,13 @@ func (Target) Files(v deploy.Values) ([]deploy.File, error) {
 		files[i].Mode = 0o644
 	}
 	return deploy.Sorted(files), nil
+}
+
+// Rules are the groups of alerting rules, as Prometheus reads them.
+func Rules(v deploy.Values) ([]byte, error) {
+	alerts := config.Default().Alerts
+	alerts.MinTokensPerSecond = v.Monitoring.MinTokensPerSecond
+	return alert.Prometheus(alert.Rules(alerts), time.Duration(v.Monitoring.ScrapeSeconds)*time.Second)
 }
 
 // scene is what the templates see.
