@@ -216,8 +216,8 @@ func begin(t *testing.T, i *instance.Instance, streams int, want []int32) *load 
 	return l
 }
 
-// rounds makes the tests of remote experts longer: make remote.
-func rounds() int64 {
+// longer makes the tests of remote experts longer: make remote.
+func longer() int64 {
 	n, err := strconv.ParseInt(os.Getenv("PIMOE_TEST_REMOTE"), 10, 32)
 	if err != nil {
 		return 1
@@ -228,9 +228,9 @@ func rounds() int64 {
 // more waits for so many further answers.
 func (l *load) more(t *testing.T, n int64) {
 	t.Helper()
-	until := l.done.Load() + n*rounds()
+	until := l.done.Load() + n*longer()
 	for began := time.Now(); l.done.Load() < until; time.Sleep(time.Millisecond) {
-		if time.Since(began) > time.Duration(rounds())*time.Minute {
+		if time.Since(began) > time.Duration(longer())*time.Minute {
 			t.Fatalf("%d answers, %d failed, %d wrong", l.done.Load(), l.failed.Load(), l.wrong.Load())
 		}
 	}
