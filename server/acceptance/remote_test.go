@@ -216,7 +216,7 @@ func begin(t *testing.T, i *instance.Instance, streams int, want []int32) *load 
 	return l
 }
 
-// longer makes the tests of remote experts longer: make remote.
+// longer is how many times as long these tests run; make remote sets it.
 func longer() int64 {
 	n, err := strconv.ParseInt(os.Getenv("PIMOE_TEST_REMOTE"), 10, 32)
 	if err != nil {
