@@ -105,6 +105,10 @@ bench-routers: build ## every routing strategy on the embedded model: quality, b
 bench-degraded: build ## what lost experts cost in perplexity, by number and kind, on the embedded model
 	@./$(BIN)/pimoe experts profile --curve
 
+.PHONY: remote
+remote: ## experts on other machines under partitions, kills, delays and losses, fifty times as long as in the tests
+	PIMOE_TEST_REMOTE=50 $(GO) test -count=1 -timeout 60m -run '^TestRemote' -v ./server/acceptance | grep -E 'answers,|^(---|ok|FAIL)'
+
 .PHONY: bench-remote
 bench-remote: ## tokens a second with experts here, in a program on loopback, and 1 ms away
 	$(GO) test -run '^$$' -bench '^BenchmarkRemote$$' -benchtime 3x ./server/acceptance | grep -E 'Benchmark|ok'

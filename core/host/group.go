@@ -81,7 +81,7 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 	}
 	spec.Replicas = max(spec.Replicas, 1)
 	if spec.Remote != nil {
-		spec.Replicas, spec.MaxReplicas, spec.Standby = 1, maxEndpoints, 0
+		spec.Replicas, spec.MaxReplicas, spec.Standby = 1, spec.Remote.places(), 0
 	}
 	all := spec.most() + spec.Standby
 	m, label := l.options.Metrics, []string{"group", spec.Name}

@@ -27,6 +27,14 @@ type Remote struct {
 	Certificates *client.Certificates // nil = without TLS, to loopback addresses only
 }
 
+// places are how many replicas the group can have.
+func (r Remote) places() int {
+	if n := len(r.Source.List); n > 0 {
+		return min(n, maxEndpoints)
+	}
+	return maxEndpoints
+}
+
 const (
 	// maxEndpoints is how many endpoints of a group a host uses at once. It is far more than hide a failure, and each costs a
 	// connection and its tests.

@@ -408,7 +408,7 @@ func (h *Host) Scaling() []GroupStatus {
 		st := GroupStatus{Group: seat.name, Queue: m.Queue, State: s.scaler.State(now, n)}
 		st.Ready, _ = seat.own().present()
 		if g := seat.own(); g.pool != nil {
-			st.Wanted, st.Min, st.Max = g.size(), 1, maxEndpoints
+			st.Wanted, st.Min, st.Max = g.size(), 1, g.spec.most()
 		}
 		if s.every == 0 {
 			st.Busy = m.Load / float64(max(st.Ready, 1))

@@ -77,7 +77,7 @@ func TestRemoteNamespaces(t *testing.T) {
 		through = append(through, way.Addr())
 	}
 	here := open(t, func(c *config.Config) { c.Home = home })
-	want := run(t.Context(), here, greedy(story(here, "a cat"), 12))
+	want := run(t.Context(), here, greedy(story(here, "a cat"), 6))
 	if want.err != nil {
 		t.Fatal(want.err)
 	}
@@ -86,16 +86,16 @@ func TestRemoteNamespaces(t *testing.T) {
 		i := open(t, func(c *config.Config) { c.Home = home }, away(tls, through...))
 		eventually(t, "two endpoints ready", func() bool { return ready(i) == 2 })
 		l := begin(t, i, 2, want.ids)
-		l.more(t, 3)
+		l.more(t, 2)
 		all = append(all, l)
 	}
 	one.cable(t, "down")
 	for _, l := range all {
-		l.more(t, 5)
+		l.more(t, 3)
 	}
 	one.cable(t, "up")
 	for _, l := range all {
-		l.more(t, 2)
+		l.more(t, 1)
 		l.end(t)
 	}
 }

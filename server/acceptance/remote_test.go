@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -139,7 +140,6 @@ func TestRemoteBits(t *testing.T) {
 		{"bf16w-f32", "cpu", "auto", ""},
 		{"int8g32", "int8", "auto", ""},
 		{"f32", "cpu", "f32", coretest.Golden(t, "models", "qwen3_moe")},
-		{"bf16w-f32 by the reference", "ref", "bf16w-f32", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			home, name := stored(t, c.dir)
@@ -216,12 +216,21 @@ func begin(t *testing.T, i *instance.Instance, streams int, want []int32) *load 
 	return l
 }
 
+// longer is how many times as long these tests run; make remote sets it.
+func longer() int64 {
+	n, err := strconv.ParseInt(os.Getenv("PIMOE_TEST_REMOTE"), 10, 32)
+	if err != nil {
+		return 1
+	}
+	return n
+}
+
 // more waits for so many further answers.
 func (l *load) more(t *testing.T, n int64) {
 	t.Helper()
-	until := l.done.Load() + n
+	until := l.done.Load() + n*longer()
 	for began := time.Now(); l.done.Load() < until; time.Sleep(time.Millisecond) {
-		if time.Since(began) > 60*time.Second {
+		if time.Since(began) > time.Duration(longer())*time.Minute {
 			t.Fatalf("%d answers, %d failed, %d wrong", l.done.Load(), l.failed.Load(), l.wrong.Load())
 		}
 	}
@@ -232,6 +241,7 @@ func (l *load) end(t *testing.T) {
 	t.Helper()
 	l.stop()
 	l.wg.Wait()
+	t.Logf("%d answers, %d failed, %d wrong", l.done.Load(), l.failed.Load(), l.wrong.Load())
 	if l.failed.Load() > 0 || l.wrong.Load() > 0 {
 		err := error(nil)
 		if p := l.first.Load(); p != nil {
@@ -272,23 +282,23 @@ func TestRemoteFaults(t *testing.T) {
 	left.Delay(time.Millisecond)
 	right.Delay(time.Millisecond)
 	i := open(t, func(c *config.Config) { c.Home = home }, away(tls, left.Addr(), right.Addr()))
-	want := run(t.Context(), i, greedy(story(i, "a cat"), 12))
+	want := run(t.Context(), i, greedy(story(i, "a cat"), 6))
 	if want.err != nil {
 		t.Fatal(want.err)
 	}
 	eventually(t, "two endpoints ready", func() bool { return ready(i) == 2 })
 	l := begin(t, i, 3, want.ids)
-	l.more(t, 3)
+	l.more(t, 2)
 	left.Cut()
-	l.more(t, 6)
+	l.more(t, 4)
 	eventually(t, "noticed that one is gone", func() bool { return ready(i) == 1 })
 	left.Heal()
 	eventually(t, "back after the partition", func() bool { return ready(i) == 2 })
 	right.Delay(60 * time.Millisecond) // far slower than the other: its calls are hedged, then it is left out
-	l.more(t, 4)
+	l.more(t, 3)
 	right.Delay(time.Millisecond)
 	b.end(syscall.SIGKILL)
-	l.more(t, 6)
+	l.more(t, 3)
 	eventually(t, "noticed the kill", func() bool { return ready(i) == 1 })
 	l.end(t)
 }
@@ -300,7 +310,7 @@ func TestRemoteRotation(t *testing.T) {
 	tls, flags, renew := pair(t, coretest.NewAuthority(t))
 	e := serving(t, nil, "cpu", home, append(flags, "--connection-age", "500ms")...)
 	i := open(t, func(c *config.Config) { c.Home = home }, away(tls, e.addr))
-	want := run(t.Context(), i, greedy(story(i, "a cat"), 12))
+	want := run(t.Context(), i, greedy(story(i, "a cat"), 6))
 	if want.err != nil {
 		t.Fatal(want.err)
 	}
@@ -374,7 +384,7 @@ func TestRemoteNames(t *testing.T) {
 		c.Experts.Group = map[string]any{"all": entry("all")}
 		c.Experts.Remote = []config.Remote{{Group: "all", DNS: name + ":" + port, Nameserver: dns.Addr(), Refresh: 50 * time.Millisecond, Zone: "two", TLS: tls}}
 	})
-	want := run(t.Context(), i, greedy(story(i, "a cat"), 12))
+	want := run(t.Context(), i, greedy(story(i, "a cat"), 6))
 	if want.err != nil {
 		t.Fatal(want.err)
 	}
@@ -414,7 +424,7 @@ func TestRemoteReload(t *testing.T) {
 	home, _ := stored(t, "")
 	a, b := serving(t, nil, "cpu", home), serving(t, nil, "cpu", home)
 	i := open(t, func(c *config.Config) { c.Home = home }, away(config.RemoteTLS{}, a.addr))
-	want := run(t.Context(), i, greedy(story(i, "a cat"), 12))
+	want := run(t.Context(), i, greedy(story(i, "a cat"), 6))
 	if want.err != nil {
 		t.Fatal(want.err)
 	}
