@@ -5,12 +5,16 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/pimoe/pimoe/core/metrics"
 )
 
 // TestRoutingAccuracy: labels that are the router's own choices are all hits, others are not, and what is counted is what the answers
 // say. The definition is the naive one, over the routes that the answer itself shows.
 func TestRoutingAccuracy(t *testing.T) {
-	r := serve(t, nil, nil)
+	own := serviceOf(openShared(t))
+	own.engine, own.metrics = undrained{own.engine}, metrics.New() // a registry has one server
+	r := serve(t, &own, nil)
 	x := nested(hiddenStates(6, openShared(t).Model.Hidden), 2)
 	body := func(expected, more string) string {
 		return `{"input_tensor":` + x + `,"layer":2,"return_comprehensive_info":true,"expected_experts":` + expected + more + `}`

@@ -29,7 +29,9 @@ func TestRefusalsAreCounted(t *testing.T) {
 	cfg := testConfig("")
 	cfg.APIKey = "sk-test-0123456789"
 	cfg.Limits.Rates = []config.Rate{{Per: "principal", Requests: 1}}
-	r := serveConfig(t, nil, cfg, nil)
+	own := serviceOf(openShared(t))
+	own.engine, own.metrics = undrained{own.engine}, metrics.New() // a registry has one server
+	r := serveConfig(t, &own, cfg, nil)
 	expect := func(series, want string) {
 		t.Helper()
 		if got := r.value(t, series); got != want {

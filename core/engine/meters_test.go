@@ -68,7 +68,7 @@ func TestQueueAge(t *testing.T) {
 		}
 	}
 	deadline := time.Now().Add(20 * time.Second)
-	for gauge(t, s, "pimoe_engine_queued") != 1 {
+	for gauge(t, s, "pimoe_engine_running") != 1 || gauge(t, s, "pimoe_engine_queued") != 1 {
 		if time.Now().After(deadline) {
 			t.Fatal("the second request does not wait")
 		}

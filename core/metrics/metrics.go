@@ -6,7 +6,6 @@
 package metrics
 
 import (
-	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -86,26 +85,32 @@ func (r *Registry) room() bool {
 	return true
 }
 
-// series writes name{k="v",...}. An odd number of label strings is a programming error.
+// series is name{k="v",...}.
 func series(name string, labels []string) string {
-	if len(labels)%2 != 0 {
-		panic("metrics: labels come in pairs")
-	}
 	if len(labels) == 0 {
 		return name
 	}
-	var b strings.Builder
-	b.WriteString(name)
+	return string(AppendSeries(nil, name, labels...))
+}
+
+// AppendSeries appends name{k="v",...} to b. An odd number of label strings is a programming error.
+func AppendSeries(b []byte, name string, labels ...string) []byte {
+	if len(labels)%2 != 0 {
+		panic("metrics: labels come in pairs")
+	}
+	b = append(b, name...)
+	if len(labels) == 0 {
+		return b
+	}
 	for i := 0; i < len(labels); i += 2 {
 		sep := byte(',')
 		if i == 0 {
 			sep = '{'
 		}
-		b.WriteByte(sep)
-		fmt.Fprintf(&b, `%s="%s"`, labels[i], escaper.Replace(labels[i+1]))
+		b = append(append(append(b, sep), labels[i]...), '=', '"')
+		b = append(append(b, escaper.Replace(labels[i+1])...), '"')
 	}
-	b.WriteByte('}')
-	return b.String()
+	return append(b, '}')
 }
 
 var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)

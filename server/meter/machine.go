@@ -29,8 +29,11 @@ func (m *machine) measure(p *printer) error {
 // cpu prints the busy share of the time since the last measurement; of the first one, since the machine's start.
 func (m *machine) cpu(p *printer) error {
 	all, err := cpu.Times(false)
-	if err != nil || len(all) != 1 {
-		return fmt.Errorf("time of the cores: %w", errors.Join(err))
+	if err == nil && len(all) != 1 {
+		err = errors.New("the system does not say")
+	}
+	if err != nil {
+		return fmt.Errorf("time of the cores: %w", err)
 	}
 	now := all[0]
 	busy, total := busyOf(now)
@@ -131,7 +134,7 @@ func (m *machine) network(p *printer) error {
 	}
 	var received, sent uint64
 	for _, n := range all {
-		if strings.HasPrefix(n.Name, "lo") {
+		if n.Name == "lo" || n.Name == "lo0" {
 			continue
 		}
 		received += n.BytesRecv

@@ -57,6 +57,7 @@ type Meter struct {
 	warned map[string]bool // sources that have failed
 	turned time.Time       // when the bounded sets were last chosen anew
 	took   time.Duration
+	counts []host.UnitCounts // memory for the present ones
 
 	stop chan struct{}
 	once sync.Once
@@ -124,7 +125,8 @@ func (m *Meter) Measure() {
 	if turn {
 		m.turned = now
 	}
-	read := m.units.measure(p, m.o.Host.UnitCounts(nil), now, turn, m.o.UnitBytes)
+	m.counts = m.o.Host.UnitCounts(m.counts)
+	read := m.units.measure(p, m.counts, now, turn, m.o.UnitBytes)
 	m.shares.settle(cpu, read, turn)
 	p.add("pimoe_metrics_collect_seconds", m.took.Seconds()) // of the one before: this one is not over
 	text := p.Bytes()
@@ -186,7 +188,7 @@ func (m *Meter) Tenants() map[string]Used {
 type printer struct{ bytes.Buffer }
 
 func (p *printer) add(name string, value float64, labels ...string) {
-	p.WriteString(metrics.Series(name, labels...))
+	p.Write(metrics.AppendSeries(p.AvailableBuffer(), name, labels...))
 	p.WriteByte(' ')
 	p.Write(strconv.AppendFloat(p.AvailableBuffer(), value, 'g', -1, 64))
 	p.WriteByte('\n')

@@ -46,7 +46,7 @@ func newProcesses() *processes { return &processes{places: map[place]*running{}}
 // measure returns the CPU time that all of them have used since the last time.
 func (ps *processes) measure(p *printer, list []host.Running) (cpu float64) {
 	list = append([]host.Running{{Name: "host", PID: os.Getpid()}}, list...)
-	seen := map[place]bool{}
+	seen, walked := map[place]bool{}, false
 	for i, r := range list {
 		at := place{r.Name, r.Replica}
 		seen[at] = true
@@ -60,9 +60,10 @@ func (ps *processes) measure(p *printer, list []host.Running) (cpu float64) {
 		if used := x.look(); !first {
 			cpu += used
 		}
-		// Asking for it walks the page tables of the process, a millisecond for some hundred megabytes: one of them at a time.
-		if x.process != nil && (x.private < 0 || i == ps.private%len(list)) {
-			x.private = float64(memory.Private([]int{r.PID}))
+		// Asking for it walks the page tables of the process, a millisecond for some hundred megabytes: one of them at a time, new
+		// ones first.
+		if x.process != nil && !walked && (x.private < 0 || i == ps.private%len(list)) {
+			x.private, walked = float64(memory.Private([]int{r.PID})), true
 		}
 	}
 	ps.private++
