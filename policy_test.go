@@ -54,6 +54,8 @@ var may = []struct {
 	{"server/durable", []string{"sdk", "server/seal"}, "one file: it knows nothing of what is in it"},
 	{"server/jobs", []string{"sdk", "core/config", "core/metrics", "server/access", "server/durable"}, "it keeps jobs and computes nothing"},
 	{"server/idempotency", []string{"sdk", "core/config", "server/durable"}, "it keeps answers and knows nothing of what they say"},
+	{"server/alert", []string{"sdk", "core/config"}, "rules are values: they know neither a clock nor who is told"},
+	{"server/dashboard", nil, "pages are text: what they ask for is printed elsewhere"},
 	{"server", []string{"sdk", "sdk/...", "core/...", "server/..."}, "the edge asks the engine and computes nothing"},
 	{"server/cmd/pimoe", []string{"..."}, "the one place where all is wired"},
 	{"server/acceptance/...", []string{"..."}, "tests of the whole, and the plugins they start"},

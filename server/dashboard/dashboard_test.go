@@ -44,10 +44,11 @@ func TestPages(t *testing.T) {
 		queries, ids, titles := 0, map[int]bool{}, map[string]bool{}
 		taken := map[[2]int]string{}
 		for _, p := range page.Panels {
-			if ids[p.ID] || titles[p.Title] || p.Title == "" {
+			title := p.Type + p.Title
+			if ids[p.ID] || titles[title] || p.Title == "" {
 				t.Errorf("%s: panel %d %q is there twice", d.UID, p.ID, p.Title)
 			}
-			ids[p.ID], titles[p.Title] = true, true
+			ids[p.ID], titles[title] = true, true
 			for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
 				for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
 					if other := taken[[2]int{x, y}]; other != "" || x >= columns {
