@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/core/spans"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -64,11 +65,18 @@ func newTold() *told {
 	return &told{outcomes: map[int]spans.Outcome{}, begun: map[int]time.Time{}}
 }
 
+// followedBusy is how long the workers of these tests compute.
+const followedBusy = 100 * time.Millisecond
+
+func TestFollow(t *testing.T) {
+	h := startWorkers(t, followedBusy)
+	t.Run("layers", func(t *testing.T) { layersAreFollowed(t, h) })
+	t.Run("attempts", func(t *testing.T) { attemptsAreFollowed(t, h) })
+}
+
 // A layer that somebody follows tells of the router's call and of each expert's, with the times that the processes say; the same
 // layer for nobody tells nothing.
-func TestLayersAreFollowed(t *testing.T) {
-	const busy = 3 * time.Millisecond
-	h := startWorkers(t, busy)
+func layersAreFollowed(t *testing.T, h *host.Host) {
 	place := make([]int, benchExperts)
 	for e := range place {
 		place[e] = e
@@ -97,7 +105,7 @@ func TestLayersAreFollowed(t *testing.T) {
 		if c.PID != pids[c.Group] || c.PID == 0 || c.Attempt != 1 || c.Hedge || c.Rows != 1 || c.Router != (c.Group == "model") || o.Err != nil || o.Dropped {
 			t.Errorf("call %+v ended as %+v", c, o)
 		}
-		if o.Began.Before(r.begun[n].Add(-time.Millisecond)) || o.Took <= 0 || !c.Router && o.Took < busy || time.Until(o.Began.Add(o.Took)) > 0 {
+		if o.Began.Before(r.begun[n].Add(-time.Millisecond)) || o.Took <= 0 || !c.Router && o.Took < followedBusy || time.Until(o.Began.Add(o.Took)) > 0 {
 			t.Errorf("call of %s at %v computed from %v for %v", c.Group, r.begun[n], o.Began, o.Took)
 		}
 	}
@@ -107,8 +115,7 @@ func TestLayersAreFollowed(t *testing.T) {
 }
 
 // A call whose process dies has a span for each attempt.
-func TestAttemptsAreFollowed(t *testing.T) {
-	h := startWorkers(t, 300*time.Millisecond)
+func attemptsAreFollowed(t *testing.T, h *host.Host) {
 	g := h.Groups()[0]
 	r := newTold()
 	call := &expert.Call{
@@ -118,7 +125,7 @@ func TestAttemptsAreFollowed(t *testing.T) {
 	if s, ok := p.(moe.Sleeper); ok {
 		s.Wake(true)
 	}
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(followedBusy / 4)
 	if err := syscall.Kill(h.Status()[0].PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +135,7 @@ func TestAttemptsAreFollowed(t *testing.T) {
 	if len(r.calls) != 2 || r.calls[0].Attempt != 1 || r.calls[1].Attempt != 2 || r.calls[0].PID == r.calls[1].PID {
 		t.Fatalf("%+v", r.calls)
 	}
-	if first, second := r.outcomes[0], r.outcomes[1]; first.Err == nil || !first.Began.IsZero() || second.Err != nil || second.Took < 300*time.Millisecond {
+	if first, second := r.outcomes[0], r.outcomes[1]; first.Err == nil || !first.Began.IsZero() || second.Err != nil || second.Took < followedBusy {
 		t.Errorf("%+v, then %+v", first, second)
 	}
 }
