@@ -226,6 +226,7 @@ sdk: ## regenerate the Python and TypeScript clients from server/openapi.yaml
 .PHONY: docs
 docs: build ## rewrite the generated parts of docs/
 	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestConfigureListsEveryKey .
+	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestText ./server/deploy/kube
 
 .PHONY: cross
 cross: ## build and vet for linux/arm64 and darwin/arm64

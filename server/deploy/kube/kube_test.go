@@ -58,7 +58,7 @@ func cases() map[string]deploy.Values {
 }
 
 // TestText compares what is rendered with the committed text: deploy/kube and deploy/helm for the default values, testdata
-// for the others. PIMOE_TEST_UPDATE=1 writes it.
+// for the others. PIMOE_TEST_UPDATE=1 writes it (make docs).
 func TestText(t *testing.T) {
 	folder := filepath.Join(coretest.Repo(t), "deploy")
 	compareFolder(t, filepath.Join(folder, "kube"), files(t, Target{}, deploy.Defaults()))
