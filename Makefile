@@ -263,6 +263,7 @@ sdk: ## regenerate the Python and TypeScript clients from server/openapi.yaml
 docs: build ## rewrite the generated parts of docs/
 	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run 'TestConfigureListsEveryKey|TestPage$$' . ./core/metrics/catalogue
 	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestFolder ./server/deploy/targets
+	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestText ./server/deploy/kube
 
 .PHONY: cross
 cross: ## build and vet for linux/arm64 and darwin/arm64

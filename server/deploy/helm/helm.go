@@ -85,6 +85,7 @@ type derived struct {
 	Autoscaled   bool
 	ScaleToZero  bool
 	Concurrency  int // requests at the same time at which KEDA starts one more host
+	Batch        int // sequences in one step
 	DrainSeconds int
 	HealthPort   int
 	ProxySeconds int
@@ -99,18 +100,19 @@ const (
 	socketSeconds = 60
 	// coldSeconds is how long a first request may wait for a host.
 	coldSeconds = 120
-	// concurrency is 80 % of the 32 places in a step, as for the autoscaler.
-	concurrency = 25
+	batch       = 32
+	// concurrency is 80 % of the places in a step, as for the autoscaler.
+	concurrency = batch * 80 / 100
 )
 
 func derive(v deploy.Values) derived {
-	d := derived{Values: v, Mode: string(v.Environment), Concurrency: concurrency, DrainSeconds: drainSeconds, HealthPort: v.Ports.Expert + 1}
+	d := derived{Values: v, Mode: string(v.Environment), Concurrency: concurrency, Batch: batch, DrainSeconds: drainSeconds, HealthPort: v.Ports.Expert + 1}
 	d.ScaleToZero = v.Profile == deploy.Serverless
 	d.Autoscaled = !d.ScaleToZero && v.Scale.Max > v.Scale.Min
 	d.ProxySeconds = max(v.Limits.RequestSeconds, socketSeconds) + 30
 	switch v.Profile {
 	case deploy.Edge:
-		d.Mode = "cost_optimized"
+		d.Mode, d.Batch = "cost_optimized", batch/2 // as that preset has it
 	case deploy.Serverless:
 		d.ProxySeconds += coldSeconds
 	case deploy.MultiRegion:

@@ -56,8 +56,8 @@ func cases() map[string]deploy.Values {
 	}
 }
 
-// TestText compares what is rendered with the text in testdata; that of the default values is in the folder deploy.
-// PIMOE_TEST_UPDATE=1 writes it.
+// TestText compares what is rendered with the committed text: deploy/kube and deploy/helm for the default values, testdata
+// for the others. PIMOE_TEST_UPDATE=1 writes it (make docs).
 func TestText(t *testing.T) {
 	for name, v := range cases() {
 		values, err := helm.Values(v)
