@@ -163,7 +163,7 @@ func (s *stand) kill(t *testing.T) {
 		victim.cmd.Process.Kill()
 		<-victim.exited
 		telling.Wait()
-		time.Sleep(time.Second) // of load on the host that is left
+		time.Sleep(time.Second / 2) // of load on the host that is left
 		l.end()
 		victim.start(t)
 		t.Logf("measured: %d requests at %d/s, killed with %d in flight: %d failed, %d of these again; %d of %d streams cut", l.sent, perSecond(), at, l.first, l.second, cut.Load(), streams)
