@@ -26,6 +26,9 @@ LABEL org.opencontainers.image.title="PiMoE plugins" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /image/plugins/ /
+# Where a copy of the host's store is mounted, which may be read-only.
+ENV PIMOE_HOME=/data
+EXPOSE 7070
 USER nonroot:nonroot
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/pimoe-expert-cpu"]

@@ -35,7 +35,7 @@ format() {
 # and the acceptance tests start programs that are built without it; the supervisor's side of the latter runs with it
 # once more, with fewer faults. The clients of others take most of their tests' time, and what they reach runs with it in
 # server's own tests. A tokenizer is a pure function; the test that shares one runs with it.
-slow='/(backends|server/acceptance|server/clienttest)(/|$)|/(server/cmd/pimoe|core/tokenizer)$'
+slow='/(backends|server/acceptance|server/clienttest|server/deploy/nginx|server/deploy/smoke)(/|$)|/(server/cmd/pimoe|core/tokenizer)$'
 plain_packages=$($GO list $PKGS | grep -E "$slow")
 race_packages=$($GO list $PKGS | grep -vE "$slow")
 

@@ -60,16 +60,6 @@ func TestMetrics(t *testing.T) {
 	scrape(t, p)
 }
 
-// eventually waits up to 30 s.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not after 30 s: %s", what)
-		}
-	}
-}
-
 func (p *program) send(t *testing.T, method, path, key, body string, want int) []byte {
 	t.Helper()
 	status, answer, err := p.ask(method, path, key, body)

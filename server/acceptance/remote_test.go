@@ -251,7 +251,7 @@ func (l *load) end(t *testing.T) {
 	}
 }
 
-// eventually waits until something is so.
+// eventually waits until something is so, up to 30 s.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for began := time.Now(); !is(); time.Sleep(5 * time.Millisecond) {

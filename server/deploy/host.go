@@ -17,7 +17,7 @@ type Place struct {
 	Keys    string   // file of the keys that `pimoe keys` makes; empty = in the store
 }
 
-// HostConfig is the configuration file of a host. Secrets come by PIMOE_…_FILE and are not in it.
+// HostConfig is the configuration file of a host. Secrets come by variables that end in _FILE and are not in it.
 func (v Values) HostConfig(at Place) []byte {
 	return Render(hostConfig, struct {
 		Values

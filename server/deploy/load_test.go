@@ -93,6 +93,7 @@ func TestWrongValues(t *testing.T) {
 		"groups: [{name: a}, {name: a}]":            "groups[1].name: a is there already",
 		"groups: [{name: a, backend: ../../bin}]":   "groups[0].backend: want the name of a backend",
 		"resources: {memory_mb: 16}":                "resources.memory_mb: want 256",
+		"groups: [{name: 'x{y}'}]":                  "groups[0].name: want letters, digits and marks",
 		"replicas: 0\nlimits: {rate_per_minute: 0}": "replicas: want 1 to 100, have 0; limits.rate_per_minute: want 1",
 	} {
 		_, err := deploy.Load("v.yaml", []byte(text), "", "")

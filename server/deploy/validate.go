@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // Words of the targets. Whatever passes is harmless in YAML, in nginx's and systemd's files and in a shell.
@@ -46,10 +48,33 @@ func (v Values) Validate() error {
 		c.note("replicas", "the profile edge is one host, have %d", v.Replicas)
 	}
 	c.groups(v.Groups)
+	c.harmless("", reflect.ValueOf(v))
 	if len(c.problems) > 0 {
 		return c.problems
 	}
 	return nil
+}
+
+// plain is what every text may have, also those that one target alone checks further.
+var plain = regexp.MustCompile(`^[-A-Za-z0-9._:/@+,=*?&%~#\[\]]*$`)
+
+// harmless looks at every text in v.
+func (c *checker) harmless(field string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.String:
+		if !plain.MatchString(v.String()) {
+			c.note(field, "want letters, digits and marks of addresses and paths, have %.60q", v.String())
+		}
+	case reflect.Struct:
+		for i, name := range fields(v.Type()) {
+			c.harmless(strings.TrimPrefix(field+"."+name, "."), v.Field(i))
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			c.harmless(fmt.Sprintf("%s[%d]", field, i), v.Index(i))
+		}
+	default: // numbers and truth values are harmless
+	}
 }
 
 type checker struct{ problems Problems }

@@ -162,6 +162,8 @@ http {
 {{- if .GRPC}}
     location ~ ^/(inference\.GRPCInferenceService|grpc\.health\.v1\.Health)/ {
       limit_req zone=requests burst={{.Limits.RatePerMinute}} nodelay;
+      grpc_set_header Host $http_host;
+      grpc_set_header X-Forwarded-For $remote_addr;
       grpc_set_header X-Request-Id $id;
       grpc_connect_timeout 1s;
       grpc_read_timeout {{add .Limits.RequestSeconds 5}}s;

@@ -163,7 +163,7 @@ func (s *stand) kill(t *testing.T) {
 		victim.cmd.Process.Kill()
 		<-victim.exited
 		telling.Wait()
-		time.Sleep(time.Second) // of load on the host that is left
+		time.Sleep(time.Second / 2) // of load on the host that is left
 		l.end()
 		victim.start(t)
 		t.Logf("measured: %d requests at %d/s, killed with %d in flight: %d failed, %d of these again; %d of %d streams cut", l.sent, perSecond(), at, l.first, l.second, cut.Load(), streams)
@@ -207,7 +207,7 @@ func upstream(t *testing.T, answer http.HandlerFunc) string {
 func TestLimit(t *testing.T) {
 	v := values()
 	v.Limits.RatePerMinute = 5
-	s := newStand(t, v, upstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }))
+	s := newStand(t, v, nil, upstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }))
 	limited := 0
 	for i := range 20 {
 		if resp, _ := s.do(t, http.MethodGet, "/livez", ""); resp.StatusCode != http.StatusOK {
@@ -252,7 +252,7 @@ func TestNextHost(t *testing.T) {
 		}
 		fmt.Fprint(w, "ok")
 	})
-	s := newStand(t, values(), full, room)
+	s := newStand(t, values(), nil, full, room)
 	for range 10 {
 		if resp, body := s.do(t, http.MethodPost, "/v1/completions", "{}", "X-Forwarded-For", "1.2.3.4"); resp.StatusCode != http.StatusOK {
 			t.Fatalf("%s %s", resp.Status, body)
@@ -273,11 +273,11 @@ func TestNextHost(t *testing.T) {
 		t.Errorf("ten jobs came %d times to hosts, %d of them to the one that dies", sum, busy.Load())
 	}
 
-	s = newStand(t, values(), full)
+	s = newStand(t, values(), nil, full)
 	if resp, body := s.do(t, http.MethodPost, "/v1/completions", "{}"); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "7" || string(body) != "full\n" {
 		t.Errorf("all hosts are full: %s %v %s", resp.Status, resp.Header, body)
 	}
-	s = newStand(t, values(), "127.0.0.1:"+strconv.Itoa(freePort(t)))
+	s = newStand(t, values(), nil, "127.0.0.1:"+strconv.Itoa(freePort(t)))
 	for range 3 { // it is not forgotten either
 		if resp, body := s.do(t, http.MethodPost, "/v1/completions", "{}"); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "1" || !strings.Contains(string(body), "no host can be reached") {
 			t.Errorf("no host: %s %v %s", resp.Status, resp.Header, body)
@@ -289,7 +289,7 @@ func TestNextHost(t *testing.T) {
 func TestFarCaches(t *testing.T) {
 	v := values()
 	v.Profile = deploy.MultiRegion
-	s := newStand(t, v, upstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }))
+	s := newStand(t, v, nil, upstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }))
 	for path, want := range map[string]bool{"/console": true, "/console/app.js": true, "/v1/models": false, "/v1/completions": false, "/metrics": false} {
 		resp, _ := s.do(t, http.MethodGet, path, "")
 		if got := resp.Header.Get("CDN-Cache-Control") != ""; got != want || resp.Header.Get("Pimoe-Region") != v.Region {

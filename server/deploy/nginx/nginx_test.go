@@ -26,6 +26,11 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/server/deploy"
@@ -134,6 +139,7 @@ type stand struct {
 // host is a running `pimoe serve`.
 type host struct {
 	addr   string
+	grpc   string
 	admin  string
 	home   string
 	bin    string
@@ -153,9 +159,9 @@ func newHost(t *testing.T, v deploy.Values) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
-	h := &host{addr: fmt.Sprintf("127.0.0.1:%d", freePort(t)), admin: fmt.Sprintf("127.0.0.1:%d", freePort(t)), home: home, bin: filepath.Join(coretest.Binaries(t), "pimoe")}
+	h := &host{addr: fmt.Sprintf("127.0.0.1:%d", freePort(t)), grpc: fmt.Sprintf("127.0.0.1:%d", freePort(t)), admin: fmt.Sprintf("127.0.0.1:%d", freePort(t)), home: home, bin: filepath.Join(coretest.Binaries(t), "pimoe")}
 	h.config = filepath.Join(home, "pimoe.yaml")
-	if err := os.WriteFile(h.config, v.HostConfig(deploy.Place{Addr: h.addr, Proxies: []string{"127.0.0.1"}}), 0o600); err != nil {
+	if err := os.WriteFile(h.config, v.HostConfig(deploy.Place{Addr: h.addr, GRPC: h.grpc, Proxies: []string{"127.0.0.1"}}), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h.start(t)
@@ -226,8 +232,8 @@ func values() deploy.Values {
 	return v
 }
 
-// newStand starts nginx before addresses.
-func newStand(t *testing.T, v deploy.Values, addrs ...string) *stand {
+// newStand starts nginx before addresses, and before those of grpc for gRPC.
+func newStand(t *testing.T, v deploy.Values, grpc []string, addrs ...string) *stand {
 	t.Helper()
 	path := program(t)
 	dir := t.TempDir()
@@ -235,7 +241,7 @@ func newStand(t *testing.T, v deploy.Values, addrs ...string) *stand {
 		t.Fatal(err)
 	}
 	cert, key, pool := certificate(t, dir)
-	at := nginx.Place{HTTP: freePort(t), HTTPS: freePort(t), Hosts: addrs, Certificate: cert, Key: key, PID: filepath.Join(dir, "pid"), Temp: dir}
+	at := nginx.Place{HTTP: freePort(t), HTTPS: freePort(t), Hosts: addrs, GRPC: grpc, Certificate: cert, Key: key, PID: filepath.Join(dir, "pid"), Temp: dir}
 	if os.Geteuid() == 0 {
 		at.User = "root" // its folder is this user's alone
 	}
@@ -307,12 +313,13 @@ func TestBeforeHosts(t *testing.T) {
 	program(t)
 	v := values()
 	hosts := []*host{newHost(t, v), newHost(t, v)}
-	s := newStand(t, v, hosts[0].addr, hosts[1].addr)
+	s := newStand(t, v, []string{hosts[0].grpc, hosts[1].grpc}, hosts[0].addr, hosts[1].addr)
 	s.hosts = hosts
 	t.Run("answers", s.answers)
 	t.Run("headers", s.headers)
 	t.Run("stream", s.stream)
 	t.Run("websocket", s.websocket)
+	t.Run("grpc", s.rpc)
 	t.Run("kill", s.kill)
 	t.Run("rolling restart", s.roll)
 }
@@ -446,6 +453,24 @@ func (s *stand) stream(t *testing.T) {
 	}
 	if !done || pieces < 10 {
 		t.Errorf("the stream came in %d pieces, to its end: %v", pieces, done)
+	}
+}
+
+// rpc: gRPC goes through, with its trailers.
+func (s *stand) rpc(t *testing.T) {
+	conn, err := grpc.NewClient(strings.TrimPrefix(s.url, "https://"), grpc.WithTransportCredentials(credentials.NewTLS(s.tls.Clone())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil || answer.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("health: %v, %v", answer, err)
+	}
+	if _, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: "nobody"}); status.Code(err) != codes.NotFound {
+		t.Errorf("the health of an unknown service: %v", err)
 	}
 }
 

@@ -36,8 +36,18 @@ func TestFolder(t *testing.T) {
 	}
 }
 
-// secret is a line in which the value of a secret seems to stand.
-var secret = regexp.MustCompile(`(?i)(password|passwd|secret|api_?key|token|private)["']?\s*[:=]\s*["']?[A-Za-z0-9+_-]{16,}|-----BEGIN|pimoe_[a-z0-9]{8}_[A-Za-z0-9]{20,}`)
+// secret finds what stands where the value of a secret would, and private keys.
+var secret = regexp.MustCompile(`(?i)(?:password|passwd|secret|api_?key|token|private)["']?\s*[:=]\s*["']?([A-Za-z0-9+_-]{16,})|-----BEGIN|pimoe_[a-z0-9]{8}_[A-Za-z0-9]{20,}`)
+
+// leak is a secret in a file; "" if there is none. A name that secrets go by has no digits.
+func leak(data []byte) string {
+	for _, m := range secret.FindAllSubmatch(data, -1) {
+		if m[1] == nil || bytes.ContainsAny(m[1], "0123456789") {
+			return string(m[0])
+		}
+	}
+	return ""
+}
 
 // Every target renders every environment and profile: the same bytes each time, paths within the folder, each once, and
 // no secret in a file.
@@ -71,7 +81,7 @@ func TestEveryTarget(t *testing.T) {
 					if !filepath.IsLocal(f.Path) || slices.ContainsFunc(files[:i], func(g deploy.File) bool { return g.Path == f.Path }) {
 						t.Errorf("%s: path %q", target.Name(), f.Path)
 					}
-					if m := secret.Find(f.Data); m != nil {
+					if m := leak(f.Data); m != "" {
 						t.Errorf("%s, %s, %s: %s seems to hold a secret: %s", target.Name(), e, p, f.Path, m)
 					}
 				}
