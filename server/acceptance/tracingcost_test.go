@@ -47,13 +47,13 @@ func BenchmarkTracingCost(b *testing.B) {
 		}
 	})
 	const clients, requests = 16, 4
-	load(b, off.url, clients, 1)
-	load(b, on.url, clients, 1)
+	offered(b, off.url, clients, 1)
+	offered(b, on.url, clients, 1)
 	var ratios, noise []float64
 	for b.Loop() {
 		// Each order once: what gets slower during a round gets slower for both.
-		first, second := load(b, off.url, clients, requests), load(b, on.url, clients, requests)
-		third, fourth := load(b, on.url, clients, requests), load(b, off.url, clients, requests)
+		first, second := offered(b, off.url, clients, requests), offered(b, on.url, clients, requests)
+		third, fourth := offered(b, on.url, clients, requests), offered(b, off.url, clients, requests)
 		ratios = append(ratios, (second+third)/(first+fourth))
 		noise = append(noise, math.Abs(first-fourth)/(first+fourth))
 	}
@@ -69,7 +69,7 @@ func BenchmarkTracingCost(b *testing.B) {
 }
 
 // load is the tokens a second of some clients that each make some requests.
-func load(b *testing.B, url string, clients, requests int) float64 {
+func offered(b *testing.B, url string, clients, requests int) float64 {
 	b.Helper()
 	const most = 48
 	body := fmt.Sprintf(`{"model":"pimoe-tiny","prompt":"Once upon a time there was","max_tokens":%d,"ignore_eos":true}`, most)
