@@ -42,7 +42,7 @@ type Values struct {
 type Image struct {
 	Repository string `yaml:"repository"`
 	Tag        string `yaml:"tag"`
-	Digest     string `yaml:"digest"` // sha256:…; wins over the tag
+	Digest     string `yaml:"digest"` // sha256:...; wins over the tag
 }
 
 // Ref is the image's reference.
