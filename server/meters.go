@@ -90,5 +90,6 @@ func (s *Server) metrics(_ context.Context, r *request) (*reply, error) {
 	s.service.metrics.Write(&b)
 	vm.WriteProcessMetrics(&b)
 	s.tenants.write(&b, r.principal)
+	s.writeCosts(&b, r.principal)
 	return &reply{status: http.StatusOK, contentType: "text/plain; version=0.0.4; charset=utf-8", body: b.Bytes()}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
+	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/openai"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
@@ -218,7 +219,7 @@ func (s *Server) readBinary(r *request) (*processInput, error) {
 func (s *Server) processStates(ctx context.Context, r *request, in *processInput) (y tensor.Matrix, routes []engine.RouteInfo, q engine.Quality, err error) {
 	x := in.states
 	if len(x.used) == x.rows.Rows {
-		if y, routes, q, err = s.service.engine.Hidden(ctx, in.layer, x.rows, in.all, r.take); err != nil {
+		if y, routes, q, err = s.service.engine.Hidden(engine.For(ctx, access.From(ctx).Tenant), in.layer, x.rows, in.all, r.take); err != nil {
 			return y, nil, q, err
 		}
 		return y, routes, q, checkOutput(y)
@@ -231,7 +232,7 @@ func (s *Server) processStates(ctx context.Context, r *request, in *processInput
 	for i, row := range x.used {
 		copy(packed.Row(i), x.rows.Row(row))
 	}
-	out, routes, q, err := s.service.engine.Hidden(ctx, in.layer, packed, in.all, r.take)
+	out, routes, q, err := s.service.engine.Hidden(engine.For(ctx, access.From(ctx).Tenant), in.layer, packed, in.all, r.take)
 	if err != nil {
 		return y, nil, q, err
 	}

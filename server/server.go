@@ -95,6 +95,7 @@ type Server struct {
 	running   *tally       // requests between their first byte read and their last event written
 	once      sync.Once    // Close
 	reloading sync.Mutex   // held by reload
+	copying   sync.Mutex   // held by snapshot
 	limits    serverLimits // times and sizes, smaller in tests
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/pimoe/pimoe/core/tokenizer"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
+	"github.com/pimoe/pimoe/server/cost"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/live"
 )
@@ -58,7 +59,9 @@ type service struct {
 	applied func() config.Config
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
-	live    live.Source // what watchers see; the zero value shows nothing
+	live    live.Source                       // what watchers see; the zero value shows nothing
+	costs   costAPI                           // nil = nobody keeps accounts
+	load    func(memoryLimit int64) cost.Load // nil where costs is
 }
 
 // engineAPI is the part of *engine.Engine that the edge calls.
@@ -111,6 +114,7 @@ func serviceOf(i *instance.Instance) service {
 		router:  func() any { return i.Host.RouterStatus() },
 		routed:  func() string { return i.Applied().Router.Plugin },
 		changes: i, reload: i.Reload, applied: i.Applied, version: i.Version, live: liveOf(i),
+		costs: i.Costs, load: i.Load,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n

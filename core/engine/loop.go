@@ -286,6 +286,7 @@ func (l *loop) launchStep(entries []entry) {
 	l.meters.steps.Inc()
 	l.meters.sequences.Update(float64(len(entries)))
 	l.meters.tokenRows.Update(float64(rows))
+	l.begin()
 	l.tasks <- task{ctx: ctx, entries: entries, edition: entries[0].s.edition}
 }
 
@@ -331,6 +332,7 @@ func (l *loop) launchJob() bool {
 			edition, _ = l.editions.Enter()
 		}
 		l.flight, l.stepped = &flight{job: j, cancel: func() { cancel(); release() }, edition: edition}, false
+		l.begin()
 		l.tasks <- task{ctx: ctx, job: j, edition: edition}
 		return true
 	}
@@ -389,6 +391,7 @@ func (l *loop) answer(j *job, err error) {
 func (l *loop) land(r result) {
 	f := l.flight
 	l.flight = nil
+	l.charge(f)
 	if f.job != nil {
 		f.cancel()
 		if l.editions != nil {

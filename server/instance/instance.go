@@ -31,6 +31,7 @@ import (
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/router"
+	"github.com/pimoe/pimoe/server/cost"
 )
 
 // Options say what to open.
@@ -73,6 +74,7 @@ type Instance struct {
 	Metrics   *metrics.Registry
 	Log       *slog.Logger
 	Notes     []string // what an operator should know of the placement
+	Costs     *cost.Ledger
 
 	builtin   Builtin
 	applied   atomic.Pointer[config.Config] // see Applied
@@ -87,6 +89,8 @@ type Instance struct {
 	trunk *weights.File // the memory that the engine's trunk lies in
 	watch *trunkWatch   // nil for a trunk in private memory
 	pool  *team.Pool    // the threads of the engine's steps
+
+	trunkBytes int64 // of its weights
 }
 
 // Open starts everything, or returns an error that names what failed and leaves nothing behind.
@@ -144,14 +148,18 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 		return err
 	}
 	// Keys and values of a load-dependent routing hold what other requests did to it: they are never taken over.
+	i.openCosts()
 	reuse := !o.NoPrefixReuse && !i.Host.Router().Info().Has(sdk.CapLoadDependent)
 	i.Engine, err = engine.New(engine.Options{
 		Model: i.Model, Trunk: trunk, Tokenizer: i.Tokenizer, Limits: o.Config.Limits, Team: i.pool.Team(),
 		Editions: i.Host.Editions(),
 		Block:    block,
 		Cache:    cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse, Chunk: o.Chunk,
-		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(),
+		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(), Account: i.Costs,
 	})
+	if err == nil {
+		i.Costs.Start()
+	}
 	return err
 }
 
@@ -192,6 +200,7 @@ func (i *Instance) loadTrunk(ctx context.Context, p *packer, o Options) (*model.
 	if err != nil {
 		return nil, err
 	}
+	i.sizeOfTrunk(p.stored, packed)
 	if packed == nil {
 		i.trunk, err = p.stored.ReadTrunk(ctx)
 	} else if i.trunk, err = packed.OpenTrunk(ctx); err == nil {
@@ -207,6 +216,7 @@ func (i *Instance) loadTrunk(ctx context.Context, p *packer, o Options) (*model.
 // Close ends running requests and all processes, waits for them and frees the trunk. It works after a failed start.
 func (i *Instance) Close() error {
 	var errs []error
+	i.Costs.Close() // it looks at both
 	if i.Engine != nil {
 		errs = append(errs, i.Engine.Close())
 	}

@@ -1,0 +1,99 @@
+package host
+
+import (
+	"slices"
+
+	"github.com/pimoe/pimoe/core/weights"
+	"github.com/pimoe/pimoe/sdk/expert"
+)
+
+// Process is a process of the host that runs now.
+type Process struct {
+	Name    string // of the expert group, or "router"
+	Replica int
+	PID     int
+}
+
+// Running are the plugins' processes, without what Status costs: for whoever looks many times a second. In process there are
+// none.
+func (h *Host) Running() (out []Process) {
+	for _, s := range h.groups {
+		g := s.own()
+		if g == nil {
+			continue
+		}
+		for r, sup := range g.replicas {
+			if pid := sup.pid(); pid != 0 {
+				out = append(out, Process{Name: s.name, Replica: r, PID: pid})
+			}
+		}
+	}
+	if h.routers != nil {
+		if pid := h.routers.table.Load().current.process.pid(); pid != 0 {
+			out = append(out, Process{Name: "router", PID: pid})
+		}
+	}
+	return out
+}
+
+// pid is the process that serves now, 0 for none.
+func (s *supervisor) pid() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == nil {
+		return 0
+	}
+	return s.current.proc.PID()
+}
+
+// BytesRead is how many bytes of weights the groups' calls have had to read since the host's start: each call reads every unit
+// that it has rows for once, however many rows that are. In process nothing counts them.
+func (h *Host) BytesRead() map[string]int64 {
+	if h.heat == nil {
+		return nil
+	}
+	out := map[string]int64{}
+	for _, s := range h.groups {
+		g := s.own()
+		if g == nil {
+			continue
+		}
+		for _, u := range g.spec.Units {
+			out[s.name] += h.heat.calls(u) * h.unitBytes(g.spec, u)
+		}
+	}
+	return out
+}
+
+// WeightBytes are the bytes of the weights of all units; replicas map the same files. In process nothing says them.
+func (h *Host) WeightBytes() (sum int64) {
+	if h.heat == nil {
+		return 0
+	}
+	for _, s := range h.groups {
+		if g := s.own(); g != nil {
+			for _, u := range g.spec.Units {
+				sum += h.unitBytes(g.spec, u)
+			}
+		}
+	}
+	return sum
+}
+
+// unitBytes are the bytes of a unit's weights: a file has one expert of all layers, which are of one size.
+func (h *Host) unitBytes(spec GroupSpec, u expert.Unit) int64 {
+	files := h.launch.options.Model.Manifest.Files
+	if spec.Packed != nil {
+		files = spec.Packed.Files
+	}
+	return files[weights.ExpertFile(u.Expert)].Size / int64(max(len(h.heat.layers), 1))
+}
+
+// calls is how many calls have had rows for a unit.
+func (h *heat) calls(u expert.Unit) int64 {
+	at, known := slices.BinarySearch(h.layers, u.Layer)
+	if !known {
+		return 0
+	}
+	return h.units[at*h.experts+u.Expert].calls.Load()
+}
