@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/cache"
 	"github.com/pimoe/pimoe/server/certs"
+	"github.com/pimoe/pimoe/server/disk"
 	"github.com/pimoe/pimoe/server/durable"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
@@ -74,6 +75,7 @@ type Server struct {
 	tenants *tenants
 	limiter *limit.Limiter
 	memory  *memory.Watch
+	disk    *disk.Watch
 	redis   *redisdb.DB // nil where redis.url is empty
 	answers *cache.Cache
 	live    *live.Hub
@@ -136,6 +138,8 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 		return nil, errors.Join(err, s.Close())
 	}
 	s.openLimits(cfg)
+	s.disk = disk.Start(disk.Options{Path: cfg.Home, Every: s.limits.memory, Log: s.log})
+	svc.metrics.Gauge("pimoe_home_writable", s.homeWritable)
 	if err := s.openCache(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -291,6 +295,7 @@ func (s *Server) Close() error {
 		s.state.stopJobs(s.base) // whose end is now
 		s.closeCache()
 		s.closeLimits()
+		s.disk.Close()
 		err = errors.Join(err, s.closeShared())
 		if s.guard != nil { // of a New that failed
 			s.guard.Close()

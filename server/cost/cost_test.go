@@ -279,3 +279,31 @@ func TestPeak(t *testing.T) {
 		t.Errorf("before the first minute is over: %+v", p)
 	}
 }
+
+// BenchmarkStep is what an account costs a step of 32 requests, and BenchmarkLook what ten looks a second cost: together they
+// must stay far below a hundredth of a core.
+func BenchmarkStep(b *testing.B) {
+	l := newMachine().ledger()
+	for b.Loop() {
+		l.Begin()
+		for range 32 {
+			l.Rows("tenant", 1)
+		}
+		l.End()
+	}
+}
+
+func BenchmarkLook(b *testing.B) {
+	s := OpenSystem()
+	parts := make([]Part, 64)
+	for i := range parts {
+		parts[i] = Part{Name: fmt.Sprint("e", i), PID: os.Getpid()}
+	}
+	l := New(Options{Read: func() Reading { return s.Read(0, parts) }})
+	for b.Loop() {
+		for t := range 8 {
+			l.Rows(fmt.Sprint("t", t), 4)
+		}
+		l.Look()
+	}
+}

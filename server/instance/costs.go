@@ -63,7 +63,8 @@ func (i *Instance) Load(memoryLimit int64) cost.Load {
 		Peak: i.Costs.Peak(), Cores: Threads(c), MemoryLimit: memoryLimit, Pages: stats.Pages, PageBytes: i.Model.PageBytes(cacheSpec(c)),
 		MaxRunning: c.Limits.MaxConcurrentRequests, WeightBytes: i.trunkBytes + i.Host.WeightBytes(),
 	}
-	l.HostBytes = max(memory.Private([]int{os.Getpid()})-int64(stats.Pages)*l.PageBytes, 0)
+	touched := int64(stats.Pages-stats.FreePages+stats.CachedPages) * l.PageBytes // of the cache, which is counted whole
+	l.HostBytes = max(memory.Private([]int{os.Getpid()})-touched, 0)
 	busy := map[string]float64{}
 	for _, g := range l.Peak.Groups {
 		busy[g.Name] = g.Cores

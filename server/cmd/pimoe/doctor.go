@@ -30,6 +30,9 @@ host's user, with the host's configuration and environment, beside the running h
 				return err
 			}
 			if strict {
+				if cfg, err = a.load(c); err != nil { // with the host's own log level
+					return err
+				}
 				return a.doctorProduction(c, cfg)
 			}
 			checks := doctor.Run(cfg.Plugins.Dir, cfg.Home, neededPlugins(cfg))

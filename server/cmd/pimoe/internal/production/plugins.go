@@ -71,14 +71,22 @@ func pinnedAs(list *catalogue.Catalogue, dir, name string) error {
 	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}
-	group := ""
-	if strings.HasPrefix(name, "pimoe-router-") {
-		group = catalogue.Router
-	}
 	if dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
-	return list.Check(dir, group, filepath.Join(dir, name), digest)
+	if strings.HasPrefix(name, "pimoe-router-") {
+		return list.Check(dir, catalogue.Router, filepath.Join(dir, name), digest)
+	}
+	groups := []string{"any"} // for which expert groups a plugin may serve is the host's to judge
+	for _, p := range list.Plugins {
+		groups = append(groups, p.Groups...)
+	}
+	for _, g := range groups {
+		if err = list.Check(dir, g, filepath.Join(dir, name), digest); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // dispensable are measures that a machine may lack for good reasons, each with another one beside it.
