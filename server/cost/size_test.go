@@ -1,6 +1,8 @@
 package cost
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -55,5 +57,36 @@ func TestSize(t *testing.T) {
 		if !found {
 			t.Errorf("%s: no advice on %s", name, c.what)
 		}
+	}
+}
+
+// The worked example of docs/production.md is what Size says.
+func TestTheGuidesExample(t *testing.T) {
+	l := Load{
+		Peak: Peak{Cores: 3.4, Levels: Levels{Running: 40, KVPages: 2600}}, Cores: 4, MemoryLimit: 2 << 30, HostBytes: 160 << 20, WeightBytes: 800 << 20,
+		PageBytes: 96 << 10, Pages: 6400, MaxRunning: 100,
+	}
+	for n := range 16 {
+		l.Groups = append(l.Groups, GroupLoad{Name: fmt.Sprint("e", n), Replicas: 1, Lanes: 4, PrivateBytes: 7 << 20, Cores: 0.1})
+	}
+	l.Groups[3].Cores = 0.41
+	said := map[string]bool{}
+	for _, a := range Size(l) {
+		said[fmt.Sprintf("| %s | %s | %s | %s |", a.What, a.Now, a.Advised, a.Why)] = true
+	}
+	b, err := os.ReadFile("../../docs/production.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(b), "| what | now | advised | why |\n|---|---|---|---|\n")
+	text, _, _ = strings.Cut(text, "\n\n")
+	rows := strings.Split(text, "\n")
+	for _, row := range rows {
+		if !said[row] {
+			t.Errorf("the guide's row\n%s\nis not said; said is\n%v", row, said)
+		}
+	}
+	if len(rows) < 5 {
+		t.Errorf("%d rows", len(rows))
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/pimoe/pimoe/backends/team"
@@ -397,10 +398,10 @@ func pluginPath(c config.Config, path, prefix, name string) string {
 }
 
 // RuntimeDir is where sockets live: in the store's folder, or in the user's own runtime folder where that path is too
-// long for a Unix socket. Never the system's temporary folder, which cleaners sweep.
+// long for a Unix socket or on a read-only disk. Never the system's temporary folder, which cleaners sweep.
 func RuntimeDir(home string) (string, error) {
 	dir := filepath.Join(home, "run")
-	if len(dir) <= host.MaxRuntimeDir {
+	if len(dir) <= host.MaxRuntimeDir && !readOnly(dir) {
 		return dir, nil
 	}
 	for _, base := range []string{os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/run/user/%d", os.Getuid()), "/run", "/var/run"} {
@@ -411,7 +412,21 @@ func RuntimeDir(home string) (string, error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("no folder for sockets: %s is longer than %d bytes, and there is no runtime folder; set XDG_RUNTIME_DIR: %w", dir, host.MaxRuntimeDir, sdk.ErrInvalid)
+	return "", fmt.Errorf("no folder for sockets: %s is read-only or longer than %d bytes, and there is no runtime folder; set XDG_RUNTIME_DIR: %w", dir, host.MaxRuntimeDir, sdk.ErrInvalid)
+}
+
+// readOnly reports whether a folder lies on a disk that can't be written. A full one is none: the successor of a host must find
+// the folder of its predecessor.
+func readOnly(dir string) bool {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return errors.Is(err, syscall.EROFS)
+	}
+	f, err := os.CreateTemp(dir, ".writable-*")
+	if err == nil {
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+	}
+	return errors.Is(err, syscall.EROFS)
 }
 
 // Threads is how many threads the configuration allows.
