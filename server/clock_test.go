@@ -18,6 +18,11 @@ func TestJumpsOfTheClock(t *testing.T) {
 	g, clock := newGate(t), coretest.NewClock(t)
 	g.cfg.Limits.Rates = []config.Rate{{Tenant: "limited", Requests: 2}}
 	g.cfg.State.File = ""
+	_, secret, err := g.file.Create(access.Template{Role: access.User, Tenant: "jobs"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := "Bearer " + secret
 	svc := fakeService(&fakeEngine{script: func(context.Context, int) (engine.Token, error) {
 		return engine.Token{ID: 1, Text: "x", HasToken: true, Finish: engine.FinishLength}, nil
 	}})
@@ -37,11 +42,6 @@ func TestJumpsOfTheClock(t *testing.T) {
 	if limited() != 200 || limited() != 200 || limited() != 429 {
 		t.Fatal("the limit does not hold at first")
 	}
-	_, secret, err := g.file.Create(access.Template{Role: access.User, Tenant: "jobs"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := "Bearer " + secret
 	for _, jump := range coretest.Jumps {
 		clock.Jump(jump)
 		a := r.post(jobsPath, `{"kind":"completion","request":`+body+`}`, "Authorization", key)
