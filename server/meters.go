@@ -92,5 +92,6 @@ func (s *Server) metrics(_ context.Context, r *request) (*reply, error) {
 	s.service.metrics.Write(&b)
 	vm.WriteProcessMetrics(&b)
 	s.tenants.write(&b, r.principal)
+	s.writeCosts(&b, r.principal)
 	return s.exposition(r, catalogue.Text(b.Bytes()))
 }

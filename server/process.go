@@ -226,11 +226,10 @@ func (s *Server) readBinary(r *request) (*processInput, error) {
 // processStates runs the layers on the positions that the mask leaves; the others are zero in the answer.
 func (s *Server) processStates(ctx context.Context, r *request, in *processInput) (y tensor.Matrix, routes []engine.RouteInfo, q engine.Quality, err error) {
 	x := in.states
-	s.spend(ctx, in)
 	ctx, followed := tracing.Layers(ctx, len(x.used))
 	defer func() { followed(err) }()
 	if len(x.used) == x.rows.Rows {
-		if y, routes, q, err = s.service.engine.Hidden(ctx, in.layer, x.rows, in.all, r.take); err != nil {
+		if y, routes, q, err = s.service.engine.Hidden(engine.For(ctx, access.From(ctx).Tenant), in.layer, x.rows, in.all, r.take); err != nil {
 			return y, nil, q, err
 		}
 		return y, routes, q, checkOutput(y)
@@ -243,7 +242,7 @@ func (s *Server) processStates(ctx context.Context, r *request, in *processInput
 	for i, row := range x.used {
 		copy(packed.Row(i), x.rows.Row(row))
 	}
-	out, routes, q, err := s.service.engine.Hidden(ctx, in.layer, packed, in.all, r.take)
+	out, routes, q, err := s.service.engine.Hidden(engine.For(ctx, access.From(ctx).Tenant), in.layer, packed, in.all, r.take)
 	if err != nil {
 		return y, nil, q, err
 	}
@@ -326,16 +325,4 @@ func (f *fault) processReply(id string) *reply {
 	p.Success, p.Error = &no, f.message
 	r.body = mustJSON(p)
 	return r
-}
-
-// spend counts the positions for the request's tenant: as many tokens as would have gone through these layers alone.
-func (s *Server) spend(ctx context.Context, in *processInput) {
-	if s.service.spent == nil {
-		return
-	}
-	layers := 1
-	if in.all {
-		layers = len(s.service.layers) - max(slices.Index(s.service.layers, in.layer), 0)
-	}
-	s.service.spent(access.From(ctx).Tenant, (len(in.states.used)*layers+len(s.service.layers)-1)/max(len(s.service.layers), 1))
 }

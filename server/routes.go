@@ -112,7 +112,7 @@ func (s *Server) adminRoutes() []route {
 func (s *Server) changeRoutes() []route {
 	version := []string{"backend", "plugin", "precision"}
 	trial := append([]string{"percent", "max_relative"}, version...)
-	return append(s.replicaRoutes(),
+	return append(append(append(s.replicaRoutes(), s.reportRoutes()...), s.snapshotRoutes()...),
 		route{method: http.MethodGet, path: expertsPath, handle: s.experts},
 		route{method: http.MethodPost, path: releasePath, change: &change{"experts.release", []string{"replica"}}, handle: s.release},
 		route{method: http.MethodGet, path: configPath, handle: s.config},

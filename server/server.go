@@ -20,6 +20,7 @@ import (
 	"github.com/pimoe/pimoe/server/audit"
 	"github.com/pimoe/pimoe/server/cache"
 	"github.com/pimoe/pimoe/server/certs"
+	"github.com/pimoe/pimoe/server/disk"
 	"github.com/pimoe/pimoe/server/durable"
 	"github.com/pimoe/pimoe/server/handover"
 	"github.com/pimoe/pimoe/server/instance"
@@ -83,6 +84,7 @@ type Server struct {
 	labels  *labels
 	limiter *limit.Limiter
 	memory  *memory.Watch
+	disk    *disk.Watch
 	redis   *redisdb.DB // nil where redis.url is empty
 	answers *cache.Cache
 	live    *live.Hub
@@ -105,6 +107,7 @@ type Server struct {
 	running   *tally       // requests between their first byte read and their last event written
 	once      sync.Once    // Close
 	reloading sync.Mutex   // held by reload
+	copying   sync.Mutex   // held by snapshot
 	limits    serverLimits // times and sizes, smaller in tests
 }
 
@@ -140,13 +143,15 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	if o.clock != nil {
 		s.clock = o.clock
 	}
-	s.tenants = newTenants(cfg.Metrics.Tenants, svc.id, s.clock, svc.costs)
+	s.tenants = newTenants(cfg.Metrics.Tenants, svc.id, s.clock)
 	s.users, s.labels = newUsers(svc.metrics, s.clock), &labels{r: svc.metrics}
 	s.newState(o.state)
 	if err := errors.Join(s.openTracing(), s.openProfiles(), s.newGuard(cfg), s.useWeb(cfg), s.useTLS(cfg), s.openShared(cfg)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.openLimits(cfg)
+	s.disk = disk.Start(disk.Options{Path: cfg.Home, Every: s.limits.memory, Log: s.log})
+	svc.metrics.Gauge("pimoe_home_writable", s.homeWritable)
 	if err := s.openCache(cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -304,6 +309,7 @@ func (s *Server) Close() error {
 		s.alerts.Close()
 		s.closeCache()
 		s.closeLimits()
+		s.disk.Close()
 		err = errors.Join(err, s.closeShared())
 		if s.guard != nil { // of a New that failed
 			s.guard.Close()

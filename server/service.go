@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"github.com/pimoe/pimoe/core/tokenizer"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
+	"github.com/pimoe/pimoe/server/cost"
 	"github.com/pimoe/pimoe/server/instance"
 	"github.com/pimoe/pimoe/server/live"
 )
@@ -60,9 +60,9 @@ type service struct {
 	applied func() config.Config
 	changes changesAPI // nil where nothing can be changed
 	metrics *metrics.Registry
-	spent   func(tenant string, tokens int) // counts what was computed outside of the decode loop; nil = nobody does
-	costs   func(w io.Writer)               // prints what tenants have used; nil = nobody knows
-	live    live.Source                     // what watchers see; the zero value shows nothing
+	live    live.Source                       // what watchers see; the zero value shows nothing
+	costs   costAPI                           // nil = nobody keeps accounts
+	load    func(memoryLimit int64) cost.Load // nil where costs is
 }
 
 // engineAPI is the part of *engine.Engine that the edge calls.
@@ -115,7 +115,7 @@ func serviceOf(i *instance.Instance) service {
 		router:  func() any { return i.Host.RouterStatus() },
 		routed:  func() string { return i.Applied().Router.Plugin },
 		changes: i, reload: i.Reload, applied: i.Applied, version: i.Version, live: liveOf(i),
-		spent: i.Meter.Spent, costs: i.Meter.WriteTenants,
+		costs: i.Costs, load: i.Load,
 	}
 	if n := i.Model.Defaults.MaxNewTokens; n != nil {
 		s.maxNew = *n

@@ -24,8 +24,13 @@ func OpenState(cfg config.Config, log *slog.Logger) (*durable.DB, error) {
 	if path == "" {
 		return nil, nil
 	}
-	return durable.Open(durable.Options{Path: path, Box: box, Log: log, Parts: []durable.Part{jobs.Part(), idempotency.Part()}})
+	return durable.Open(durable.Options{Path: path, Box: box, Log: log, Parts: stateParts()})
 }
+
+func stateParts() []durable.Part { return []durable.Part{jobs.Part(), idempotency.Part()} }
+
+// CheckState says whether this version would take a database, without opening it for use.
+func CheckState(path string) error { return durable.Check(path, stateParts()) }
 
 // State gives the Server a database, from OpenState, for jobs and idempotency keys. The Server closes it when another host
 // takes over, its owner in any case.

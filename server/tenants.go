@@ -8,7 +8,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/server/access"
-	"github.com/pimoe/pimoe/server/meter"
+	"github.com/pimoe/pimoe/server/cost"
 )
 
 // The series of tenants, which only operators see.
@@ -32,15 +32,14 @@ type use struct {
 type tenants struct {
 	model string
 	now   func() time.Time
-	costs func(io.Writer) // prints what tenants have used; nil = nobody knows
 	top   *metrics.Top
 
 	mu     sync.Mutex // guards turned
 	turned time.Time
 }
 
-func newTenants(most int, model string, now func() time.Time, costs func(io.Writer)) *tenants {
-	return &tenants{model: model, now: now, costs: costs, top: metrics.NewTop(most, 3), turned: now()}
+func newTenants(most int, model string, now func() time.Time) *tenants {
+	return &tenants{model: model, now: now, top: metrics.NewTop(most, 3), turned: now()}
 }
 
 // count adds one request; those from nobody known are not counted.
@@ -69,7 +68,7 @@ func useOf(values []float64) use {
 func (t *tenants) visible(p access.Principal) map[string]use {
 	out := map[string]use{}
 	if p.Role >= access.Operator {
-		t.top.Each(meter.Other, func(name string, values []float64) { out[name] = useOf(values) })
+		t.top.Each(cost.Other, func(name string, values []float64) { out[name] = useOf(values) })
 		return out
 	}
 	if values, known := t.top.Of(p.Tenant); known {
@@ -83,13 +82,10 @@ func (t *tenants) write(w io.Writer, p access.Principal) {
 	if p.Role < access.Operator {
 		return
 	}
-	t.top.Each(meter.Other, func(name string, values []float64) {
+	t.top.Each(cost.Other, func(name string, values []float64) {
 		u, labels := useOf(values), []string{"tenant", name, "model", t.model}
 		fmt.Fprintf(w, "%s %d\n", metrics.Series(tenantRequests, labels...), u.Requests)
 		fmt.Fprintf(w, "%s %d\n", metrics.Series(tenantTokens, append(labels, "kind", "prompt")...), u.PromptTokens)
 		fmt.Fprintf(w, "%s %d\n", metrics.Series(tenantTokens, append(labels, "kind", "completion")...), u.CompletionTokens)
 	})
-	if t.costs != nil {
-		t.costs(w)
-	}
 }

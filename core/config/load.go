@@ -428,3 +428,11 @@ func lookup(environ []string) map[string]string {
 	}
 	return m
 }
+
+// FileOf is the file that Load would read with these; empty for none.
+func FileOf(file string, environ []string) string {
+	if file != "" {
+		return file
+	}
+	return lookup(environ)["PIMOE_CONFIG"]
+}

@@ -71,8 +71,7 @@ type Options struct {
 	// Outcome, if not nil, is told of every step by the decode loop; it must not block. The tokens that it asks the
 	// probability of cost a pass over their logits.
 	Outcome func(Outcome)
-	// Spent, if not nil, is told by the decode loop how many tokens a step has computed for a tenant; it must return at once.
-	Spent func(tenant string, tokens int)
+	Account Account // who pays for what is computed; nil = nobody asks
 }
 
 // Outcome is how one step turned out.
@@ -110,7 +109,7 @@ type setup struct {
 	log        *slog.Logger
 	now        func() time.Time
 	outcome    func(Outcome) // nil = nobody asks
-	spent      func(tenant string, tokens int)
+	account    Account       // nil = nobody asks
 }
 
 // New allocates the cache and starts the decode loop. The caller must Close the engine.
@@ -121,7 +120,7 @@ func New(o Options) (*Engine, error) {
 	s := setup{
 		decoder: func() decoder { return o.Tokenizer.Stream(true) },
 		vocab:   o.Model.Vocab, eos: o.Model.EOS, limits: o.Limits, reuse: o.PrefixReuse, editions: o.Editions,
-		chunk: o.Chunk, buffer: o.Buffer, metrics: o.Metrics, log: o.Log, now: o.Now, outcome: o.Outcome, spent: o.Spent,
+		chunk: o.Chunk, buffer: o.Buffer, metrics: o.Metrics, log: o.Log, now: o.Now, outcome: o.Outcome, account: o.Account,
 	}
 	s.fill()
 	s.context = min(o.Model.MaxPositions, s.limits.MaxSequenceLength)

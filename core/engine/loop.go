@@ -287,6 +287,7 @@ func (l *loop) launchStep(entries []entry) {
 	l.meters.steps.Inc()
 	l.meters.sequences.Update(float64(len(entries)))
 	l.meters.tokenRows.Update(float64(rows))
+	l.begin()
 	l.tasks <- task{ctx: ctx, entries: entries, edition: entries[0].s.edition}
 }
 
@@ -332,6 +333,7 @@ func (l *loop) launchJob() bool {
 			edition, _ = l.editions.Enter()
 		}
 		l.flight, l.stepped = &flight{job: j, cancel: func() { cancel(); release() }, edition: edition}, false
+		l.begin()
 		l.tasks <- task{ctx: ctx, job: j, edition: edition}
 		return true
 	}
@@ -390,6 +392,7 @@ func (l *loop) answer(j *job, err error) {
 func (l *loop) land(r result) {
 	f := l.flight
 	l.flight = nil
+	l.charge(f)
 	if f.job != nil {
 		f.cancel()
 		if l.editions != nil {
@@ -501,9 +504,6 @@ func (l *loop) advance(s *sequence, e entry, now time.Time) {
 	s.settle()
 	s.computed += e.n
 	l.work(s, e.n)
-	if l.spent != nil {
-		l.spent(s.request.Tenant, e.n)
-	}
 	if s.watcher != nil {
 		s.watcher.advance(s.computed)
 	}

@@ -95,30 +95,3 @@ func TestQueueAge(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 }
-
-// TestSpent: what is told of tenants is what steps have computed for them: prompts, but what was taken over, and all but the last of
-// the new tokens, which no step computes.
-func TestSpent(t *testing.T) {
-	f := newFake(64, 4)
-	s := testSetup(f)
-	var mu sync.Mutex
-	spent := map[string]int{}
-	s.spent = func(tenant string, tokens int) {
-		mu.Lock()
-		defer mu.Unlock()
-		spent[tenant] += tokens
-	}
-	e := launchTest(t, f, s)
-	want := map[string]int{}
-	for _, tenant := range []string{"a", "b", "a"} {
-		r := plain("", prompt("spent", 9), 5)
-		r.Tenant = tenant
-		a := ask(t, e, r)
-		want[tenant] += 9 - a.usage.CachedTokens + 4
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if spent["a"] != want["a"] || spent["b"] != want["b"] || want["a"] <= 13 || want["a"] >= 26 {
-		t.Errorf("%v, want %v", spent, want)
-	}
-}

@@ -134,6 +134,7 @@ type Host struct {
 	launch   *launcher
 	scale    *scale
 	heat     *heat
+	read     bytesRead
 }
 
 // member is an expert group, in processes of its own or in this one.

@@ -25,13 +25,19 @@ import (
 // returned.
 func onSmallDisk(t *testing.T, store, folder string, args ...string) (p *program, seen string) {
 	t.Helper()
+	return onDisk(t, `mount -t tmpfs -o size=1m,mode=700 none "$0"`, store, folder, args...)
+}
+
+// onDisk is the same for what a line of the shell makes of the folder, $0.
+func onDisk(t *testing.T, mount, store, folder string, args ...string) (p *program, seen string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can mount a small disk")
 	}
 	p = &program{stderr: &safeBuffer{}, exited: make(chan struct{})}
 	addr, admin := "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
 	p.url, p.admin = "http://"+addr, "http://"+admin
-	script := `mount --make-rprivate / && mount -t tmpfs -o size=1m,mode=700 none "$0" && exec "$@"`
+	script := `mount --make-rprivate / && ` + mount + ` && exec "$@"`
 	p.cmd = exec.Command("unshare", append([]string{"-m", "sh", "-c", script, folder, filepath.Join(coretest.Binaries(t), "pimoe"),
 		"serve", "--addr", addr, "--admin-addr", admin}, args...)...)
 	p.cmd.Env = append(os.Environ(), "PIMOE_HOME="+store)

@@ -90,21 +90,9 @@ func migrate(t *Tx, parts []Part) error {
 	if err != nil {
 		return err
 	}
-	versions := map[string]int{}
-	c := schema.Cursor()
-	for k, v := c.Seek(versionOf); k != nil && bytes.HasPrefix(k, versionOf); k, v = c.Next() {
-		name := string(k[len(versionOf):])
-		n, err := strconv.Atoi(string(v))
-		if err != nil || n < 0 {
-			return fmt.Errorf("the version of %s is %q: the file is damaged: %w", name, v, sdk.ErrInvalid)
-		}
-		versions[name] = n
-	}
-	for name, version := range versions {
-		i := slices.IndexFunc(parts, func(p Part) bool { return p.Name == name })
-		if i < 0 || version > len(parts[i].Migrations) {
-			return fmt.Errorf("a newer PiMoE has written it (schema of %s is version %d): start that version again, or name another file by state.file; nothing was changed: %w", name, version, sdk.ErrUnsupported)
-		}
+	versions, err := versionsOf(schema, parts)
+	if err != nil {
+		return err
 	}
 	for _, p := range parts {
 		for v := versions[p.Name]; v < len(p.Migrations); v++ {
@@ -117,6 +105,27 @@ func migrate(t *Tx, parts []Part) error {
 		}
 	}
 	return nil
+}
+
+// versionsOf are the versions of the parts in a file. It refuses those that these parts don't know.
+func versionsOf(schema *bbolt.Bucket, parts []Part) (map[string]int, error) {
+	versions := map[string]int{}
+	c := schema.Cursor()
+	for k, v := c.Seek(versionOf); k != nil && bytes.HasPrefix(k, versionOf); k, v = c.Next() {
+		name := string(k[len(versionOf):])
+		n, err := strconv.Atoi(string(v))
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("the version of %s is %q: the file is damaged: %w", name, v, sdk.ErrInvalid)
+		}
+		versions[name] = n
+	}
+	for name, version := range versions {
+		i := slices.IndexFunc(parts, func(p Part) bool { return p.Name == name })
+		if i < 0 || version > len(parts[i].Migrations) {
+			return nil, fmt.Errorf("a newer PiMoE has written it (schema of %s is version %d): start that version again, or name another file by state.file; nothing was changed: %w", name, version, sdk.ErrUnsupported)
+		}
+	}
+	return versions, nil
 }
 
 // resealChunk bounds what one transaction rewrites: bbolt keeps its changed pages in memory until it commits.

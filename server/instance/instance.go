@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/pimoe/pimoe/backends/team"
@@ -31,6 +32,7 @@ import (
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/router"
+	"github.com/pimoe/pimoe/server/cost"
 	"github.com/pimoe/pimoe/server/meter"
 )
 
@@ -74,6 +76,7 @@ type Instance struct {
 	Metrics   *metrics.Registry
 	Log       *slog.Logger
 	Notes     []string // what an operator should know of the placement
+	Costs     *cost.Ledger
 
 	builtin   Builtin
 	applied   atomic.Pointer[config.Config] // see Applied
@@ -85,12 +88,13 @@ type Instance struct {
 	packer   *packer // makes packed weights also for groups that are changed later
 	remedies remedies
 
-	Meter     *meter.Meter          // measures what runs, at an interval
-	unitBytes map[expert.Unit]int64 // of weights, as they were placed at the start
+	Meter *meter.Meter // measures what runs, at an interval
 
 	trunk *weights.File // the memory that the engine's trunk lies in
 	watch *trunkWatch   // nil for a trunk in private memory
 	pool  *team.Pool    // the threads of the engine's steps
+
+	trunkBytes int64 // of its weights
 }
 
 // Open starts everything, or returns an error that names what failed and leaves nothing behind.
@@ -150,14 +154,18 @@ func (i *Instance) start(ctx context.Context, stored *weights.Model, o Options) 
 	}
 	block.Tell(i.rescues())
 	// Keys and values of a load-dependent routing hold what other requests did to it: they are never taken over.
+	i.openCosts()
 	reuse := !o.NoPrefixReuse && !i.Host.Router().Info().Has(sdk.CapLoadDependent)
 	i.Engine, err = engine.New(engine.Options{
 		Model: i.Model, Trunk: trunk, Tokenizer: i.Tokenizer, Limits: o.Config.Limits, Team: i.pool.Team(),
 		Editions: i.Host.Editions(),
 		Block:    block,
 		Cache:    cacheSpec(o.Config), MemoryBytes: int64(o.Config.KVCache.MemoryMB) << 20, PrefixReuse: reuse, Chunk: o.Chunk,
-		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(), Spent: i.Meter.Spent,
+		Metrics: i.Metrics, Log: o.Log, Outcome: i.outcome(), Account: i.Costs,
 	})
+	if err == nil {
+		i.Costs.Start()
+	}
 	return err
 }
 
@@ -198,6 +206,7 @@ func (i *Instance) loadTrunk(ctx context.Context, p *packer, o Options) (*model.
 	if err != nil {
 		return nil, err
 	}
+	i.sizeOfTrunk(p.stored, packed)
 	if packed == nil {
 		i.trunk, err = p.stored.ReadTrunk(ctx)
 	} else if i.trunk, err = packed.OpenTrunk(ctx); err == nil {
@@ -213,6 +222,7 @@ func (i *Instance) loadTrunk(ctx context.Context, p *packer, o Options) (*model.
 // Close ends running requests and all processes, waits for them and frees the trunk. It works after a failed start.
 func (i *Instance) Close() error {
 	var errs []error
+	i.Costs.Close() // it looks at both
 	if i.Engine != nil {
 		errs = append(errs, i.Engine.Close())
 	}
@@ -285,7 +295,6 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) error
 		if err != nil {
 			return err
 		}
-		i.weigh(plan, stored, packed)
 		o.Groups = append(o.Groups, host.GroupSpec{
 			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed,
 			Replicas: plan.Replicas, MaxReplicas: plan.MaxReplicas, Standby: plan.Standby,
@@ -399,10 +408,10 @@ func pluginPath(c config.Config, path, prefix, name string) string {
 }
 
 // RuntimeDir is where sockets live: in the store's folder, or in the user's own runtime folder where that path is too
-// long for a Unix socket. Never the system's temporary folder, which cleaners sweep.
+// long for a Unix socket or on a read-only disk. Never the system's temporary folder, which cleaners sweep.
 func RuntimeDir(home string) (string, error) {
 	dir := filepath.Join(home, "run")
-	if len(dir) <= host.MaxRuntimeDir {
+	if len(dir) <= host.MaxRuntimeDir && !readOnly(dir) {
 		return dir, nil
 	}
 	for _, base := range []string{os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/run/user/%d", os.Getuid()), "/run", "/var/run"} {
@@ -413,7 +422,21 @@ func RuntimeDir(home string) (string, error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("no folder for sockets: %s is longer than %d bytes, and there is no runtime folder; set XDG_RUNTIME_DIR: %w", dir, host.MaxRuntimeDir, sdk.ErrInvalid)
+	return "", fmt.Errorf("no folder for sockets: %s is read-only or longer than %d bytes, and there is no runtime folder; set XDG_RUNTIME_DIR: %w", dir, host.MaxRuntimeDir, sdk.ErrInvalid)
+}
+
+// readOnly reports whether a folder lies on a disk that can't be written. A full one is none: the successor of a host must find
+// the folder of its predecessor.
+func readOnly(dir string) bool {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return errors.Is(err, syscall.EROFS)
+	}
+	f, err := os.CreateTemp(dir, ".writable-*")
+	if err == nil {
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+	}
+	return errors.Is(err, syscall.EROFS)
 }
 
 // Threads is how many threads the configuration allows.

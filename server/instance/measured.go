@@ -1,39 +1,17 @@
 package instance
 
 import (
-	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/moe"
-	"github.com/pimoe/pimoe/core/weights"
-	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/server/meter"
 )
 
 // measured is what the Meter of this instance looks at.
 func (i *Instance) measured() meter.Options {
 	return meter.Options{
-		Every: i.Config.Metrics.Interval, Host: i.Host, Registry: i.Metrics, Model: i.ID, Log: i.Log,
+		Every: i.Config.Metrics.Interval, Host: i.Host, Registry: i.Metrics, Log: i.Log,
 		Volumes: map[string]string{"home": i.Config.Home, "root": "/"},
-		Tenants: i.Config.Metrics.Tenants, Units: i.Config.Metrics.Units,
-		UnitBytes: func(layer, e int) int64 { return i.unitBytes[expert.Unit{Layer: layer, Expert: e}] },
-	}
-}
-
-// weigh notes how many bytes each unit of a group is stored in: an expert's file holds its units of all layers, which are of one
-// size. A group that stands by for another comes after it, and changes nothing.
-func (i *Instance) weigh(plan config.GroupPlan, stored *weights.Model, packed *weights.Variant) {
-	if i.unitBytes == nil {
-		i.unitBytes = map[expert.Unit]int64{}
-	}
-	files := stored.Manifest.Files
-	if packed != nil {
-		files = packed.Files
-	}
-	layers := int64(max(len(i.Model.SparseLayers()), 1))
-	for _, u := range plan.Units {
-		if _, known := i.unitBytes[u]; !known {
-			i.unitBytes[u] = files[weights.ExpertFile(u.Expert)].Size / layers
-		}
+		Units:   i.Config.Metrics.Units,
 	}
 }
 

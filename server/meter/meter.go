@@ -1,9 +1,8 @@
-// Package meter measures what nobody tells of by itself, at an interval: the machine, every process, the experts of each layer,
-// energy where the machine counts it, and what tenants have used of it. It keeps the result as text, so that a scrape of /metrics
-// only copies it and never waits for the system.
+// Package meter measures what nobody tells of by itself, at an interval: the machine, every process, and the experts of each
+// layer. It keeps the result as text, so that a scrape of /metrics only copies it and never waits for the system.
 //
 // server/instance starts a Meter for what it has opened and closes it before the host. The package refuses to count requests, which
-// is the work of whoever handles them, and to keep history.
+// is the work of whoever handles them, to say who pays for them, which is that of server/cost, and to keep history.
 package meter
 
 import (
@@ -28,19 +27,14 @@ type Host interface {
 
 // Options say what is measured. Host is required.
 type Options struct {
-	Every    time.Duration     // between two measurements; 0 = nothing is measured, and only Spent and Close do anything
+	Every    time.Duration     // between two measurements; 0 = nothing is measured
 	Host     Host              // nil = no processes, no units
 	Registry *metrics.Registry // that prints the measurements
-	Model    string            // a label of tenants' series
 	// Volumes are the folders whose file systems are watched, by the label of their series.
 	Volumes map[string]string
-	Tenants int // with series of their own
 	Units   int // with series of their own
-	// UnitBytes is how many bytes of weights a call of an expert reads in one layer; nil = nobody knows.
-	UnitBytes func(layer, expert int) int64
-	Log       *slog.Logger
-	Now       func() time.Time // nil = time.Now
-	System    string           // where the system's files are, for tests; empty = /
+	Log     *slog.Logger
+	Now     func() time.Time // nil = time.Now
 }
 
 // Meter measures until it is closed. Its methods are safe for concurrent use.
@@ -49,8 +43,6 @@ type Meter struct {
 	machine   *machine
 	processes *processes
 	units     *units
-	energy    *energy
-	shares    *shares
 
 	text   atomic.Pointer[[]byte] // of the last measurement
 	paused atomic.Bool
@@ -64,7 +56,7 @@ type Meter struct {
 	done sync.WaitGroup
 }
 
-// chooseEvery is the time between two choices of the tenants and units with series of their own: long enough that a series which
+// chooseEvery is the time between two choices of the units with series of their own: long enough that a series which
 // comes is scraped several times, and short enough to follow the traffic of a day.
 const chooseEvery = time.Minute
 
@@ -75,7 +67,7 @@ func Start(o Options) *Meter {
 	}
 	m := &Meter{
 		o: o, warned: map[string]bool{}, stop: make(chan struct{}), turned: o.Now(),
-		machine: newMachine(o.Volumes), processes: newProcesses(), energy: newEnergy(o.System), shares: newShares(o.Tenants),
+		machine: newMachine(o.Volumes), processes: newProcesses(),
 	}
 	if o.Every == 0 {
 		return m
@@ -119,15 +111,13 @@ func (m *Meter) Measure() {
 	began, now := time.Now(), m.o.Now()
 	p := &printer{}
 	m.note("machine", m.machine.measure(p))
-	m.note("energy", m.energy.measure(p))
-	cpu := m.processes.measure(p, m.o.Host.Running())
+	m.processes.measure(p, m.o.Host.Running())
 	turn := now.Sub(m.turned) >= chooseEvery
 	if turn {
 		m.turned = now
 	}
 	m.counts = m.o.Host.UnitCounts(m.counts)
-	read := m.units.measure(p, m.counts, now, turn, m.o.UnitBytes)
-	m.shares.settle(cpu, read, turn)
+	m.units.measure(p, m.counts, now, turn)
 	p.add("pimoe_metrics_collect_seconds", m.took.Seconds()) // of the one before: this one is not over
 	text := p.Bytes()
 	m.text.Store(&text)
@@ -147,41 +137,6 @@ func (m *Meter) write(w io.Writer) {
 	if text := m.text.Load(); text != nil {
 		_, _ = w.Write(*text) // into the memory of whoever prints
 	}
-}
-
-// Spent counts tokens that were computed for a tenant; empty = for nobody known. It is quick enough for the decode loop.
-func (m *Meter) Spent(tenant string, tokens int) {
-	if m.o.Every > 0 {
-		m.shares.spent(tenant, float64(tokens))
-	}
-}
-
-// WriteTenants prints what tenants have used, as Prometheus text.
-func (m *Meter) WriteTenants(w io.Writer) {
-	if m.o.Every == 0 {
-		return
-	}
-	p := &printer{}
-	m.shares.each(func(tenant string, cpu, read float64) {
-		p.add("pimoe_tenant_cpu_seconds_total", cpu, "tenant", tenant, "model", m.o.Model)
-		p.add("pimoe_tenant_read_bytes_total", read, "tenant", tenant, "model", m.o.Model)
-	})
-	_, _ = w.Write(p.Bytes())
-}
-
-// Used is what a tenant has used: CPU time, and bytes of expert weights that were read.
-type Used struct {
-	CPU  time.Duration
-	Read int64
-}
-
-// Tenants is what the tenants with series of their own have used, and the rest under the name Other.
-func (m *Meter) Tenants() map[string]Used {
-	out := map[string]Used{}
-	m.shares.each(func(tenant string, cpu, read float64) {
-		out[tenant] = Used{time.Duration(cpu * float64(time.Second)), int64(read)}
-	})
-	return out
 }
 
 // printer collects series.

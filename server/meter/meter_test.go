@@ -104,8 +104,8 @@ func start(t *testing.T, h *fakeHost, change func(*Options)) (*Meter, *metrics.R
 	t.Helper()
 	c, r := &clock{now: time.Unix(1e9, 0)}, metrics.New()
 	o := Options{
-		Every: time.Hour, Host: h, Registry: r, Model: "m", Volumes: map[string]string{"home": t.TempDir()},
-		Tenants: 4, Units: 100, Log: slog.New(slog.DiscardHandler), Now: c.Now, System: t.TempDir(),
+		Every: time.Hour, Host: h, Registry: r, Volumes: map[string]string{"home": t.TempDir()},
+		Units: 100, Log: slog.New(slog.DiscardHandler), Now: c.Now,
 	}
 	if change != nil {
 		change(&o)
@@ -334,106 +334,10 @@ func TestUnitsAreBounded(t *testing.T) {
 	}
 }
 
-// TestShares: tenants share what was used by their tokens, nobody's share goes to others, and sums are kept.
-func TestShares(t *testing.T) {
-	s := newShares(2)
-	s.spent("a", 30)
-	s.spent("b", 10)
-	s.spent("", 60)
-	s.settle(10, 1000, false)
-	s.settle(99, 99, false) // an idle interval
-	s.spent("c", 5)
-	s.spent("a", 5)
-	s.settle(2, 100, true)
-	got := map[string][2]float64{}
-	s.each(func(tenant string, cpu, read float64) { got[tenant] = [2]float64{cpu, read} })
-	want := map[string][2]float64{"a": {4, 350}, "b": {1, 100}, Other: {1, 50}}
-	for tenant, w := range want {
-		if g := got[tenant]; math.Abs(g[0]-w[0]) > 1e-9 || math.Abs(g[1]-w[1]) > 1e-9 {
-			t.Errorf("%s: %v, want %v", tenant, g, w)
-		}
-	}
-	if len(got) != len(want) {
-		t.Errorf("%v", got)
-	}
-}
-
-// TestTenantsUseTheMachine: the whole way from tokens to series, with CPU time that was really used.
-func TestTenantsUseTheMachine(t *testing.T) {
-	h := newFakeHost(1, 2)
-	m, _, _ := start(t, h, func(o *Options) { o.UnitBytes = func(_, e int) int64 { return int64(100 + e) } })
-	until := time.Now().Add(20 * time.Second)
-	for m.Tenants()["acme"].CPU < 20*time.Millisecond {
-		for range 1_000_000 {
-			_ = math.Sqrt(float64(len(os.Args)))
-		}
-		m.Spent("acme", 3)
-		m.Spent("globex", 1)
-		h.add(1, 2)
-		m.Measure()
-		if time.Now().After(until) {
-			t.Fatalf("no CPU time: %v", m.Tenants())
-		}
-	}
-	got := series(t, m.WriteTenants)
-	acme, globex := got[`pimoe_tenant_read_bytes_total{tenant="acme",model="m"}`], got[`pimoe_tenant_read_bytes_total{tenant="globex",model="m"}`]
-	if acme != 3*globex || acme+globex != float64(h.counts[1].Calls)*101 {
-		t.Errorf("%v and %v bytes of %d calls", acme, globex, h.counts[1].Calls)
-	}
-}
-
-// TestEnergy: counters that begin again, parts of packages, and files that can't be read.
-func TestEnergy(t *testing.T) {
-	root := t.TempDir()
-	put := func(dir, file, text string) {
-		t.Helper()
-		path := filepath.Join(root, "sys/class/powercap", dir, file)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for dir, name := range map[string]string{"intel-rapl:0": "package-0", "intel-rapl:0:0": "dram", "intel-rapl:1": "package-1"} {
-		put(dir, "name", name+"\n")
-		put(dir, "max_energy_range_uj", "10000000\n")
-	}
-	put("intel-rapl:0", "energy_uj", "9000000\n")
-	put("intel-rapl:0:0", "energy_uj", "100\n") // intel-rapl:1 has none that may be read
-	e := newEnergy(root)
-	look := func() map[string]float64 {
-		p := &printer{}
-		if err := e.measure(p); err != nil {
-			t.Fatal(err)
-		}
-		return series(t, func(w io.Writer) { w.Write(p.Bytes()) })
-	}
-	if got := look(); len(got) != 2 || got[`pimoe_energy_joules_total{domain="package-0"}`] != 0 {
-		t.Errorf("at the start: %v", got)
-	}
-	put("intel-rapl:0", "energy_uj", "2500000\n")
-	put("intel-rapl:0:0", "energy_uj", "1500100\n")
-	if got := look(); got[`pimoe_energy_joules_total{domain="package-0"}`] != 3.5 || got[`pimoe_energy_joules_total{domain="package-0/dram"}`] != 1.5 {
-		t.Errorf("after a wrap: %v", got)
-	}
-	put("intel-rapl:0", "energy_uj", "broken")
-	if err := e.measure(&printer{}); err == nil {
-		t.Error("a broken counter is no error")
-	}
-	if e := newEnergy(t.TempDir()); len(e.domains) > 0 {
-		t.Error("counters of a machine that has none")
-	}
-}
-
 // TestOff: with an interval of 0 there is nothing.
 func TestOff(t *testing.T) {
-	m, r, _ := start(t, newFakeHost(1, 1), func(o *Options) { o.Every = 0 })
-	m.Spent("a", 1)
+	_, r, _ := start(t, newFakeHost(1, 1), func(o *Options) { o.Every = 0 })
 	if got := series(t, r.Write); len(got) != 1 { // that of dropped series
-		t.Errorf("%v", got)
-	}
-	if got := series(t, m.WriteTenants); len(got) > 0 {
 		t.Errorf("%v", got)
 	}
 }

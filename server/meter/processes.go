@@ -43,8 +43,7 @@ func (c counters) plus(o counters) counters {
 
 func newProcesses() *processes { return &processes{places: map[place]*running{}} }
 
-// measure returns the CPU time that all of them have used since the last time.
-func (ps *processes) measure(p *printer, list []host.Running) (cpu float64) {
+func (ps *processes) measure(p *printer, list []host.Running) {
 	list = append([]host.Running{{Name: "host", PID: os.Getpid()}}, list...)
 	seen, walked := map[place]bool{}, false
 	for i, r := range list {
@@ -55,11 +54,8 @@ func (ps *processes) measure(p *printer, list []host.Running) (cpu float64) {
 			x = &running{private: -1}
 			ps.places[at] = x
 		}
-		first := x.process == nil && x.before == counters{}
 		x.become(r.PID)
-		if used := x.look(); !first {
-			cpu += used
-		}
+		x.look()
 		// Asking for it walks the page tables of the process, a millisecond for some hundred megabytes: one of them at a time, new
 		// ones first.
 		if x.process != nil && !walked && (x.private < 0 || i == ps.private%len(list)) {
@@ -73,7 +69,6 @@ func (ps *processes) measure(p *printer, list []host.Running) (cpu float64) {
 		}
 	}
 	ps.print(p)
-	return cpu
 }
 
 // become takes the id of the process that is in the place now.
@@ -94,14 +89,14 @@ func (x *running) end() {
 }
 
 // look reads the counters, and returns the CPU time since the last look.
-func (x *running) look() float64 {
+func (x *running) look() {
 	if x.process == nil {
-		return 0
+		return
 	}
 	t, err := x.process.Times()
 	if err != nil {
 		x.end()
-		return 0
+		return
 	}
 	now := counters{cpu: t.User + t.System, major: x.now.major, minor: x.now.minor}
 	if f, err := x.process.PageFaults(); err == nil && f != nil {
@@ -110,9 +105,7 @@ func (x *running) look() float64 {
 	if now.cpu < x.now.cpu { // another process that has got the same id
 		x.before, x.now = x.before.plus(x.now), counters{}
 	}
-	used := now.cpu - x.now.cpu
 	x.now = now
-	return used
 }
 
 func (ps *processes) print(p *printer) {

@@ -44,11 +44,10 @@ func newUnits(l host.Layout, most int) *units {
 	return u
 }
 
-// measure takes the present counts, and returns the bytes of weights that were read since the last ones. With turn the units with
-// series of their own are chosen anew first.
-func (u *units) measure(p *printer, now []host.UnitCounts, at time.Time, turn bool, size func(layer, expert int) int64) (read float64) {
+// measure takes the present counts. With turn the units with series of their own are chosen anew first.
+func (u *units) measure(p *printer, now []host.UnitCounts, at time.Time, turn bool) {
 	if len(now) != len(u.last) {
-		return 0 // nothing has a process
+		return // nothing has a process
 	}
 	if turn {
 		u.choose()
@@ -66,12 +65,8 @@ func (u *units) measure(p *printer, now []host.UnitCounts, at time.Time, turn bo
 			to = &u.own[i]
 		}
 		*to = plus(*to, d)
-		if size != nil {
-			read += float64(d.Calls) * float64(size(u.layers[i/u.experts], i%u.experts))
-		}
 	}
 	u.print(p)
-	return read
 }
 
 func minus(a, b host.UnitCounts) host.UnitCounts {

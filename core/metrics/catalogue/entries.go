@@ -8,7 +8,6 @@ const (
 	whenPlugins  = "`experts.isolation` is process"
 	whenUnits    = whenMeasured + ", and `experts.isolation` is process"
 	whenTenants  = "the scraper's role is operator or higher"
-	whenShares   = whenMeasured + ", and " + whenTenants
 	whenRedis    = "`redis.url` is set"
 	whenState    = "`state.file` is not off"
 	whenJobs     = "jobs have run"
@@ -88,8 +87,8 @@ var entries = []Metric{
 
 	{"pimoe_tenant_requests_total", Counter, "requests", "Requests by tenant; those beyond `metrics.tenants` are counted as (other)", []string{"tenant", "model"}, Business, whenTenants},
 	{"pimoe_tenant_tokens_total", Counter, "tokens", "Tokens by tenant and kind, prompt or completion", []string{"tenant", "model", "kind"}, Business, whenTenants},
-	{"pimoe_tenant_cpu_seconds_total", Counter, "seconds", "CPU time of host and plugins while requests ran, shared out by the tokens computed for each tenant", []string{"tenant", "model"}, Business, whenShares},
-	{"pimoe_tenant_read_bytes_total", Counter, "bytes", "Expert weights that calls have read, shared out in the same way", []string{"tenant", "model"}, Business, whenShares},
+	{"pimoe_tenant_cpu_seconds_total", Counter, "seconds", "CPU time of host and plugins, shared out by the rows that were computed for each tenant meanwhile; docs/production.md has the rule", []string{"tenant", "model"}, Business, whenTenants},
+	{"pimoe_tenant_read_bytes_total", Counter, "bytes", "Weights that steps and calls have read, shared out in the same way", []string{"tenant", "model"}, Business, whenTenants},
 	{"pimoe_active_users", Gauge, "users", "Principals that have made a request within the last 5m, 1h or 24h", []string{"window"}, Business, ""},
 	{"pimoe_features_used_total", Counter, "requests", "Requests that used a feature of the API", []string{"feature"}, Business, ""},
 

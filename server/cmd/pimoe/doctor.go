@@ -13,14 +13,27 @@ import (
 )
 
 func (a *app) doctor() *cobra.Command {
+	var strict bool
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Show what this machine can do; exit code 4 if serve would fail",
-		Args:  cobra.NoArgs,
+		Long: `Show what this machine can do; exit code 4 if serve would fail.
+
+With --production judge whether people may be served: configuration, credentials, certificate, limits, plugins and
+their confinement, audit log, keys, permissions, backup, disk, kernel and clock, and what the running host says of
+itself. Each item is ok, warn or fail, with the reason and what to do; exit code 4 if one fails. Run it as the
+host's user, with the host's configuration and environment, beside the running host. It changes nothing.`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := a.load(c, quiet)
 			if err != nil {
 				return err
+			}
+			if strict {
+				if cfg, err = a.load(c); err != nil { // with the host's own log level
+					return err
+				}
+				return a.doctorProduction(c, cfg)
 			}
 			checks := doctor.Run(cfg.Plugins.Dir, cfg.Home, neededPlugins(cfg))
 			if a.output == "json" {
@@ -41,6 +54,7 @@ func (a *app) doctor() *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&strict, "production", false, "judge whether people may be served by this host")
 	modelFlags(c)
 	return c
 }

@@ -59,8 +59,8 @@ not exist, 4 something is not ready or not reachable, 130 interrupted.`,
 	setting(f, "mode", "", "mode", "preset: "+strings.Join(config.Modes(), ", "))
 	setting(f, "log-level", "", "log.level", "least `level` that is logged: trace, debug, info, warn, error")
 	setting(f, "log-format", "", "log.format", "log `format`: auto, console, json")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		if a.output != "table" && a.output != "json" {
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if a.output != "table" && a.output != "json" && (a.output != "csv" || c.Annotations[csvOutput] == "") {
 			return usageError{fmt.Errorf("--output %q: want table or json", a.output)}
 		}
 		if err := isa.Err(); err != nil {
@@ -70,7 +70,7 @@ not exist, 4 something is not ready or not reachable, 130 interrupted.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.serve(), a.generate(), a.chat(), a.eval(), a.tokenize(), a.bench(), a.chaos(), a.importCommand(), a.models(),
-		a.plugins(), a.experts(), a.keys(), a.encryption(), a.audit(), a.alerts(), a.reload(), a.replay(), a.config(), a.deploy(), a.doctor(), a.debug(), a.health(), a.version())
+		a.plugins(), a.experts(), a.keys(), a.encryption(), a.audit(), a.alerts(), a.reload(), a.replay(), a.config(), a.deploy(), a.doctor(), a.debug(), a.report(), a.backup(), a.health(), a.version())
 	wrapArgs(root)
 	return root
 }
