@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -366,7 +365,7 @@ func BenchmarkMeasure(b *testing.B) {
 		h.running = append(h.running, host.Running{Name: "e", Replica: i, PID: os.Getpid()})
 	}
 	m := Start(Options{
-		Every: time.Hour, Host: h, Registry: metrics.New(), Volumes: map[string]string{"root": "/"}, Tenants: 16, Units: 1024,
+		Every: time.Hour, Host: h, Registry: metrics.New(), Volumes: map[string]string{"root": "/"}, Units: 1024,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	defer m.Close()
