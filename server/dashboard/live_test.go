@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -64,6 +65,7 @@ func secured(t *testing.T) config.Config {
 	}
 	cfg := config.Default()
 	cfg.Home, cfg.Plugins.Dir = home, coretest.Binaries(t)
+	cfg.Policy = "renormalise" // so that rows without their expert are counted
 	cfg.Server.Addr, cfg.Server.AdminAddr = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Server.TLS.CertFile, cfg.Server.TLS.KeyFile = filepath.Join(home, "cert.pem"), filepath.Join(home, "key.pem")
 	for name, block := range map[string]*pem.Block{cfg.Server.TLS.CertFile: {Type: "CERTIFICATE", Bytes: der}, cfg.Server.TLS.KeyFile: {Type: "PRIVATE KEY", Bytes: private}} {
@@ -139,6 +141,7 @@ func load(t *testing.T, base string) (stop func()) {
 			for range 2 {
 				post("/v1/completions", fmt.Sprintf(`{"model":"pimoe-tiny","prompt":"Once upon a time there was a fox number %d","max_tokens":8,"temperature":0}`, n))
 			}
+			post("/api/v1/process", `{"input_tensor":[[[`+strings.Repeat("0.5,", 255)+`0.5]]],"expected_experts":[[[0]]]}`)
 			post("/v1/completions", `{"model":"pimoe-tiny","prompt":"Once","max_tokens":1900,"seed":1,"ignore_eos":true}`)
 		}
 	}()
@@ -232,6 +235,9 @@ func TestEveryQueryReturnsData(t *testing.T) {
 		for _, q := range d.Queries() {
 			open[q.Expr] = d.Title
 		}
+	}
+	if readable, _ := filepath.Glob("/sys/class/powercap/intel-rapl:*/energy_uj"); len(readable) == 0 { // of virtual machines, mostly
+		maps.DeleteFunc(open, func(expr, _ string) bool { return strings.Contains(expr, "pimoe_energy_joules_total") })
 	}
 	all := len(open)
 	for _, name := range []string{"PimoeCertificateExpires", "PimoeExpertCrashLoop", "PimoeStandInUsed"} {
