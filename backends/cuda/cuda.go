@@ -13,6 +13,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -22,6 +23,9 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
+
+// ErrBuild says why a build that is not Supported can't compute.
+var ErrBuild = errors.New("this program was built without CUDA: it takes the build tag cuda, cgo and CUDA's headers (make cuda)")
 
 // Options are what a program chooses.
 type Options struct {

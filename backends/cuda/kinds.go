@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"embed"
+	"fmt"
 	"unsafe"
 
 	"github.com/pimoe/pimoe/backends/pack"
@@ -30,6 +31,9 @@ type variant struct {
 	rows   int
 	needs  int // the architecture, if it is more than the kind's
 }
+
+// launched is the name of a kernel.
+func launched(op string, v variant) string { return fmt.Sprintf("%s_%s_%d", op, v.family, v.rows) }
 
 func tiles(family string, needs int, rows ...int) (v []variant) {
 	for _, r := range rows {

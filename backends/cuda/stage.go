@@ -306,8 +306,7 @@ func (l *launcher) multiply(op string, from, to, in, out, xs, ys int) {
 	for warps < 4 && panels*l.tiles >= 4*warps*l.e.info.Processors { // few blocks are better spread over all processors
 		warps *= 2
 	}
-	name := fmt.Sprintf("%s_%s_%d", op, l.variant.family, l.variant.rows)
-	l.launch(name, [2]int{roundUp(panels, warps) / warps, l.tiles}, [2]int{panel, warps}, from, to, in, out, xs, ys)
+	l.launch(launched(op, l.variant), [2]int{roundUp(panels, warps) / warps, l.tiles}, [2]int{panel, warps}, from, to, in, out, xs, ys)
 }
 
 func (l *launcher) launch(name string, grid, block [2]int, from, to, in, out, xs, ys int) {

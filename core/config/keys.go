@@ -182,6 +182,7 @@ var enums = map[string][]string{
 // own; whether the weights' dtype fits a class shows when the model is opened.
 var classes = map[string][]string{
 	"cpu":  {"auto", "f32", "bf16w-f32", "f16w-f32", "bf16"},
+	"cuda": {"auto", "f32", "bf16w-f32", "f16w-f32", "int8g32", "cuda-bf16", "cuda-f16"},
 	"int8": {"auto", "int8g32"},
 	"ref":  {"auto", "f32", "bf16w-f32", "f16w-f32"},
 }

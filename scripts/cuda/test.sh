@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Everything about the CUDA backend that a machine without a GPU can show: the kernels' PTX is what the source makes, the build with
+# the tag is vetted, and the backend and the host's experts pass their tests on the emulated driver. Arguments go to go test.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+GO=${GO:-go}
+
+if command -v clang-19 >/dev/null 2>&1; then
+  fresh=$(mktemp -d)
+  trap 'rm -rf "$fresh"' EXIT
+  backends/cuda/kernel/generate.sh "$fresh"
+  for f in "$fresh"/*.ptx; do
+    cmp "$f" "backends/cuda/kernel/$(basename "$f")" || { echo "backends/cuda/kernel is not what its generate.sh makes"; exit 1; }
+  done
+else
+  echo "no clang-19 (Debian: clang-19): the PTX is not made anew"
+fi
+. scripts/cuda/env.sh
+packages="./backends/cuda/... ./plugins/cmd/pimoe-expert-cuda"
+CUDAEMU=$(mktemp -u)
+export CUDAEMU
+$GO vet -tags cuda $packages
+$GO test -tags cuda -vet=off -count=1 -timeout 5m "$@" ./backends/cuda
