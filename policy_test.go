@@ -62,6 +62,7 @@ var never = []struct{ pkg, external, why string }{
 	{"core/...", "github.com/gofiber/fiber", "the engine works without HTTP"},
 	{"core/...", "gorgonia.org/", "its init ends the process where there is no driver"},
 	{"server/...", "gorgonia.org/", "its init ends the process where there is no driver"},
+	{"plugins/cmd/pimoe-probe-cuda", module, "it asks a driver and carries nothing else"},
 	{"sdk/...", "github.com/gofiber/fiber", "a plugin serves no HTTP"},
 	{"sdk/...", "gorgonia.org/", "an author's plugin must build anywhere"},
 	{"sdk/...", "gonum.org/", "contracts and transports do no arithmetic"},

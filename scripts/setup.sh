@@ -16,6 +16,7 @@ command -v python3 >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev
 want curl curl
 [ -x /usr/sbin/nginx ] || want nginx nginx-light
 want redis-server redis-server
+want clang-19 clang-19 # makes the PTX of the CUDA kernels anew
 want chromium chromium # of the console's tests
 [ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)
 [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)

@@ -468,6 +468,8 @@ func publicCause(err error) string {
 		why = "it fails its known-answer test"
 	case errors.Is(err, errLoad):
 		why = "it can't load its weights"
+	case errors.Is(err, errNoBackend):
+		why = "its backend can't compute on this machine"
 	case errors.Is(err, errHandshake):
 		why = "the plugin does not complete its handshake"
 	}

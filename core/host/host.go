@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,6 +97,9 @@ type GroupSpec struct {
 	MaxReplicas int
 	Standby     int  // more of them, which get calls only while no other is ready
 	Pins        Pins // judges the executable; nil = Options.Pins
+	// Spared says that another group computes its units while it can't: Start goes on without it if what it computes with is
+	// unavailable, and tries again later.
+	Spared bool
 }
 
 // most is how many replicas the group may have, without those that stand by.
@@ -198,6 +202,9 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		h.groups[n].measure(o.Metrics, g)
 		fleet.enlist(g)
 		fleet.all = append(fleet.all, g.serving()...)
+		if spec.Spared {
+			fleet.spared = append(fleet.spared, g.serving()...)
+		}
 	}
 	r := newSupervisedRouter(o.Router, launch)
 	h.routers = newRouterSeat(r)
@@ -220,6 +227,7 @@ type fleet struct {
 	life     context.Context // of all supervisors
 	stop     context.CancelFunc
 	all      []*supervisor
+	spared   []*supervisor  // those of all without which the host may start
 	count    atomic.Int64   // of all
 	wg       sync.WaitGroup // a supervisor each, the sweep and the news of children
 	children *notifier      // a child of this process has stopped, goes on or has ended
@@ -232,13 +240,20 @@ type fleet struct {
 // size is how many processes are supervised.
 func (f *fleet) size() int { return int(f.count.Load()) }
 
-// awaitReady waits for the first good start of every process; the first start that fails decides.
-func (f *fleet) awaitReady(ctx context.Context) error { return awaitAll(ctx, f.all) }
+// awaitReady waits for the first good start of every process; the first start that fails decides, unless it is spared.
+func (f *fleet) awaitReady(ctx context.Context) error { return awaitAll(ctx, f.all, f.spared) }
 
-func awaitAll(ctx context.Context, all []*supervisor) error {
+func awaitAll(ctx context.Context, all, spared []*supervisor) error {
 	wait, ctx := errgroup.WithContext(ctx)
 	for _, s := range all {
-		wait.Go(func() error { return s.firstStart(ctx) })
+		wait.Go(func() error {
+			err := s.firstStart(ctx)
+			if errors.Is(err, sdk.ErrUnavailable) && ctx.Err() == nil && slices.Contains(spared, s) {
+				s.log.Error("process start failed; another group computes its experts", "err", err)
+				return nil
+			}
+			return err
+		})
 	}
 	return wait.Wait()
 }

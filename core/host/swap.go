@@ -103,7 +103,7 @@ func (h *Host) begin(ctx context.Context, s *seat, spec GroupSpec) (*group, erro
 	}
 	s.measure(h.launch.options.Metrics, fresh) // of replicas that the present group has not
 	h.fleet.enlist(fresh)
-	if err := awaitAll(ctx, fresh.serving()); err != nil {
+	if err := awaitAll(ctx, fresh.serving(), nil); err != nil {
 		h.fleet.dismiss(fresh)
 		return nil, err
 	}

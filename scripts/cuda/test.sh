@@ -21,3 +21,12 @@ CUDAEMU=$(mktemp -u)
 export CUDAEMU
 $GO vet -tags cuda $packages
 $GO test -tags cuda -vet=off -count=1 -timeout 5m "$@" ./backends/cuda
+mkdir -p build/cuda
+$GO build -tags cuda -o build/cuda/pimoe-expert-cuda ./plugins/cmd/pimoe-expert-cuda
+PIMOE_CUDA_PLUGIN=$PWD/build/cuda/pimoe-expert-cuda PIMOE_CUDA_CONF=$PWD/build/cudaemu/cudaemu.conf \
+  $GO test -tags cuda -vet=off -count=1 -timeout 5m -run '^TestCUDA' "$@" ./server/acceptance
+
+# The probe of pimoe doctor is built without CUDA, and names the device.
+CGO_ENABLED=0 $GO build -o build/cuda/pimoe-probe-cuda ./plugins/cmd/pimoe-probe-cuda
+CUDAEMU=$CUDAEMU LD_LIBRARY_PATH=$PWD/build/cudaemu build/cuda/pimoe-probe-cuda | grep -q '"name":"emulated sm_80 #0","sm":80' ||
+  { echo "the probe does not name the emulated device"; exit 1; }

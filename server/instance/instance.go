@@ -277,7 +277,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) error
 		o.Groups = append(o.Groups, host.GroupSpec{
 			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed,
 			Replicas: plan.Replicas, MaxReplicas: plan.MaxReplicas, Standby: plan.Standby,
-			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend),
+			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend), Spared: plan.Fallback != nil,
 		})
 	}
 	i.Notes = append(i.Notes, p.notes...)
