@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything about the CUDA backend that a machine without a GPU can show: the kernels' PTX is what the source makes, the build with
-# the tag is vetted, and the backend and the host's experts pass their tests on the emulated driver. Arguments go to go test.
+# the tag is vetted, and the backend and the host's experts pass their tests on the emulated driver. Arguments go to the
+# tests of the backend, such as -race.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 GO=${GO:-go}
@@ -20,11 +21,12 @@ packages="./backends/cuda/... ./plugins/cmd/pimoe-expert-cuda"
 CUDAEMU=$(mktemp -u)
 export CUDAEMU
 $GO vet -tags cuda $packages
-$GO test -tags cuda -vet=off -count=1 -timeout 5m "$@" ./backends/cuda
+$GO test -tags cuda -vet=off -count=1 -timeout 5m "$@" ./backends/cuda ./plugins/cmd/pimoe-expert-cuda
 mkdir -p build/cuda
 $GO build -tags cuda -o build/cuda/pimoe-expert-cuda ./plugins/cmd/pimoe-expert-cuda
-PIMOE_CUDA_PLUGIN=$PWD/build/cuda/pimoe-expert-cuda PIMOE_CUDA_CONF=$PWD/build/cudaemu/cudaemu.conf \
-  $GO test -tags cuda -vet=off -count=1 -timeout 5m -run '^TestCUDA' "$@" ./server/acceptance
+# The host links nothing of it. The device of the processes that it starts is described by the file beside the library.
+PIMOE_CUDA_PLUGIN=$PWD/build/cuda/pimoe-expert-cuda PIMOE_CUDA_CONF=$PWD/build/cudaemu/cudaemu.conf CGO_ENABLED=0 \
+  $GO test -tags cuda -vet=off -count=1 -timeout 5m -run '^TestCUDA' ./server/acceptance
 
 # The probe of pimoe doctor is built without CUDA, and names the device.
 CGO_ENABLED=0 $GO build -o build/cuda/pimoe-probe-cuda ./plugins/cmd/pimoe-probe-cuda
