@@ -153,7 +153,9 @@ func (e *engine) run(s shape, parts []part, y, x tensor.Matrix) error {
 		for i := range e.stages {
 			if st := &e.stages[i]; st.busy {
 				st.busy = false
-				err = errors.Join(err, e.dev.wait(i))
+				if late := e.dev.wait(i); err == nil { // the first error says most
+					err = late
+				}
 			}
 		}
 		return err

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/instance"
@@ -60,23 +61,10 @@ func cudaGroups(i *instance.Instance) (list []host.Status) {
 	return list
 }
 
-// texts are answers to some stories.
-func texts(t *testing.T, i *instance.Instance) (out []string) {
-	t.Helper()
-	for _, about := range []string{"a fox and a lamp", "the sea", "a bridge"} {
-		a := run(t.Context(), i, greedy(story(i, about), 32))
-		if a.err != nil {
-			t.Fatal(a.err)
-		}
-		out = append(out, a.text)
-	}
-	return out
-}
-
 // TestCUDAMixed: a model with half its experts on the GPU gives the answers of one that is on the processor alone, token by
 // token, and goes on doing so when the process is killed, when it stops, and when the device fails once in the middle of an answer.
 func TestCUDAMixed(t *testing.T) {
-	want := texts(t, open(t))
+	want := texts(t, open(t), engine.StatusExact)
 	i := open(t, onCUDA(t))
 	groups := cudaGroups(i)
 	if len(groups) != 4 {
@@ -87,7 +75,7 @@ func TestCUDAMixed(t *testing.T) {
 			t.Errorf("%s computes in %s", g.Group, g.NumericClass)
 		}
 	}
-	if got := texts(t, i); !slices.Equal(got, want) {
+	if got := texts(t, i, engine.StatusExact); !slices.Equal(got, want) {
 		t.Errorf("texts\n%q, on the processor\n%q", got, want)
 	}
 	for name, hurt := range map[string]func(){
@@ -137,7 +125,7 @@ func TestCUDAMixed(t *testing.T) {
 // TestCUDAUnavailable: without a device, or with too little memory, a start says so and leaves nothing; under policy fallback the server
 // starts, and the processor computes.
 func TestCUDAUnavailable(t *testing.T) {
-	want := texts(t, open(t))
+	want := texts(t, open(t), engine.StatusExact)
 	for conf, says := range map[string]string{
 		"init 100\n":      "backend cuda is unavailable: the driver answers error 100: there is no CUDA device",
 		"memory 100000\n": "out of memory",
@@ -154,7 +142,7 @@ func TestCUDAUnavailable(t *testing.T) {
 			t.Errorf("%q, with a fallback: %v", conf, err)
 			continue
 		}
-		if got := texts(t, i); !slices.Equal(got, want) {
+		if got := texts(t, i, engine.StatusFallback); !slices.Equal(got, want) {
 			t.Errorf("%q: texts\n%q, want\n%q", conf, got, want)
 		}
 	}
@@ -162,7 +150,7 @@ func TestCUDAUnavailable(t *testing.T) {
 
 // TestCUDALost: a device that stays lost is a clear error under policy strict, and the processor's work under policy fallback.
 func TestCUDALost(t *testing.T) {
-	want := texts(t, open(t))
+	want := texts(t, open(t), engine.StatusExact)
 	t.Run("strict", func(t *testing.T) {
 		i := open(t, onCUDA(t))
 		device(t, "lost 999\n")
@@ -181,7 +169,7 @@ func TestCUDALost(t *testing.T) {
 			c.Experts.Overrides[0].Policy, c.Experts.Overrides[0].Fallback = "fallback", config.Alternative{Backend: "cpu"}
 		})
 		device(t, "lost 999\n")
-		if got := texts(t, i); !slices.Equal(got, want) {
+		if got := texts(t, i, engine.StatusFallback); !slices.Equal(got, want) {
 			t.Errorf("texts\n%q, want\n%q", got, want)
 		}
 	})
