@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/pack"
@@ -46,6 +47,7 @@ type Backend struct {
 	once   sync.Once // guards engine and failed
 	engine *engine
 	failed error
+	opened atomic.Pointer[engine] // engine, for those who only look
 }
 
 // New makes the backend. It can't fail: what is missing is said by Open, Linear and FFN.
@@ -60,6 +62,7 @@ func (b *Backend) Open() error {
 			return
 		}
 		b.engine = e
+		b.opened.Store(e)
 	})
 	return b.failed
 }
@@ -73,12 +76,12 @@ func (b *Backend) Close() error {
 	return b.engine.close()
 }
 
-// Stats are what the device has done since it was opened; nothing before that.
+// Stats are what the device has done since it was opened; nothing before that. They may be asked for at any time.
 func (b *Backend) Stats() Stats {
-	if b.engine == nil {
-		return Stats{}
+	if e := b.opened.Load(); e != nil {
+		return e.stats()
 	}
-	return b.engine.stats()
+	return Stats{}
 }
 
 // Name is "cuda".

@@ -170,8 +170,8 @@ func TestRelease(t *testing.T) {
 	b := cuda.New(cuda.Options{})
 	r := rand.New(rand.NewPCG(1, 1))
 	l := must(b.Linear("f32", randomView(r, tensor.F32, 64, 64), tensor.View{}))
-	if got := b.Stats().Weights; got != 64*64*4 {
-		t.Errorf("%d bytes lie on the device, want %d", got, 64*64*4)
+	if got := b.Stats(); got.Weights != 64*64*4 || got.Free <= 0 || got.Free >= got.Device.Memory {
+		t.Errorf("%d bytes lie on the device, want %d; %d are free", got.Weights, 64*64*4, got.Free)
 	}
 	runtime.KeepAlive(l)
 	deadline := time.Now().Add(10 * time.Second)

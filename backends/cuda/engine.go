@@ -34,7 +34,7 @@ type Stats struct {
 	CopySeconds float64 `json:"copy_seconds"` // of the device, up and down
 	RunSeconds  float64 `json:"run_seconds"`  // of the kernels
 	Weights     int64   `json:"weight_bytes"` // that lie on the device
-	Free        int64   `json:"free_bytes"`   // of the device's memory, after the last call
+	Free        int64   `json:"free_bytes"`   // of the device's memory, when weights last went up
 }
 
 // startEngine starts the goroutine, which opens the device.
@@ -128,6 +128,7 @@ func entries(text string) (names []string) {
 
 // put uploads bytes, in pieces by way of the first stage's pinned memory.
 func (e *engine) put(b []byte) (p uint64, err error) {
+	var free int64
 	err = e.do(func() error {
 		if err := e.collect(); err != nil {
 			return err
@@ -138,7 +139,8 @@ func (e *engine) put(b []byte) (p uint64, err error) {
 		if err := e.copyIn(p, b); err != nil {
 			return errors.Join(err, e.dev.free(p))
 		}
-		return nil
+		free, _, err = e.dev.memory()
+		return err
 	})
 	if err != nil {
 		return 0, err
@@ -146,6 +148,7 @@ func (e *engine) put(b []byte) (p uint64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.done.Weights += int64(len(b))
+	e.done.Free = free
 	return p, nil
 }
 

@@ -13,6 +13,7 @@ if [ -z "${CUDA:-}" ]; then
 fi
 . scripts/cuda/env.sh || exit 1
 unset CUDAEMU PIMOE_CUDA_CONF
+[ "$CUDA" != emulation ] || export LD_LIBRARY_PATH=$PWD/build/cudaemu # of the probe, which looks for a driver when it runs
 mkdir -p build/cuda "$(dirname "$report")"
 failed=0
 section() { # TITLE COMMAND...: its output goes into the report

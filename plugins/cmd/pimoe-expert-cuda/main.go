@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/pimoe/pimoe/backends/cuda"
 	"github.com/pimoe/pimoe/plugins/experts/ffn"
@@ -33,7 +34,26 @@ func main() {
 		fmt.Fprintln(os.Stderr, "backend cuda has lost its device:", err)
 		os.Exit(exitLost)
 	}})
-	serve.Expert(ffn.New(backend, ffn.Options{Version: "1"}))
+	go report(log, backend)
+	serve.Expert(ffn.New(backend, ffn.Options{Version: "1"})) // until the process ends
+}
+
+// reportEvery is often enough to see a device that is slow or full, and seldom enough not to fill a log.
+const reportEvery = time.Minute
+
+// report logs what the device did in the last minute, if that is anything.
+func report(log *slog.Logger, b *cuda.Backend) {
+	var before cuda.Stats
+	for range time.Tick(reportEvery) {
+		s := b.Stats()
+		if s.Calls > before.Calls {
+			run, copies := s.RunSeconds-before.RunSeconds, s.CopySeconds-before.CopySeconds
+			log.Info("device", "number", s.Device.Number, "name", s.Device.Name, "calls", s.Calls-before.Calls, "rows", s.Rows-before.Rows,
+				"kernel_seconds", run, "copy_seconds", copies, "busy_ratio", (run+copies)/reportEvery.Seconds(),
+				"weight_mib", s.Weights>>20, "free_mib", s.Free>>20)
+		}
+		before = s
+	}
 }
 
 // progress logs the upload of weights each time that another GiB has gone up.
