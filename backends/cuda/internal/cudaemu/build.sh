@@ -5,6 +5,9 @@ to=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "$0")"
 kernel=../../kernel
 
+# What was made from the same files by the same compiler is not made again.
+stamp=$(cat "$kernel"/* ./* | cksum; ${CC:-gcc} --version | head -1)
+[ "$(cat "$to/stamp" 2>/dev/null)" != "$stamp" ] || exit 0
 mkdir -p "$to/include"
 work=$(mktemp -d "$to/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -22,3 +25,4 @@ ${CC:-gcc} -shared -Wl,-soname,libcuda.so.1 -o "$work/libcuda.so.1" "$work/emu.o
 cp cuda.h "$to/include/cuda.h"
 mv "$work/libcuda.so.1" "$to/libcuda.so.1"
 ln -sf libcuda.so.1 "$to/libcuda.so"
+echo "$stamp" >"$to/stamp"
