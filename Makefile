@@ -245,6 +245,25 @@ image: build ## assemble the files of both images below build/image and the host
 composecheck: ## hold deploy/compose against the compose specification, by compose's own library
 	cd scripts/composecheck && $(GO) run . ../../deploy/compose/compose.yaml
 
+# CUDA names a CUDA installation; empty = Debian's headers, fetched into build/; emulation = the emulated driver.
+CUDA ?=
+
+.PHONY: cuda
+cuda: ## build bin/pimoe-expert-cuda for NVIDIA GPUs (see docs/cuda.md), in place of the one that says why it can't run
+	@[ -n "$(CUDA)" ] || scripts/cuda/headers.sh
+	@mkdir -p $(BIN)
+	CUDA=$(or $(CUDA),$(CURDIR)/build/cuda-headers) && . scripts/cuda/env.sh && \
+	  $(GO) build -tags cuda -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/pimoe-expert-cuda ./plugins/cmd/pimoe-expert-cuda
+	@if [ -x $(BIN)/pimoe ]; then chmod go-w $(BIN)/pimoe-expert-cuda && ./$(BIN)/pimoe plugins pin --plugins $(BIN); fi
+
+.PHONY: cuda-test
+cuda-test: ## the CUDA backend on the emulated driver, with the race detector
+	GO="$(GO)" scripts/cuda/test.sh -race
+
+.PHONY: gpu-proof
+gpu-proof: build ## on a machine with a GPU: conformance, parity, faults and benchmarks of the CUDA backend; writes build/gpu-proof.md
+	@GO="$(GO)" CUDA="$(CUDA)" PIMOE_BIN="$(CURDIR)/$(BIN)" scripts/cuda/proof.sh
+
 .PHONY: lint
 lint: ## vet, and staticcheck at the pinned version
 	$(GO) vet ./...

@@ -69,6 +69,7 @@ var never = []struct{ pkg, external, why string }{
 	{"sdk/...", "go.opentelemetry.io/", "a plugin's time crosses as two numbers"},
 	{"core/...", "gorgonia.org/", "its init ends the process where there is no driver"},
 	{"server/...", "gorgonia.org/", "its init ends the process where there is no driver"},
+	{"plugins/cmd/pimoe-probe-cuda", module, "it asks a driver and carries nothing else"},
 	{"sdk/...", "github.com/gofiber/fiber", "a plugin serves no HTTP"},
 	{"sdk/...", "gorgonia.org/", "an author's plugin must build anywhere"},
 	{"sdk/...", "gonum.org/", "contracts and transports do no arithmetic"},
@@ -257,4 +258,34 @@ func TestText(t *testing.T) {
 
 func typographic(r rune) bool {
 	return r > unicode.MaxASCII && (unicode.Is(unicode.Pd, r) || unicode.Is(unicode.Pi, r) || unicode.Is(unicode.Pf, r) || r == '\u2026' || r == '\u00a0')
+}
+
+// TestOneImporterOfCU: gorgonia.org/cu ends the process where there is no driver, so one package has it, behind a tag.
+func TestOneImporterOfCU(t *testing.T) {
+	found := 0
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(name) != ".go" {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			return nil // a test's broken file: the compiler judges the others
+		}
+		for _, i := range f.Imports {
+			if !strings.HasPrefix(i.Path.Value, `"gorgonia.org/`) {
+				continue
+			}
+			found++
+			if filepath.ToSlash(filepath.Dir(name)) != "backends/cuda" || f.Comments[0].List[0].Text != "//go:build cuda && cgo" {
+				t.Errorf("%s imports %s: only backends/cuda may, behind cuda && cgo", name, i.Path.Value)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found == 0 {
+		t.Error("nobody imports gorgonia.org/cu: this test looks in the wrong place")
+	}
 }

@@ -48,3 +48,11 @@ type FFN interface {
 	// Apply is like that of a Linear.
 	Apply(y, x tensor.Matrix, t team.Team)
 }
+
+// Grouped is an optional interface of a Backend, found by assertion: it computes the rows of several experts together, where a
+// call costs more than what it computes.
+type Grouped interface {
+	// ApplyAll is blocks[i].Apply for the next rows[i] rows of x and y, at least one each. The blocks were made by this backend, in
+	// one class, with one activation and of one shape. The bits are those of Apply.
+	ApplyAll(blocks []FFN, rows []int, y, x tensor.Matrix, t team.Team)
+}

@@ -21,6 +21,7 @@ want amtool prometheus-alertmanager
 want redis-cli redis-tools
 want systemd-analyze systemd # it verifies the units of deploy/systemd
 want openssl openssl
+want clang-19 clang-19 # makes the PTX of the CUDA kernels anew
 want chromium chromium # of the console's tests
 want promtool prometheus # of metrics, rules and dashboards
 [ -e /usr/include/nghttp2/nghttp2.h ] || packages+=(libnghttp2-dev)

@@ -69,6 +69,11 @@ generated() {
   diff -r "$work/oip" server/oip/pb || { echo "server/oip/pb is not what server/oip/generate.sh makes"; return 1; }
 }
 
+cuda() { # the CUDA backend, which only the build tag has
+  command -v clang-19 >/dev/null 2>&1 || skip "generated PTX" "no clang-19 (Debian: clang-19)"
+  GO=$GO scripts/cuda/test.sh
+}
+
 outside() { # the report's own tests: it is a module of its own
   (cd scripts/testreport && $GO vet ./... && $GO test ./...)
 }
@@ -114,6 +119,11 @@ step "tests of kernels, trunk and the whole" run_tests "$plain_packages"
 if command -v gcc >/dev/null 2>&1; then
   PIMOE_KILLS=27 PIMOE_LEAK_REQUESTS=100 PIMOE_LEAK_RESTARTS=9 \
     step "supervision with the race detector" run_tests ./server/acceptance -race -run 'TestKill$|TestStop$|TestNoLeaks|TestImpossibleRestart'
+fi
+if command -v gcc >/dev/null 2>&1; then
+  step "CUDA on the emulated driver" cuda
+else
+  skip "CUDA" "no C compiler (Debian: gcc)"
 fi
 step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
 step "mutation tool" mutation

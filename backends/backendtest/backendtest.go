@@ -23,7 +23,7 @@ type kind struct {
 }
 
 // classes are all that backends compute, the defaults first.
-var classes = []string{"f32", "bf16w-f32", "f16w-f32", backends.BF16Class, backends.BF16DotClass, "int8g32"}
+var classes = []string{"f32", "bf16w-f32", "f16w-f32", backends.BF16Class, backends.BF16DotClass, "int8g32", "cuda-bf16", "cuda-f16"}
 
 // floats is whether a class computes in float32 throughout.
 func floats(class string) bool { return class == "f32" || class == "bf16w-f32" || class == "f16w-f32" }

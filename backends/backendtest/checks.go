@@ -91,7 +91,7 @@ func product(s shape, x, w []float64) []float64 {
 // largest activation and the largest weight, since a scale may be shared.
 func withinClass(t *testing.T, k kind, s shape, y, x tensor.Matrix, w []float64) {
 	t.Helper()
-	unit := map[string]float64{"bf16": 1.0 / 256, "bf16dot": 1.0 / 256, "int8g32": 1.0 / 127}[k.class]
+	unit := map[string]float64{"bf16": 1.0 / 256, "bf16dot": 1.0 / 256, "int8g32": 1.0 / 127, "cuda-bf16": 1.0 / 256, "cuda-f16": 1.0 / 2048}[k.class]
 	if unit == 0 {
 		t.Fatalf("class %s has no bound here: add it", k.class)
 	}

@@ -37,7 +37,7 @@ var about = map[string]string{
 	"router.params":                          "Parameters of the router plugin, such as seed.",
 	"experts.group":                          "Which units share a process: expert (expert i of every layer), layer, or a map NAME: [{layers, experts}].",
 	"experts.max_processes":                  "Most expert processes; experts beyond it are grouped round robin.",
-	"experts.backend":                        "NAME of the executable pimoe-expert-NAME: cpu, int8, ref or another plugin.",
+	"experts.backend":                        "NAME of the executable pimoe-expert-NAME: cpu, int8, cuda, ref or another plugin.",
 	"experts.precision":                      "Numeric class, such as f32, bf16w-f32, bf16 or int8g32; auto is the backend's own for the dtype of the weights.",
 	"experts.replicas":                       "Processes that serve the same units.",
 	"experts.standby":                        "Further processes for the same units, which get calls only while no other is ready.",
@@ -230,6 +230,7 @@ var enums = map[string][]string{
 // own; whether the weights' dtype fits a class shows when the model is opened.
 var classes = map[string][]string{
 	"cpu":  {"auto", "f32", "bf16w-f32", "f16w-f32", "bf16"},
+	"cuda": {"auto", "f32", "bf16w-f32", "f16w-f32", "int8g32", "cuda-bf16", "cuda-f16"},
 	"int8": {"auto", "int8g32"},
 	"ref":  {"auto", "f32", "bf16w-f32", "f16w-f32"},
 }

@@ -504,6 +504,8 @@ func publicCause(err error) string {
 		return "no endpoint of it is known"
 	case errors.Is(err, errUnreachable):
 		why = "no endpoint can be reached"
+	case errors.Is(err, errNoBackend):
+		why = "its backend can't compute on this machine"
 	case errors.Is(err, errHandshake):
 		why = "the plugin does not complete its handshake"
 	}

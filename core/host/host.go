@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -98,6 +99,9 @@ type GroupSpec struct {
 	Pins        Pins // judges the executable; nil = Options.Pins
 	// Remote has the group computed by processes on other machines, one replica for each; nil = by processes of this host.
 	Remote *Remote
+	// Spared says that another group computes its units while it can't: Start goes on without it if what it computes with is
+	// unavailable, and tries again later.
+	Spared bool
 }
 
 // most is how many replicas the group may have, without those that stand by.
@@ -201,6 +205,9 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		h.groups[n].measure(o.Metrics, g)
 		fleet.enlist(g)
 		fleet.await(g)
+		if spec.Spared {
+			fleet.spared = append(fleet.spared, g.serving()...)
+		}
 	}
 	r := newSupervisedRouter(o.Router, launch)
 	h.routers = newRouterSeat(r)
@@ -224,6 +231,7 @@ type fleet struct {
 	stop     context.CancelFunc
 	all      []*supervisor
 	distant  []*group       // none of their replicas is waited for, but one of each
+	spared   []*supervisor  // those of all without which the host may start
 	count    atomic.Int64   // of all
 	wg       sync.WaitGroup // a supervisor each, the sweep and the news of children
 	children *notifier      // a child of this process has stopped, goes on or has ended
@@ -236,9 +244,10 @@ type fleet struct {
 // size is how many processes are supervised.
 func (f *fleet) size() int { return int(f.count.Load()) }
 
-// awaitReady waits for the first good start of every process; the first start that fails decides.
+// awaitReady waits for the first good start of every process; the first start that fails decides, unless it is
+// spared.
 func (f *fleet) awaitReady(ctx context.Context) error {
-	if err := awaitAll(ctx, f.all); err != nil {
+	if err := awaitAll(ctx, f.all, f.spared); err != nil {
 		return err
 	}
 	for _, g := range f.distant { // all of them have begun
@@ -258,10 +267,17 @@ func (f *fleet) await(g *group) {
 	f.all = append(f.all, g.serving()...)
 }
 
-func awaitAll(ctx context.Context, all []*supervisor) error {
+func awaitAll(ctx context.Context, all, spared []*supervisor) error {
 	wait, ctx := errgroup.WithContext(ctx)
 	for _, s := range all {
-		wait.Go(func() error { return s.firstStart(ctx) })
+		wait.Go(func() error {
+			err := s.firstStart(ctx)
+			if errors.Is(err, sdk.ErrUnavailable) && ctx.Err() == nil && slices.Contains(spared, s) {
+				s.log.Error("process start failed; another group computes its experts", "err", err)
+				return nil
+			}
+			return err
+		})
 	}
 	return wait.Wait()
 }

@@ -22,6 +22,7 @@ var (
 	errHandshake     = errors.New("handshake failed")
 	errLoad          = errors.New("load failed")
 	errWrongAnswer   = errors.New("known-answer test failed")
+	errNoBackend     = errors.New("backend can't compute on this machine")
 )
 
 // launcher brings processes up to the point where they may serve.
@@ -126,10 +127,21 @@ func (l *launcher) start(ctx context.Context, c client.Command, name, group stri
 		switch why.Reason {
 		case client.ReasonMissing, client.ReasonNotExecutable, client.ReasonNotOurs, client.ReasonProtocol, client.ReasonKind, client.ReasonUntrusted:
 			return nil, fmt.Errorf("%w: %w", errNotExecutable, err)
+		case client.ReasonExited:
+			if code := why.Death.ExitCode; code == exitNoBackend || code == exitNoLibrary {
+				return nil, fmt.Errorf("%w: %w", errNoBackend, err)
+			}
 		}
 	}
 	return nil, fmt.Errorf("%w: %w", errHandshake, err)
 }
+
+// The exit codes with which a plugin says that what it computes with is not here: EX_CONFIG of sysexits.h, and that of a loader
+// that lacks a library, such as a GPU's driver.
+const (
+	exitNoBackend = 78
+	exitNoLibrary = 127
+)
 
 // child is a plugin's process as its supervisor sees it.
 type child struct{ *client.Process }

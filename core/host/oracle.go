@@ -15,7 +15,7 @@ import (
 // relative to the largest element: a hundred times what float32 summation and rounded activations make of it, for 8-bit
 // activations five times what they make; one wrong weight row makes far more. A plugin of another name may compute what it
 // likes; it is only held to giving the same bits every time.
-var tolerances = map[string]float64{"cpu": 1e-2, "ref": 1e-2, "int8": 5e-2}
+var tolerances = map[string]float64{"cpu": 1e-2, "ref": 1e-2, "cuda": 1e-2, "int8": 5e-2}
 
 // compareWithOracle asks for one unit and computes it in the host, too.
 func (k *knownAnswers) compareWithOracle(ctx context.Context, e computer, tolerance float64) error {

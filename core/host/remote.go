@@ -146,7 +146,7 @@ func (g *group) awaitStarted(ctx context.Context) error {
 	if g.pool != nil {
 		return g.awaitAny(ctx)
 	}
-	return awaitAll(ctx, g.serving())
+	return awaitAll(ctx, g.serving(), nil)
 }
 
 // awaitAny waits until one replica is ready, or all that there are have failed for a reason that waiting does not mend.

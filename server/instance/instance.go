@@ -299,6 +299,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) error
 			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed,
 			Replicas: plan.Replicas, MaxReplicas: plan.MaxReplicas, Standby: plan.Standby,
 			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend), Remote: remote,
+			Spared: plan.Fallback != nil,
 		})
 	}
 	i.Notes = append(i.Notes, p.notes...)

@@ -42,6 +42,7 @@ type Expert struct {
 type model struct {
 	hidden, intermediate int
 	units                map[expert.Unit]backends.FFN
+	grouped              backends.Grouped // the backend, if it computes several units together
 }
 
 // New makes an expert that computes with be.

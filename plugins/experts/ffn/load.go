@@ -23,6 +23,7 @@ func load(ctx context.Context, be backends.Backend, spec expert.Spec) (*model, s
 	for name := range spec.Params {
 		return nil, "", fmt.Errorf("%w: unknown parameter %q: the ffn expert has none", sdk.ErrInvalid, name)
 	}
+	m.grouped, _ = be.(backends.Grouped)
 	class, err := classOf(be, spec)
 	if err != nil {
 		return nil, "", err

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -64,8 +65,11 @@ func (m *model) gather(call *expert.Call) *expert.Call {
 
 var gathers = sync.Pool{New: func() any { return new(expert.Call) }}
 
-// run computes the segments, each by the whole team.
+// run computes the segments: all together if the backend can do that, else each by the whole team.
 func (m *model) run(ctx context.Context, call *expert.Call, t team.Team) error {
+	if m.grouped != nil && len(call.Segments) > 1 {
+		return m.runTogether(ctx, call, t)
+	}
 	at := 0
 	for _, s := range call.Segments {
 		if err := ctx.Err(); err != nil {
@@ -75,5 +79,17 @@ func (m *model) run(ctx context.Context, call *expert.Call, t team.Team) error {
 		block.Apply(call.Y.Slice(at, at+s.Rows), call.X.Slice(at, at+s.Rows), t)
 		at += s.Rows
 	}
+	return nil
+}
+
+func (m *model) runTogether(ctx context.Context, call *expert.Call, t team.Team) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("forward: %w", err)
+	}
+	blocks, rows := make([]backends.FFN, len(call.Segments)), make([]int, len(call.Segments))
+	for i, s := range call.Segments {
+		blocks[i], rows[i] = m.units[expert.Unit{Layer: call.Layer, Expert: s.Expert}], s.Rows
+	}
+	m.grouped.ApplyAll(blocks, rows, call.Y, call.X, t)
 	return nil
 }

@@ -40,7 +40,7 @@ func Run(plugins, home string, needed []string) []Check {
 		instructionSets(),
 	}
 	checks = append(checks, kernel()...)
-	checks = append(checks, gpu(), pluginFiles(plugins, needed), store(home))
+	checks = append(checks, gpu(filepath.Join(plugins, probe)), pluginFiles(plugins, needed), store(home))
 	return checks
 }
 
@@ -60,19 +60,6 @@ func instructionSets() Check {
 		return Check{"instruction sets", OK, fmt.Sprintf("%s; kernels use %v", strings.Join(sets, " "), isa.Active())}
 	}
 	return Check{"instruction sets", Missing, "none of those that kernels use; the pure-Go kernels run"}
-}
-
-// gpu looks for the driver's library by name, without loading it: a broken driver must not end this process.
-func gpu() Check {
-	const name = "libcuda.so.1"
-	dirs := []string{"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/cuda/compat", "/usr/lib/wsl/lib"}
-	dirs = append(filepath.SplitList(os.Getenv("LD_LIBRARY_PATH")), dirs...)
-	for _, d := range dirs {
-		if _, err := os.Stat(filepath.Join(d, name)); err == nil {
-			return Check{"gpu driver", OK, filepath.Join(d, name)}
-		}
-	}
-	return Check{"gpu driver", Missing, "no " + name + "; experts run on the CPU"}
 }
 
 func pluginFiles(dir string, needed []string) Check {

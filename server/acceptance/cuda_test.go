@@ -1,0 +1,234 @@
+//go:build cuda
+
+package acceptance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/engine"
+	"github.com/pimoe/pimoe/core/host"
+	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/instance"
+)
+
+// These tests run experts on the emulated CUDA driver, or on a real one where there is a GPU: scripts/cuda/test.sh builds the
+// plugin that PIMOE_CUDA_PLUGIN names, and PIMOE_CUDA_CONF is the file that says what is wrong with the emulated device.
+
+// onCUDA places experts 0 to 3 on the GPU; the others stay on the processor.
+func onCUDA(t *testing.T) func(*config.Config) {
+	t.Helper()
+	plugin := os.Getenv("PIMOE_CUDA_PLUGIN")
+	if plugin == "" {
+		t.Fatal("PIMOE_CUDA_PLUGIN names no executable: run scripts/cuda/test.sh")
+	}
+	return func(c *config.Config) {
+		c.Plugins.Dev, c.Plugins.Confine = true, "off" // the driver opens devices and files
+		c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{0, 1, 2, 3}, Backend: "cuda", Plugin: plugin}}
+	}
+}
+
+// device changes what the emulated device is, until the test ends.
+func device(t *testing.T, conf string) {
+	t.Helper()
+	path := os.Getenv("PIMOE_CUDA_CONF")
+	if path == "" {
+		t.Fatal("PIMOE_CUDA_CONF names no file: run scripts/cuda/test.sh")
+	}
+	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(path) })
+}
+
+// cudaGroups are the processes on the GPU.
+func cudaGroups(i *instance.Instance) (list []host.Status) {
+	for _, s := range i.Host.Status() {
+		if s.Backend == "cuda" {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// TestCUDAMixed: a model with half its experts on the GPU gives the answers of one that is on the processor alone, token by
+// token, and goes on doing so when the process is killed, when it stops, and when the device fails once in the middle of an answer.
+func TestCUDAMixed(t *testing.T) {
+	want := texts(t, open(t), engine.StatusExact)
+	i := open(t, onCUDA(t))
+	groups := cudaGroups(i)
+	if len(groups) != 4 {
+		t.Fatalf("%d processes on the GPU, want 4: %+v", len(groups), i.Host.Status())
+	}
+	for _, g := range groups {
+		if g.NumericClass != "bf16w-f32" {
+			t.Errorf("%s computes in %s", g.Group, g.NumericClass)
+		}
+	}
+	if got := texts(t, i, engine.StatusExact); !slices.Equal(got, want) {
+		t.Errorf("texts\n%q, on the processor\n%q", got, want)
+	}
+	for name, hurt := range map[string]func(){
+		"kill": func() { syscall.Kill(cudaGroups(i)[1].PID, syscall.SIGKILL) },
+		"lost": func() { device(t, "lost 999\nonce 1\n") },
+		"fail": func() { device(t, "launch 1\nonce 1\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var once sync.Once
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			s, err := i.Engine.Submit(ctx, greedy(story(i, "a fox and a lamp"), 32))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			text := ""
+			for n := 0; ; n++ {
+				tok, err := s.Next(ctx)
+				if err != nil {
+					break
+				}
+				text += tok.Text
+				if n == 8 {
+					once.Do(hurt)
+				}
+			}
+			if text != want[0] {
+				t.Errorf("text %q, want %q", text, want[0])
+			}
+			if name == "kill" {
+				return
+			}
+			var last []string
+			for _, g := range cudaGroups(i) {
+				if g.LastDeath != nil {
+					last = append(last, fmt.Sprint(g.LastDeath.ExitCode, g.LastDeath.Log))
+				}
+			}
+			if !strings.Contains(strings.Join(last, "\n"), "backend cuda has lost its device: cuda: device 0, emulated sm_80") {
+				t.Errorf("no process says that its device was lost: %q", last)
+			}
+		})
+	}
+}
+
+// TestCUDAUnavailable: without a device, or with too little memory, a start says so and leaves nothing; under policy fallback the server
+// starts, and the processor computes.
+func TestCUDAUnavailable(t *testing.T) {
+	want := texts(t, open(t), engine.StatusExact)
+	for conf, says := range map[string]string{
+		"init 100\n":      "backend cuda is unavailable: the driver answers error 100: there is no CUDA device",
+		"memory 100000\n": "out of memory",
+		"sm 61\n":         "the kernels need sm_70 or newer",
+	} {
+		device(t, conf)
+		if i, err := tryOpen(t, onCUDA(t)); err == nil || !errors.Is(err, sdk.ErrUnavailable) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v, %v; want %q", conf, i, err, says)
+		}
+		i, err := tryOpen(t, onCUDA(t), func(c *config.Config) {
+			c.Experts.Overrides[0].Policy, c.Experts.Overrides[0].Fallback = "fallback", config.Alternative{Backend: "cpu"}
+		})
+		if err != nil {
+			t.Errorf("%q, with a fallback: %v", conf, err)
+			continue
+		}
+		if got := texts(t, i, engine.StatusFallback); !slices.Equal(got, want) {
+			t.Errorf("%q: texts\n%q, want\n%q", conf, got, want)
+		}
+	}
+}
+
+// TestCUDALost: a device that stays lost is a clear error under policy strict, and the processor's work under policy fallback.
+func TestCUDALost(t *testing.T) {
+	want := texts(t, open(t), engine.StatusExact)
+	t.Run("strict", func(t *testing.T) {
+		i := open(t, onCUDA(t))
+		device(t, "lost 999\n")
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		a := run(ctx, i, greedy(story(i, "the sea"), 32))
+		if a.err == nil || a.text != "" && !strings.HasPrefix(want[1], a.text) {
+			t.Errorf("text %q, error %v", a.text, a.err)
+		}
+		if err := i.Ready(); err == nil || !strings.Contains(err.Error(), "e0") && !strings.Contains(err.Error(), "e1") && !strings.Contains(err.Error(), "e2") && !strings.Contains(err.Error(), "e3") {
+			t.Errorf("ready: %v", err)
+		}
+	})
+	t.Run("fallback", func(t *testing.T) {
+		i := open(t, onCUDA(t), func(c *config.Config) {
+			c.Experts.Overrides[0].Policy, c.Experts.Overrides[0].Fallback = "fallback", config.Alternative{Backend: "cpu"}
+		})
+		device(t, "lost 999\n")
+		if got := texts(t, i, engine.StatusFallback); !slices.Equal(got, want) {
+			t.Errorf("texts\n%q, want\n%q", got, want)
+		}
+	})
+}
+
+// TestCUDASwap changes a group from cpu to cuda to int8, on the GPU and off it, under load: nothing is dropped, and each answer is one of
+// the two that the numeric classes give.
+func TestCUDASwap(t *testing.T) {
+	i := open(t, func(c *config.Config) { onCUDA(t)(c); c.Experts.Overrides = nil })
+	plugin := os.Getenv("PIMOE_CUDA_PLUGIN")
+	name := i.Host.Status()[0].Group
+	swap := func(c instance.Change) *host.Swapped {
+		t.Helper()
+		done, err := i.Swap(t.Context(), name, c)
+		if err != nil {
+			t.Fatalf("swap to %+v: %v", c, err)
+		}
+		return done
+	}
+	request := greedy(story(i, "a fox and a lamp"), 24)
+	right := map[string]bool{run(t.Context(), i, request).text: true}
+	swap(instance.Change{Backend: "int8"})
+	right[run(t.Context(), i, request).text] = true
+	swap(instance.Change{Backend: "cpu"})
+
+	var asked, failed atomic.Int64
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	for range 3 {
+		load.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				a := run(t.Context(), i, request)
+				if asked.Add(1); a.err != nil || !right[a.text] {
+					failed.Add(1)
+					t.Errorf("error %v, text %q", a.err, a.text)
+					return
+				}
+			}
+		})
+	}
+	for range 2 {
+		if done := swap(instance.Change{Backend: "cuda", Plugin: plugin}); !done.Difference.Same {
+			t.Errorf("cpu and cuda differ: %+v", done.Difference)
+		}
+		swap(instance.Change{Backend: "int8"})
+		if done := swap(instance.Change{Backend: "cuda", Plugin: plugin, Precision: "int8g32"}); !done.Difference.Same {
+			t.Errorf("int8 and cuda's int8g32 differ: %+v", done.Difference)
+		}
+		swap(instance.Change{Backend: "cpu"})
+	}
+	close(stop)
+	load.Wait()
+	t.Logf("measured: 8 swaps under %d requests, %d failed", asked.Load(), failed.Load())
+	if asked.Load() < 8 {
+		t.Errorf("%d requests: that was no load", asked.Load())
+	}
+}
