@@ -20,6 +20,7 @@ import (
 	"github.com/pimoe/pimoe/backends/cpu"
 	"github.com/pimoe/pimoe/backends/cuda"
 	"github.com/pimoe/pimoe/backends/int8"
+	"github.com/pimoe/pimoe/backends/isa"
 	"github.com/pimoe/pimoe/backends/team"
 	"github.com/pimoe/pimoe/backends/vec"
 	"github.com/pimoe/pimoe/sdk"
@@ -107,7 +108,7 @@ func TestSharedClasses(t *testing.T) {
 		other backends.Backend
 	}{
 		{"f32", tensor.F32, cpu.New()}, {"bf16w-f32", tensor.BF16, cpu.New()}, {"f16w-f32", tensor.F16, cpu.New()},
-		{"int8g32", tensor.BF16, int8.New()}, {"int8g32", tensor.F32, int8.New()},
+		{"int8g32", tensor.BF16, int8.At(isa.Generic)}, {"int8g32", tensor.F32, int8.At(isa.Generic)},
 	} {
 		for _, s := range []struct{ hidden, inner int }{{96, 64}, {70, 45}, {33, 130}} {
 			r := rand.New(rand.NewPCG(uint64(s.hidden), 7))
@@ -116,6 +117,9 @@ func TestSharedClasses(t *testing.T) {
 				mine := must(b.FFN(c.class, act, gate, up, down))
 				theirs := must(c.other.FFN(c.class, act, gate, up, down))
 				for _, rows := range []int{1, 2, 3, 4, 7, 8, 9, 31, 33, 1100} {
+					if rows > 1000 && (s.hidden != 33 || act != "silu") {
+						continue // once is enough
+					}
 					x := randomRows(r, rows, s.hidden)
 					x.Row(rows / 2)[3] = float32(math.Inf(1 - rows%2*2))
 					if rows > 4 {
@@ -222,7 +226,7 @@ func TestDevices(t *testing.T) {
 	if _, err := b.Linear("cuda-bf16", w, tensor.View{}); !errors.Is(err, sdk.ErrUnsupported) || !strings.Contains(err.Error(), "needs sm_80") {
 		t.Errorf("matrix instructions on sm_75: %v", err)
 	}
-	mine, theirs := must(b.Linear("int8g32", w, tensor.View{})), must(int8.New().Linear("int8g32", w, tensor.View{}))
+	mine, theirs := must(b.Linear("int8g32", w, tensor.View{})), must(int8.At(isa.Generic).Linear("int8g32", w, tensor.View{}))
 	x, got, want := randomRows(r, 40, 16), tensor.NewMatrix(40, 8), tensor.NewMatrix(40, 8)
 	mine.Apply(got, x, team.Team{})
 	theirs.Apply(want, x, team.Team{})
