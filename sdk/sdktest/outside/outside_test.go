@@ -19,7 +19,7 @@ var banned = []string{"github.com/gofiber/", "gorgonia.org/", "github.com/valyal
 var ownAllowed = []string{
 	"github.com/pimoe/pimoe/sdk", "github.com/pimoe/pimoe/sdk/expert", "github.com/pimoe/pimoe/sdk/router",
 	"github.com/pimoe/pimoe/sdk/tensor", "github.com/pimoe/pimoe/sdk/serve", "github.com/pimoe/pimoe/sdk/internal/bootstrap",
-	"github.com/pimoe/pimoe/sdk/internal/pb", "github.com/pimoe/pimoe/sdk/internal/plane", "github.com/pimoe/pimoe/sdk/internal/service",
+	"github.com/pimoe/pimoe/sdk/internal/pb", "github.com/pimoe/pimoe/sdk/internal/plane", "github.com/pimoe/pimoe/sdk/internal/service", "github.com/pimoe/pimoe/sdk/internal/tlsfiles",
 	"github.com/pimoe/pimoe/sdk/internal/wire",
 }
 
