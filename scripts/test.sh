@@ -46,13 +46,28 @@ run_tests() { # PACKAGES GO-TEST-ARGS...: tests with the report
   $GO test -json -count=1 -vet=off -timeout 15m "$@" $packages 2>&1 | "$work/testreport" -save "$skips"
 }
 
-# crossed waits for the builds for other systems. They run in what the tests leave of the machine, which wait a third of
-# their time.
-crossed() {
-  local rc=0
-  wait "$crossing" || rc=$?
-  cat "$work/cross"
-  return $rc
+# aside are the steps that need little attention: they run in what the tests beside them leave of the machine, which wait a
+# third of their time. joined waits for them, shows what they said and takes their failures over.
+aside() {
+  renice -n 19 "$BASHPID" >/dev/null
+  failed=()
+  step "other systems" make --no-print-directory cross GO="$GO"
+  step "compose specification" composed
+  step "Kubernetes manifests" manifests
+  if command -v gcc >/dev/null 2>&1; then
+    step "CUDA on the emulated driver" cuda
+  else
+    skip "CUDA" "no C compiler (Debian: gcc)"
+  fi
+  printf '%s\n' "${failed[@]}" >"$work/aside.failed"
+}
+joined() {
+  wait "$beside"
+  cat "$work/aside"
+  local name
+  while read -r name; do
+    [ -z "$name" ] || failed+=("$name")
+  done <"$work/aside.failed"
 }
 
 # generated: the committed files of the wire protocol are what the generator makes.
@@ -97,7 +112,6 @@ unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE
 step "gofmt" format
 step "vet" $GO vet $PKGS
 step "report" outside
-step "Kubernetes manifests" manifests
 step "generated files" generated
 if command -v npm >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev/null; then
   step "client libraries" server/clienttest/setup.sh
@@ -113,22 +127,16 @@ else
   skip "race detector" "no C compiler (Debian: gcc)"
   step "tests" run_tests "$race_packages"
 fi
-nice -n 19 make --no-print-directory cross GO="$GO" >"$work/cross" 2>&1 &
-crossing=$!
+aside >"$work/aside" 2>&1 &
+beside=$!
 step "tests of kernels, trunk and the whole" run_tests "$plain_packages"
 if command -v gcc >/dev/null 2>&1; then
   PIMOE_KILLS=27 PIMOE_LEAK_REQUESTS=100 PIMOE_LEAK_RESTARTS=9 \
     step "supervision with the race detector" run_tests ./server/acceptance -race -run 'TestKill$|TestStop$|TestNoLeaks|TestImpossibleRestart'
 fi
-if command -v gcc >/dev/null 2>&1; then
-  step "CUDA on the emulated driver" cuda
-else
-  skip "CUDA" "no C compiler (Debian: gcc)"
-fi
 step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
 step "mutation tool" mutation
-step "compose specification" composed
-step "other systems" crossed
+joined || failed+=("what runs aside")
 
 "$work/testreport" -summary -allowed scripts/allowed-skips.txt "$skips" || failed+=("skipped tests")
 if [ ${#failed[@]} -gt 0 ]; then
