@@ -105,8 +105,7 @@ func Items() (names []string) {
 	return names
 }
 
-// Judge goes through the checklist. An item without anything to judge, such as alerts where no setting speaks of them, is left
-// out.
+// Judge goes through the checklist. An item without anything to judge is left out.
 func Judge(f Facts) []Result {
 	var out []Result
 	for _, i := range items {

@@ -100,6 +100,7 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	now := time.Now()
+	c.Alerts.Webhook.URL = "https://pager.example.com/hook"
 	s.Facts = Facts{
 		Config: c, Needed: []string{needed}, Root: "/", Now: now, Backup: now.Add(-time.Hour),
 		Live: &Live{
@@ -212,6 +213,8 @@ func TestItems(t *testing.T) {
 		"chaos":             {"chaos", func(s *site) { s.Config.Chaos.Enabled = true }, Fail, "kill"},
 		"pprof":             {"profiles", func(s *site) { s.Live.Profiles = true }, Warn, "pprof"},
 		"open metrics":      {"metrics", func(s *site) { s.Live.Open = true }, Fail, "everybody"},
+		"nobody is told":    {"alerts", func(s *site) { s.Config.Alerts.Webhook.URL = "" }, Warn, "nobody is told"},
+		"no alerts":         {"alerts", func(s *site) { s.Config.Alerts.Enabled = false }, Warn, "no rule"},
 		"no backup":         {"backup", func(s *site) { s.Backup = time.Time{} }, Fail, "no backup"},
 		"an old backup":     {"backup", func(s *site) { s.Backup = s.Now.Add(-8 * 24 * time.Hour) }, Fail, "the last backup"},
 		"yesterday's":       {"backup", func(s *site) { s.Backup = s.Now.Add(-30 * time.Hour) }, Warn, "the last backup"},

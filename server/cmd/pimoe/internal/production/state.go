@@ -6,10 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"time"
-
-	"gopkg.in/yaml.v3"
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/server/audit"
@@ -124,26 +121,15 @@ func guardedMetrics(f *Facts) Verdict {
 	return ok("they ask for a credential")
 }
 
-// alerts looks at the section of that name, if the configuration has one: it has no item where no setting speaks of alerts.
 func alerts(f *Facts) Verdict {
-	now, known := section(f.Config, "alerts")
-	if !known {
-		return Verdict{}
+	const prometheus = ", or load the rules of deploy/monitoring into Prometheus"
+	switch a := f.Config.Alerts; {
+	case !a.Enabled:
+		return warn("no rule is held against the host's metrics", "alerts.enabled: true"+prometheus)
+	case a.Webhook.URL == "":
+		return warn("alerts go to the log alone: nobody is told", "set alerts.webhook.url"+prometheus)
 	}
-	if usual, _ := section(config.Default(), "alerts"); reflect.DeepEqual(now, usual) {
-		return warn("alerts are as they come: nobody is told", "set alerts: who is told, and how; and load the rules of deploy/monitoring")
-	}
-	return ok("alerts are configured")
-}
-
-func section(c config.Config, name string) (any, bool) {
-	text, err := c.YAML()
-	var tree map[string]any
-	if err != nil || yaml.Unmarshal(text, &tree) != nil {
-		return nil, false
-	}
-	v, known := tree[name]
-	return v, known
+	return ok("alerts go to the log and to the webhook")
 }
 
 func lastBackup(f *Facts) Verdict {
