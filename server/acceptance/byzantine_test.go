@@ -235,7 +235,7 @@ func (c *court) until(t *testing.T, what string, is func(host.Status) bool) host
 }
 
 // requests is how many each lie is tried with.
-func requests() int { return rounds("PIMOE_BYZANTINE_REQUESTS", 24) }
+func requests() int { return rounds("PIMOE_BYZANTINE_REQUESTS", 12) }
 
 // thorough says that this is the long run.
 func thorough() bool { return os.Getenv("PIMOE_BYZANTINE_REQUESTS") != "" }

@@ -19,7 +19,7 @@ import (
 
 // kills is how many processes TestKill kills: enough in every run to hit each process several times, and as many as
 // PIMOE_KILLS says in the long run.
-func kills() int { return rounds("PIMOE_KILLS", 45) }
+func kills() int { return rounds("PIMOE_KILLS", 27) }
 
 // TestKill kills expert processes and the router with SIGKILL during streams under load. Every stream ends with the
 // text it has without the kills, and no error reaches a client.

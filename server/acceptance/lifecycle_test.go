@@ -137,7 +137,7 @@ func rounds(variable string, usual int) int {
 func TestHostKilled(t *testing.T) {
 	store := home(t)
 	var ends []time.Duration
-	for range rounds("PIMOE_HOST_KILLS", 20) {
+	for range rounds("PIMOE_HOST_KILLS", 12) {
 		p := launch(t, store)
 		if rand.IntN(2) == 0 {
 			p.ready(t)
@@ -188,7 +188,7 @@ func (p *program) terminate() error {
 func TestTerminate(t *testing.T) {
 	store := home(t)
 	want := ""
-	for round := range rounds("PIMOE_TERMINATIONS", 8) {
+	for round := range rounds("PIMOE_TERMINATIONS", 6) {
 		p := launch(t, store)
 		p.ready(t)
 		const clients = 6
