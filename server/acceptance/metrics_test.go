@@ -28,7 +28,13 @@ import (
 
 // elsewhere are metrics that need a fault or a machine that this test has not, and why.
 var elsewhere = map[string]string{
-	"pimoe_energy_joules_total":             "needs a processor that counts energy: server/meter",
+	"pimoe_alert_notifications_total":       "needs a webhook",
+	"pimoe_trace_requests_total":            "needs a collector",
+	"pimoe_trace_spans_exported_total":      "needs a collector",
+	"pimoe_trace_spans_dropped_total":       "needs a collector",
+	"pimoe_trace_spans_queued":              "needs a collector",
+	"pimoe_profiles_total":                  "needs profiles at an interval",
+	"pimoe_energy_joules_total":             "needs a processor that counts energy: server/cost",
 	"pimoe_tls_certificate_expires_seconds": "the listener would speak https alone: server/tls_test.go",
 	"pimoe_cache_rejected_total":            "needs a record that nobody here has written: server/cached_test.go",
 }

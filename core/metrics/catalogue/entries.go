@@ -13,6 +13,7 @@ const (
 	whenJobs     = "jobs have run"
 	whenSockets  = "WebSockets have been used"
 	whenCache    = "`cache.answers` is on"
+	whenTraced   = "`tracing.endpoint` is set"
 	whenLabels   = "a request has had labels for its routes"
 )
 
@@ -145,6 +146,14 @@ var entries = []Metric{
 	{"pimoe_build_info", Gauge, "1", "What is running", []string{"version", "revision", "go_version"}, Host, ""},
 	{"pimoe_config_reloads_total", Counter, "reloads", "Changed configurations by outcome: applied or rejected", []string{"outcome"}, Host, "the host was told to reload"},
 	{"pimoe_audit_writable", Gauge, "1", "1 while changes can be recorded", nil, Host, "`audit.file` is not off"},
+	{"pimoe_home_writable", Gauge, "1", "1 while the disk of the home has room and may be written", nil, Host, ""},
+	{"pimoe_alerts_firing", Gauge, "alerts", "Alerts that fire now", []string{"severity"}, Host, "`alerts.enabled` is true"},
+	{"pimoe_alert_notifications_total", Counter, "messages", "Messages about alerts for the webhook", []string{"outcome"}, Host, "`alerts.webhook.url` is set"},
+	{"pimoe_trace_requests_total", Counter, "requests", "Requests that are followed, or were to be and were beyond `tracing.max_per_second`", []string{"outcome"}, Host, whenTraced},
+	{"pimoe_trace_spans_exported_total", Counter, "spans", "Spans that the collector has taken", nil, Host, whenTraced},
+	{"pimoe_trace_spans_dropped_total", Counter, "spans", "Spans that were given up", []string{"reason"}, Host, whenTraced},
+	{"pimoe_trace_spans_queued", Gauge, "spans", "Spans that wait for the collector", nil, Host, whenTraced},
+	{"pimoe_profiles_total", Counter, "profiles", "Profiles that were due", []string{"outcome"}, Host, "`profiling.every` is not 0"},
 	{"pimoe_tls_certificate_expires_seconds", Gauge, "seconds", "How long the public listener's certificate is still valid", nil, Host, "`server.tls.cert_file` is set"},
 	{"pimoe_metrics_dropped_series_total", Counter, "series", "Series that were not made because there were too many", nil, Host, ""},
 	{"pimoe_metrics_collect_seconds", Gauge, "seconds", "How long the last measurement of machine, processes and units took", nil, Host, whenMeasured},
