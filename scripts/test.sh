@@ -132,7 +132,7 @@ aside >"$work/aside" 2>&1 &
 beside=$!
 step "tests of kernels, trunk and the whole" run_tests "$plain_packages"
 if command -v gcc >/dev/null 2>&1; then
-  PIMOE_KILLS=9 \
+  PIMOE_KILLS=18 \
     step "supervision with the race detector" run_tests ./server/acceptance -race -run 'TestKill$|TestStop$|TestImpossibleRestart'
 fi
 step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
