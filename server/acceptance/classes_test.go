@@ -218,7 +218,7 @@ func TestReducedEmbedded(t *testing.T) {
 func TestInstructionSets(t *testing.T) {
 	store := home(t)
 	r := prompts(40, 9)
-	for _, c := range append([]class{{name: "as stored"}}, reduced...) {
+	for _, c := range append([]class{{name: "as stored"}}, reduced[1:]...) { // int8 experts are in the second one, too
 		t.Run(c.name, func(t *testing.T) {
 			want := ""
 			for _, level := range isa.Available() {
