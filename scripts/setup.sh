@@ -44,7 +44,13 @@ if ! command -v apt-get >/dev/null 2>&1; then
   exit 0
 fi
 echo "setup: installing ${packages[*]}"
+install() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; }
+each() { # a package that this system has not must not keep the others away
+  local p missing=0
+  for p in "${packages[@]}"; do install "$p" || missing=1; done
+  return $missing
+}
 "${as_root[@]}" apt-get update -qq &&
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" ||
+  { install "${packages[@]}" || each; } ||
   echo "setup: could not install ${packages[*]}"
 exit 0

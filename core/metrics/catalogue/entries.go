@@ -30,7 +30,7 @@ var entries = []Metric{
 	{"pimoe_system_disk_written_bytes_total", Counter, "bytes", "Bytes written to all disks of the machine since it started", nil, System, whenMeasured},
 	{"pimoe_system_network_received_bytes_total", Counter, "bytes", "Bytes received on all network interfaces but loopback", nil, System, whenMeasured},
 	{"pimoe_system_network_sent_bytes_total", Counter, "bytes", "Bytes sent on all network interfaces but loopback", nil, System, whenMeasured},
-	{"pimoe_energy_joules_total", Counter, "joules", "Energy used since the host started, as the processor's counters (RAPL) say", []string{"domain"}, System, whenMeasured + ", and the machine lets the host read `/sys/class/powercap`"},
+	{"pimoe_energy_joules_total", Counter, "joules", "Energy used since the host started, as the processor's counters (RAPL) say", []string{"domain"}, System, "the machine lets the host read `/sys/class/powercap`"},
 
 	{"pimoe_process_cpu_seconds_total", Counter, "seconds", "CPU time of a process, over all its restarts", []string{"process", "replica"}, Process, whenSeen},
 	{"pimoe_process_resident_bytes", Gauge, "bytes", "Memory of a process that is in RAM, shared weights included", []string{"process", "replica"}, Process, whenSeen},
