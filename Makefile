@@ -121,9 +121,10 @@ bench-hops: ## what a call into another process costs: one row there and back, a
 bench-forms: ## what holding answers to a form costs at batch 8
 	$(GO) test -run '^$$' -bench '^BenchmarkForm$$' -benchtime 40x ./core/engine
 
+# A turn must be longer than the interval, or medians hide what a measurement costs.
 .PHONY: bench-metrics
 bench-metrics: build ## what measuring by the clock costs: throughput with metrics.interval 1s, 100ms and 0, by turns; and a scrape
-	@./$(BIN)/pimoe bench --set metrics.interval=0s --with metrics.interval=1s --with metrics.interval=100ms --workload 32x32+128,8x32+256 --rounds 15
+	@./$(BIN)/pimoe bench --set metrics.interval=0s --with metrics.interval=1s --with metrics.interval=100ms --workload 32x32+900 --rounds 8
 	$(GO) test -run '^$$' -bench 'Measure|Scrape' -benchtime 2s ./server/meter ./server
 
 .PHONY: bench-start
