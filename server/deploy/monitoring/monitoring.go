@@ -35,7 +35,7 @@ func (Target) Files(v deploy.Values) ([]deploy.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := []deploy.File{{Path: "rules/pimoe.yml", Data: append([]byte(note+"\n"), rules...)}}
+	files := []deploy.File{{Path: "rules/pimoe.yml", Data: append([]byte(deploy.Note+"\n"), rules...)}}
 	for path, t := range templates {
 		data, err := render(t, v)
 		if err != nil {
@@ -83,7 +83,7 @@ func (s scene) Retention() int { return s.Monitoring.RetentionDays * 24 }
 
 func render(t *template.Template, v deploy.Values) ([]byte, error) {
 	var b bytes.Buffer
-	b.WriteString(note + "\n")
+	b.WriteString(deploy.Note + "\n")
 	if err := t.Execute(&b, scene{v, metricsKey, dashboards}); err != nil {
 		return nil, err
 	}

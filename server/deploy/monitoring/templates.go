@@ -2,8 +2,6 @@ package monitoring
 
 import "text/template"
 
-const note = "# Rendered by pimoe deploy render: change the values and render again."
-
 // templates are the files by path; the rules and the dashboards are made otherwise.
 var templates = map[string]*template.Template{
 	"prometheus.yml":   parse(prometheus),
