@@ -46,12 +46,42 @@ run_tests() { # PACKAGES GO-TEST-ARGS...: tests with the report
   $GO test -json -count=1 -vet=off -timeout 15m "$@" $packages 2>&1 | "$work/testreport" -save "$skips"
 }
 
-# aside are the steps that need little attention: they run in what the tests beside them leave of the machine, which wait a
-# third of their time. joined waits for them, shows what they said and takes their failures over.
+# aside STEPS runs a function's steps, which need little attention, in what the tests beside them leave of the machine: these wait a
+# third of their time. joined waits for the steps, shows what they said and takes their failures over.
 aside() {
-  renice -n 19 "$BASHPID" >/dev/null
-  chrt --idle --pid 0 "$BASHPID" 2>/dev/null || true # what wakes goes before it
-  failed=()
+  (
+    renice -n 19 "$BASHPID" >/dev/null
+    chrt --idle --pid 0 "$BASHPID" 2>/dev/null || true # what wakes goes before it
+    failed=()
+    "$1"
+    printf '%s\n' "${failed[@]}" >"$work/$1.failed"
+  ) >"$work/$1.said" 2>&1 &
+  beside+=("$1 $!")
+}
+beside=()
+joined() { # STEPS
+  local steps name
+  for steps in "${beside[@]}"; do
+    [ "${steps% *}" = "$1" ] && wait "${steps#* }"
+  done
+  cat "$work/$1.said"
+  [ -e "$work/$1.failed" ] || failed+=("$1")
+  while read -r name; do
+    [ -z "$name" ] || failed+=("$name")
+  done <"$work/$1.failed"
+}
+
+clients() { # what the tests of others' clients need, and the clients that are generated
+  if command -v npm >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    step "client libraries" server/clienttest/setup.sh
+    step "Schemathesis" server/clienttest/description.sh
+    step "generated clients" scripts/sdk.sh --check
+  else
+    skip "clients" "no npm, or no python3 with venv (Debian: npm, python3-venv)"
+  fi
+}
+
+builds() { # everything that is only built or checked
   step "other systems" make --no-print-directory cross GO="$GO"
   step "compose specification" composed
   step "Kubernetes manifests" manifests
@@ -60,15 +90,6 @@ aside() {
   else
     skip "CUDA" "no C compiler (Debian: gcc)"
   fi
-  printf '%s\n' "${failed[@]}" >"$work/aside.failed"
-}
-joined() {
-  wait "$beside"
-  cat "$work/aside"
-  local name
-  while read -r name; do
-    [ -z "$name" ] || failed+=("$name")
-  done <"$work/aside.failed"
 }
 
 # generated: the committed files of the wire protocol are what the generator makes.
@@ -114,13 +135,7 @@ step "gofmt" format
 step "vet" $GO vet $PKGS
 step "report" outside
 step "generated files" generated
-if command -v npm >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' 2>/dev/null; then
-  step "client libraries" server/clienttest/setup.sh
-  step "Schemathesis" server/clienttest/description.sh
-  step "generated clients" scripts/sdk.sh --check
-else
-  skip "clients" "no npm, or no python3 with venv (Debian: npm, python3-venv)"
-fi
+aside clients
 if command -v gcc >/dev/null 2>&1 && [ "$($GO env GOARCH)" != 386 ]; then
   step "tests with the race detector" run_tests "$race_packages" -race
   step "shared tokenizer" run_tests "$($GO list ./core/tokenizer)" -race -run TestConcurrentUse
@@ -128,8 +143,8 @@ else
   skip "race detector" "no C compiler (Debian: gcc)"
   step "tests" run_tests "$race_packages"
 fi
-aside >"$work/aside" 2>&1 &
-beside=$!
+joined clients
+aside builds
 step "tests of kernels, trunk and the whole" run_tests "$plain_packages"
 if command -v gcc >/dev/null 2>&1; then
   PIMOE_KILLS=18 \
@@ -137,7 +152,7 @@ if command -v gcc >/dev/null 2>&1; then
 fi
 step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
 step "mutation tool" mutation
-joined || failed+=("what runs aside")
+joined builds
 
 "$work/testreport" -summary -allowed scripts/allowed-skips.txt "$skips" || failed+=("skipped tests")
 if [ ${#failed[@]} -gt 0 ]; then
