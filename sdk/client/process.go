@@ -205,13 +205,40 @@ func (p *Process) end(ctx context.Context) error {
 	case <-ctx.Done():
 		err = errors.Join(err, p.Kill())
 	}
-	select {
-	case <-p.exited:
-	case <-time.After(10 * time.Second): // a process that the kernel can't end, stuck in a device
+	if !p.dies() {
 		return errors.Join(err, fmt.Errorf("plugin %s (pid %d) survives SIGKILL: %w", p.name, p.PID(), sdk.ErrUnavailable))
 	}
 	p.free()
 	return err
+}
+
+const (
+	// diesWithin is longer than a busy kernel takes for a process that was killed. One that lives on is stuck in a device.
+	diesWithin = 10 * time.Second
+	// leavesWithin is how long a guest's starter may take to pass a kill on and to say that it has.
+	leavesWithin = 500 * time.Millisecond
+)
+
+// dies waits for the end of a process that was killed; false if there is none. A guest whose starter says nothing, since it is
+// stopped, can't keep the host: the end of the connection is the end of the stay.
+func (p *Process) dies() bool {
+	limit := diesWithin
+	if p.guest != nil {
+		limit = leavesWithin
+	}
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-p.exited:
+		return true
+	case <-t.C:
+	}
+	if p.guest == nil {
+		return false
+	}
+	p.guest.conn.Close()
+	<-p.exited
+	return true
 }
 
 // free gives everything back after the process has ended, or before it was made.

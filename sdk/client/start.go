@@ -62,13 +62,15 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	return p, nil
 }
 
-// abandon undoes a start that failed.
+// abandon undoes a start that failed. What a process holds that can't be ended stays with it.
 func (p *Process) abandon() {
+	defer p.cancel()
 	if p.cmd != nil || p.guest != nil && p.guest.pid != 0 {
 		p.Kill()
-		<-p.exited
+		if !p.dies() {
+			return
+		}
 	}
-	p.cancel()
 	p.free()
 }
 
