@@ -53,7 +53,8 @@ type group struct {
 	pool       *pool // the endpoints of a group on other machines; nil for one of this host
 
 	executed client.Program     // by all its processes
-	cease    context.CancelFunc // ends its processes
+	life     context.Context    // of its processes, set before they start
+	cease    context.CancelFunc // ends its life
 	running  sync.WaitGroup     // their supervisors
 
 	mu     sync.Mutex // guards what follows
@@ -212,8 +213,13 @@ func (st *replicaStats) status(spec GroupSpec) Status {
 // Start sends the call to the replica with the least work. If there is none, the waiting happens in Wait, so that the
 // calls of the other groups are not held up.
 func (g *group) Start(ctx context.Context, call *expert.Call) expert.Pending {
+	return g.begun(ctx, call, false)
+}
+
+// begun is Start, and with now StartNow.
+func (g *group) begun(ctx context.Context, call *expert.Call, now bool) *groupCall {
 	p := groupCalls.Get().(*groupCall)
-	p.group, p.ctx, p.call = g, ctx, call
+	p.group, p.ctx, p.call, p.now = g, ctx, call, now
 	if r, inc := g.begin(0); inc != nil {
 		p.send(r, inc)
 	}
@@ -274,7 +280,7 @@ func (g *group) quarantine(r int, cause string) {
 // release implements member.
 func (g *group) release(r int) bool {
 	g.mu.Lock()
-	held := g.set.State(r) == resilience.Quarantined
+	held := g.set.State(r) == resilience.Quarantined || g.replicas[r].barred.Load() != nil
 	g.set.Release(r)
 	g.mu.Unlock()
 	if held {
