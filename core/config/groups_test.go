@@ -221,11 +221,15 @@ func TestScalingSettings(t *testing.T) {
 		`experts.scaling.max_replicas: "1" is wrong: want 0, or at least experts.replicas (2)`: func(c *Config) { c.Experts.Replicas, c.Experts.Scaling.MaxReplicas = 2, 1 },
 		`experts.scaling.max_replicas: "9" is wrong: want at most experts.max_processes (8)`:   func(c *Config) { c.Experts.MaxProcesses, c.Experts.Scaling.MaxReplicas = 8, 9 },
 		`experts.scaling.max_replicas: "60" is wrong: want with experts.standby at most 64`:    func(c *Config) { c.Experts.Standby, c.Experts.Scaling.MaxReplicas = 8, 60 },
-		`experts.scaling.max_replicas: "2" is wrong: want 0 with experts.isolation inproc`:     func(c *Config) { c.Experts.Isolation, c.Experts.Scaling.MaxReplicas = "inproc", 2 },
-		`limits.memory_mb: "100" is wrong: want 0 with experts.isolation inproc`:               func(c *Config) { c.Experts.Isolation, c.Limits.MemoryMB = "inproc", 100 },
-		`experts.scaling.busy_percent: "0" is wrong`:                                           func(c *Config) { c.Experts.Scaling.BusyPercent = 0 },
-		`experts.scaling.window: "0s" is wrong`:                                                func(c *Config) { c.Experts.Scaling.Window = 0 },
-		`plugins.cpus: "-1" is wrong`:                                                          func(c *Config) { c.Plugins.CPUs = -1 },
+		`experts.overrides[0].replicas: "60" is wrong: want with experts.standby at most 64`: func(c *Config) {
+			c.Experts.Standby, c.Experts.MaxProcesses = 8, 100
+			c.Experts.Overrides = []Override{{Layers: "all", Experts: 0, Replicas: 60}}
+		},
+		`experts.scaling.max_replicas: "2" is wrong: want 0 with experts.isolation inproc`: func(c *Config) { c.Experts.Isolation, c.Experts.Scaling.MaxReplicas = "inproc", 2 },
+		`limits.memory_mb: "100" is wrong: want 0 with experts.isolation inproc`:           func(c *Config) { c.Experts.Isolation, c.Limits.MemoryMB = "inproc", 100 },
+		`experts.scaling.busy_percent: "0" is wrong`:                                       func(c *Config) { c.Experts.Scaling.BusyPercent = 0 },
+		`experts.scaling.window: "0s" is wrong`:                                            func(c *Config) { c.Experts.Scaling.Window = 0 },
+		`plugins.cpus: "-1" is wrong`:                                                      func(c *Config) { c.Plugins.CPUs = -1 },
 	} {
 		c := Default()
 		change(&c)

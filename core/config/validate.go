@@ -335,6 +335,9 @@ func (v *validator) placement(e Experts) {
 	}
 	for i, o := range e.Overrides {
 		key := fmt.Sprintf("experts.overrides[%d]", i)
+		if o.Replicas > 0 && o.Replicas+e.Standby > maxReplicas {
+			v.bad(key+".replicas", strconv.Itoa(o.Replicas), fmt.Sprintf("with experts.standby at most %d processes for the same units", maxReplicas))
+		}
 		if _, err := parseSelection(key+".layers", o.Layers); err != nil {
 			v.problems = append(v.problems, *err)
 		}

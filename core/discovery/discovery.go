@@ -117,9 +117,11 @@ func (s Source) targets(ctx context.Context) ([]Endpoint, error) {
 	var missing error
 	for _, r := range records {
 		ips, err := s.resolver().LookupNetIP(ctx, "ip", r.Target)
-		if err != nil { // one that has just gone must not hide the others
-			missing = failure(r.Target, err)
-			continue
+		if err != nil {
+			if missing = failure(r.Target, err); !errors.Is(missing, sdk.ErrNotFound) { // nobody has said that it is gone
+				return nil, missing
+			}
+			continue // one that has just gone must not hide the others
 		}
 		out = append(out, s.at(ips, strconv.Itoa(int(r.Port)), withoutService(s.Service))...)
 	}

@@ -58,3 +58,20 @@ func TestFindNobody(t *testing.T) {
 		t.Errorf("a broken name server: %v", err)
 	}
 }
+
+// A target that nobody answers for is not one that has gone: who has it keeps it.
+func TestFindTrouble(t *testing.T) {
+	s := names.New(t)
+	source := Source{Service: "_expert._tcp." + service, Nameserver: s.Addr()}
+	s.SRV(source.Service, "7070 one."+service, "7070 two."+service, "7070 gone."+service)
+	s.A("one."+service, "10.0.0.1")
+	s.A("two."+service, "10.0.0.2")
+	s.Fail("two."+service, true)
+	if found, err := source.Find(t.Context()); !errors.Is(err, sdk.ErrUnavailable) || errors.Is(err, sdk.ErrNotFound) {
+		t.Errorf("found %v, %v", text(found), err)
+	}
+	s.Fail("two."+service, false)
+	if found, err := source.Find(t.Context()); err != nil || len(found) != 2 {
+		t.Errorf("found %v, %v", text(found), err)
+	}
+}

@@ -164,26 +164,33 @@ func compare(d, with byte, so int8) int8 {
 	return 0
 }
 
+// digits are those of a whole number so far, and how they compare with as many of two others, a and b.
+type digits struct {
+	n    int
+	zero bool // they are a zero, behind which no digit comes
+	x, y int8
+}
+
+// add is with one more digit; false if no number up to b begins so.
+func (s digits) add(d byte, a, b string) (digits, bool) {
+	if !digit(d) || s.zero || s.n >= len(b) {
+		return s, false
+	}
+	s.zero = s.n == 0 && d == '0'
+	if s.n < len(a) {
+		s.x = compare(d, a[s.n], s.x)
+	}
+	s.y = compare(d, b[s.n], s.y)
+	s.n++
+	return s, true
+}
+
 // magnitudes is the automaton of the whole numbers from lo to hi, which are not negative.
 func magnitudes(lo, hi *big.Int) (*dfa, error) {
 	a, b := lo.String(), hi.String()
-	type at struct {
-		n    int
-		zero bool
-		x, y int8 // how the digits so far compare with as many of a and b
-	}
-	return explore(at{}, func(s at, d byte) (at, bool) {
-		if !digit(d) || s.zero || s.n >= len(b) {
-			return s, false
-		}
-		s.zero = s.n == 0 && d == '0'
-		if s.n < len(a) {
-			s.x = compare(d, a[s.n], s.x)
-		}
-		s.y = compare(d, b[s.n], s.y)
-		s.n++
-		return s, true
-	}, func(s at) bool {
+	return explore(digits{}, func(s digits, d byte) (digits, bool) {
+		return s.add(d, a, b)
+	}, func(s digits) bool {
 		return (s.n > len(a) || s.n == len(a) && s.x >= 0) && s.n > 0 && (s.n < len(b) || s.y <= 0)
 	})
 }
@@ -205,11 +212,10 @@ func fractions(lo, hi *big.Int) (*dfa, error) {
 		a, af := cut(lo)
 		b, bf := cut(hi)
 		type at struct {
-			n, f int
-			zero bool // only a point may follow
-			dot  bool
-			last byte
-			x, y int8
+			digits // before the point
+			f      int
+			dot    bool
+			last   byte
 		}
 		return explore(at{}, func(s at, d byte) (at, bool) {
 			if s.dot {
@@ -234,16 +240,9 @@ func fractions(lo, hi *big.Int) (*dfa, error) {
 				s.n, s.zero = 1, false
 				return s, s.x >= 0 && s.y <= 0
 			}
-			if !digit(d) || s.zero || s.n >= len(b) {
-				return s, false
-			}
-			s.zero = s.n == 0 && d == '0'
-			if s.n < len(a) {
-				s.x = compare(d, a[s.n], s.x)
-			}
-			s.y = compare(d, b[s.n], s.y)
-			s.n++
-			return s, true
+			more, ok := s.add(d, a, b)
+			s.digits = more
+			return s, ok
 		}, func(s at) bool {
 			if !s.dot || s.last != '1' {
 				return false

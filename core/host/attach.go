@@ -3,7 +3,6 @@ package host
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
 )
@@ -121,8 +121,8 @@ func (h *Host) host(s *seat, conn *net.UnixConn, patience time.Duration) error {
 func (h *Host) welcome(s *seat, conn *net.UnixConn, patience time.Duration) (*lent, Difference, []uint64, error) {
 	h.changing.Lock()
 	defer h.changing.Unlock()
-	if t := h.trial.Load(); t != nil && t.running() && t.seat == s {
-		return nil, Difference{}, nil, fmt.Errorf("group %s is being tried: promote it or roll it back first: %w", s.name, sdk.ErrInvalid)
+	if err := h.untried(s); err != nil {
+		return nil, Difference{}, nil, err
 	}
 	back, err := s.group()
 	if err != nil {
@@ -174,41 +174,35 @@ func (l *lent) ended(life context.Context) {
 
 // Start implements moe.Group. A guest that stands still is not asked.
 func (l *lent) Start(ctx context.Context, call *expert.Call) expert.Pending {
+	return l.start(ctx, call, false)
+}
+
+// StartNow implements moe.Impatient.
+func (l *lent) StartNow(ctx context.Context, call *expert.Call) expert.Pending {
+	return l.start(ctx, call, true)
+}
+
+// start makes a call on the guest, which the former processes answer if it does not, whatever it says.
+func (l *lent) start(ctx context.Context, call *expert.Call, now bool) expert.Pending {
 	inc, _, _ := l.replicas[0].ready()
 	if l.left.Load() || inc == nil || inc.proc.Stopped() {
-		return l.back.Start(ctx, call)
+		return l.back.begun(ctx, call, now)
 	}
 	limited, cancel := context.WithTimeout(ctx, l.patience)
-	return &lentCall{lent: l, ctx: ctx, call: call, cancel: cancel, front: l.group.Start(limited, call).(*groupCall)}
-}
-
-// lentCall is a call on a guest, which the former processes answer if it does not.
-type lentCall struct {
-	lent   *lent
-	ctx    context.Context
-	call   *expert.Call
-	cancel context.CancelFunc
-	front  *groupCall
-}
-
-// Wake implements moe.Sleeper.
-func (c *lentCall) Wake(all bool) { c.front.Wake(all) }
-
-// Wait implements expert.Pending.
-func (c *lentCall) Wait() error {
-	err := c.front.Wait()
-	c.cancel()
-	if err == nil || c.ctx.Err() != nil {
-		return err
+	return &backedCall{
+		front: l.group.begun(limited, call, now), behind: l.back, ctx: ctx, call: call, now: now, spent: cancel,
+		forgives: func(error) bool { return true },
 	}
-	if again := c.lent.back.Start(c.ctx, c.call).Wait(); again != nil {
-		return errors.Join(again, err)
-	}
-	return nil
 }
 
 // available implements member: the former processes are always there.
 func (l *lent) available() error { return l.back.available() }
+
+// Available implements moe.Availability.
+func (l *lent) Available() error { return l.back.available() }
+
+// Hopeless implements moe.Availability.
+func (l *lent) Hopeless() error { return l.back.hopeless() }
 
 // status implements member.
 func (l *lent) status() []Status {
@@ -220,4 +214,8 @@ func (l *lent) status() []Status {
 	return out
 }
 
-var _ member = (*lent)(nil)
+var (
+	_ member           = (*lent)(nil)
+	_ moe.Impatient    = (*lent)(nil)
+	_ moe.Availability = (*lent)(nil)
+)

@@ -7,9 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
-	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -33,7 +31,6 @@ type Trial struct {
 type trialOf struct {
 	seat     *seat
 	fresh    *group
-	edition  uint64 // of a canary
 	share    float64
 	kind     string
 	known    Difference
@@ -74,7 +71,7 @@ func (h *Host) Try(ctx context.Context, name, kind string, share, bound float64,
 	if s == nil {
 		return nil, fmt.Errorf("%s %q: %w", kind, name, errUnknownGroup)
 	}
-	if t := h.trial.Load(); t != nil && t.running() {
+	if t := h.running(); t != nil {
 		return nil, fmt.Errorf("%s %s: group %s is being tried already: %w", kind, name, t.seat.name, sdk.ErrInvalid)
 	}
 	old, err := s.group()
@@ -98,7 +95,7 @@ func (h *Host) Try(ctx context.Context, name, kind string, share, bound float64,
 	}
 	h.trial.Store(t)
 	if kind == "canary" {
-		t.edition = h.editions.try(s, t.candidate(old), share, old.draw)
+		h.editions.try(s, t.candidate(old), share, old.draw)
 	}
 	h.fleet.wg.Go(func() { h.attend(t) })
 	return t.describe(), nil
@@ -111,40 +108,6 @@ func (t *trialOf) candidate(old *group) member {
 		return t.fresh
 	}
 	return &backed{group: t.fresh, behind: old}
-}
-
-// backed is a group with another one behind it.
-type backed struct {
-	*group
-	behind *group
-}
-
-// Start implements moe.Group.
-func (b *backed) Start(ctx context.Context, call *expert.Call) expert.Pending {
-	return &backedCall{b.group.Start(ctx, call), b.behind, ctx, call}
-}
-
-type backedCall struct {
-	first  expert.Pending
-	behind *group
-	ctx    context.Context
-	call   *expert.Call
-}
-
-// Wait implements expert.Pending.
-func (c *backedCall) Wait() error {
-	err := c.first.Wait()
-	if err == nil || !isProcessFault(err) || c.ctx.Err() != nil {
-		return err
-	}
-	return c.behind.Start(c.ctx, c.call).Wait()
-}
-
-// Wake implements moe.Sleeper.
-func (c *backedCall) Wake(all bool) {
-	if s, ok := c.first.(moe.Sleeper); ok {
-		s.Wake(all)
-	}
 }
 
 // attend compares and watches until the trial is over.
@@ -166,6 +129,22 @@ func (h *Host) attend(t *trialOf) {
 			return
 		}
 	}
+}
+
+// running is the trial that is under way; nil = none.
+func (h *Host) running() *trialOf {
+	if t := h.trial.Load(); t != nil && t.running() {
+		return t
+	}
+	return nil
+}
+
+// untried is nil if a seat may be given to others: who is being tried there is compared with who has it.
+func (h *Host) untried(s *seat) error {
+	if t := h.running(); t != nil && t.seat == s {
+		return fmt.Errorf("group %s is being tried: promote it or roll it back first: %w", s.name, sdk.ErrInvalid)
+	}
+	return nil
 }
 
 func (t *trialOf) running() bool {
@@ -255,8 +234,7 @@ func (h *Host) end(ctx context.Context, t *trialOf, state, why string) error {
 	t.state, t.why = state, why
 	close(t.over)
 	t.mu.Unlock()
-	h.editions.untry()
-	leaving, old := t.fresh, []uint64{t.edition}
+	leaving, old := t.fresh, h.editions.untry()
 	if state == "promoted" {
 		leaving = t.seat.own()
 		old = h.editions.shift(one(t.seat, t.fresh, t.known.Same))

@@ -18,19 +18,6 @@ import (
 	"github.com/pimoe/pimoe/sdk/expert"
 )
 
-// UnavailableError says that an expert group or the router can't answer and why. Its text holds nothing that a client
-// must not see.
-type UnavailableError struct {
-	What  string // "expert group e3" or "router model"
-	Cause string // "its process was killed by SIGKILL"
-	err   error  // the whole story, for logs
-}
-
-func (e *UnavailableError) Error() string { return e.What + " is unavailable: " + e.Cause }
-
-// Unwrap makes it an sdk.ErrUnavailable.
-func (e *UnavailableError) Unwrap() []error { return []error{sdk.ErrUnavailable, e.err} }
-
 // group is one expert group: its replicas, and the calls that outlive them. Of the replicas some may be parked: they are there
 // for when the group grows.
 type group struct {
@@ -53,7 +40,8 @@ type group struct {
 	pool       *pool // the endpoints of a group on other machines; nil for one of this host
 
 	executed client.Program     // by all its processes
-	cease    context.CancelFunc // ends its processes
+	life     context.Context    // of its processes, set before they start
+	cease    context.CancelFunc // ends its life
 	running  sync.WaitGroup     // their supervisors
 
 	mu     sync.Mutex // guards what follows
@@ -212,8 +200,13 @@ func (st *replicaStats) status(spec GroupSpec) Status {
 // Start sends the call to the replica with the least work. If there is none, the waiting happens in Wait, so that the
 // calls of the other groups are not held up.
 func (g *group) Start(ctx context.Context, call *expert.Call) expert.Pending {
+	return g.begun(ctx, call, false)
+}
+
+// begun is Start, and with now StartNow.
+func (g *group) begun(ctx context.Context, call *expert.Call, now bool) *groupCall {
 	p := groupCalls.Get().(*groupCall)
-	p.group, p.ctx, p.call = g, ctx, call
+	p.group, p.ctx, p.call, p.now = g, ctx, call, now
 	if r, inc := g.begin(0); inc != nil {
 		p.send(r, inc)
 	}
@@ -274,7 +267,7 @@ func (g *group) quarantine(r int, cause string) {
 // release implements member.
 func (g *group) release(r int) bool {
 	g.mu.Lock()
-	held := g.set.State(r) == resilience.Quarantined
+	held := g.set.State(r) == resilience.Quarantined || g.replicas[r].barred.Load() != nil
 	g.set.Release(r)
 	g.mu.Unlock()
 	if held {
@@ -320,58 +313,6 @@ func (g *group) mask(inc *incarnation) uint64 {
 	return 0
 }
 
-// hopeless is the reason why no replica will be there soon, or nil while one may.
-func (g *group) hopeless() error {
-	var last error
-	all := g.serving()
-	if g.pool != nil && len(all) == 0 { // its source may name somebody soon
-		return nil
-	}
-	for _, s := range all {
-		inc, err, hopeless := s.ready()
-		if inc != nil || !hopeless {
-			return nil
-		}
-		last = errors.Join(err, s.lastDeath())
-	}
-	return g.unavailable(last)
-}
-
-// timedOut tells a passed deadline, which is an answer about the group, from a caller that went away.
-func (g *group) timedOut(ctx context.Context) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		for _, s := range g.serving() {
-			if inc, err, _ := s.ready(); inc == nil {
-				return g.unavailable(errors.Join(err, s.lastDeath()))
-			}
-		}
-		if g.pool != nil && len(g.serving()) == 0 {
-			return g.unavailable(g.pool.trouble())
-		}
-	}
-	return fmt.Errorf("expert group %s: %w", g.spec.Name, ctx.Err())
-}
-
-func (g *group) unavailable(err error) error {
-	return &UnavailableError{What: "expert group " + g.spec.Name, Cause: publicCause(err), err: err}
-}
-
-// available is nil if a replica can take a call.
-func (g *group) available() error {
-	if g.usable() {
-		return nil
-	}
-	for _, s := range g.serving() {
-		if _, err, _ := s.ready(); err != nil {
-			return g.unavailable(errors.Join(err, s.lastDeath()))
-		}
-	}
-	if g.pool != nil {
-		return g.unavailable(g.pool.trouble())
-	}
-	return g.unavailable(errors.New("starting"))
-}
-
 // numerics is the backend's name and numeric class: an unknown plugin of the same class may compute something else.
 func (g *group) numerics() string { return g.spec.Path + " " + g.class() }
 
@@ -395,129 +336,6 @@ func (g *group) usable() bool {
 			return true
 		}
 		avoid |= 1 << r
-	}
-}
-
-// Status is what is shown of one process.
-type Status struct {
-	Group        string `json:"group"`
-	Replica      int    `json:"replica"`
-	PID          int    `json:"pid"`
-	State        string `json:"state"`      // of the process
-	Health       string `json:"health"`     // what the replica is used for: ready, suspect, quarantined, draining or down
-	Quarantine   string `json:"quarantine"` // why it is in quarantine; empty if it is not
-	Units        int    `json:"units"`
-	Backend      string `json:"backend"`
-	NumericClass string `json:"numeric_class"`
-	Digest       string `json:"digest"`             // "sha256:..." of what the process executes
-	Endpoint     string `json:"endpoint,omitempty"` // HOST:PORT of one on another machine
-	Zone         string `json:"zone,omitempty"`     // where that is, as it says
-	Calls        uint64 `json:"calls"`
-	Rows         uint64 `json:"rows"`
-	Errors       uint64 `json:"errors"`
-	Restarts     uint64 `json:"restarts"`
-	PrivateBytes uint64 `json:"private_bytes"`
-	Lanes        int    `json:"lanes"`       // threads that serve calls; 0 over gRPC and in process
-	BoundLanes   int    `json:"bound_lanes"` // of them, those that the system let bind to a core
-	LastDeath    *Death `json:"last_death"`
-	// ReadySince is when the process passed its first known-answer test; nil while there is none.
-	ReadySince *time.Time `json:"ready_since"`
-	Aside      bool       `json:"aside"` // it serves requests of another edition only, while the group is being changed
-	// Confinement lists what was done to confine the process, and what was not and why; none in process.
-	Confinement []client.Measure `json:"confinement"`
-}
-
-func (g *group) status() []Status {
-	var out []Status
-	for r, s := range g.replicas {
-		st := g.stats[r].status(g.spec)
-		st.Replica = r
-		s.describe(&st)
-		if g.pool != nil {
-			st.Endpoint = g.pool.at(r).Address
-		}
-		if s.parked.Load() && st.PID == 0 && s.barred.Load() == nil {
-			continue
-		}
-		st.Health = string(g.state(r))
-		if why := s.barred.Load(); why != nil {
-			st.Quarantine = *why
-		}
-		out = append(out, st)
-	}
-	return out
-}
-
-func (s *supervisor) describe(st *Status) {
-	s.mu.Lock()
-	inc := s.current
-	st.State, st.Restarts, st.LastDeath = string(s.state), s.restarts, s.death
-	s.mu.Unlock()
-	if inc != nil {
-		st.PID, st.NumericClass, st.Digest, st.Zone = inc.proc.PID(), inc.info.NumericClass, inc.digest, inc.zone
-		st.PrivateBytes = privateBytes(st.PID)
-		st.Lanes, st.BoundLanes = inc.proc.Lanes()
-		st.Confinement = inc.proc.Confined()
-		st.ReadySince = &inc.since
-	}
-}
-
-// lastDeath is the last death as an error, nil if the process never died.
-func (s *supervisor) lastDeath() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.death == nil {
-		return nil
-	}
-	return &deathError{s.death}
-}
-
-// deathError carries a Death inside an error chain.
-type deathError struct{ *Death }
-
-func (e *deathError) Error() string { return "the process " + e.Cause }
-
-// publicCause says in fixed words why there is no process: the last death, and what hinders a new start.
-func publicCause(err error) string {
-	var d *deathError
-	died := ""
-	if errors.As(err, &d) {
-		died = "its process " + d.Cause
-	}
-	why := ""
-	switch {
-	case errors.Is(err, errBarred):
-		return "it is quarantined: it gave wrong answers (see: pimoe experts)"
-	case errors.Is(err, errNotExecutable):
-		why = "the plugin executable is missing or not executable"
-	case errors.Is(err, errBadShard):
-		why = "a weight shard is damaged or missing"
-	case errors.Is(err, errWrongAnswer):
-		why = "it fails its known-answer test"
-	case errors.Is(err, errLoad):
-		why = "it can't load its weights"
-	case errors.Is(err, errUntrusted):
-		why = "a certificate is not accepted"
-	case errors.Is(err, errDisagrees):
-		why = "what runs on the other machine is not what this host expects"
-	case errors.Is(err, errNoEndpoint):
-		return "no endpoint of it is known"
-	case errors.Is(err, errUnreachable):
-		why = "no endpoint can be reached"
-	case errors.Is(err, errNoBackend):
-		why = "its backend can't compute on this machine"
-	case errors.Is(err, errHandshake):
-		why = "the plugin does not complete its handshake"
-	}
-	switch {
-	case died == "" && why == "":
-		return "no process is ready"
-	case why == "":
-		return died
-	case died == "":
-		return "it can't be started: " + why
-	default:
-		return died + " and can't be restarted: " + why
 	}
 }
 

@@ -12,9 +12,7 @@ import (
 
 // StartNow implements moe.Impatient.
 func (g *group) StartNow(ctx context.Context, call *expert.Call) expert.Pending {
-	p := g.Start(ctx, call).(*groupCall)
-	p.now = true
-	return p
+	return g.begun(ctx, call, true)
 }
 
 // Available implements moe.Availability.

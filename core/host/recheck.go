@@ -133,6 +133,20 @@ func (c *recheck) run(ctx context.Context) {
 				c.shadow(one, s, s.shadow)
 			}
 			cancel()
+			c.dropOld()
+		}
+	}
+}
+
+// dropOld lets the twins of groups go whose processes have ended: others have their places.
+func (c *recheck) dropOld() {
+	for g, t := range c.twins {
+		if g.life.Err() == nil {
+			continue
+		}
+		delete(c.twins, g)
+		if t != nil {
+			_ = t.close() // nothing was written
 		}
 	}
 }

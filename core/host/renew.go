@@ -46,7 +46,7 @@ func (h *Host) Renew(ctx context.Context, r Renewal) (*Renewed, error) {
 	}
 	h.changing.Lock()
 	defer h.changing.Unlock()
-	if t := h.trial.Load(); t != nil && t.running() {
+	if t := h.running(); t != nil {
 		return nil, fmt.Errorf("group %s is being tried: promote it or roll it back first: %w", t.seat.name, sdk.ErrInvalid)
 	}
 	began := time.Now()

@@ -344,6 +344,7 @@ const drainLook = 2 * time.Millisecond
 // shrink takes a replica out of use: it gets no new calls, finishes those that it has, and ends.
 func (f *fleet) shrink(ctx context.Context, g *group, r int) error {
 	s := g.replicas[r]
+	defer f.count.Add(-1)
 	s.park()
 	g.mu.Lock()
 	g.set.Drain(r)
@@ -355,7 +356,6 @@ func (f *fleet) shrink(ctx context.Context, g *group, r int) error {
 		}
 	}
 	s.dismiss()
-	defer f.count.Add(-1)
 	for {
 		changed := g.changed.wait()
 		if s.isParked() {

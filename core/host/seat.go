@@ -81,6 +81,14 @@ func (s *seat) Here() int {
 	return -1
 }
 
+// seatAside has m compute for one edition beside the current ones. The caller holds the editions' mu.
+func (s *seat) seatAside(edition uint64, m member) {
+	t := s.table.Load()
+	others := map[uint64]member{edition: m}
+	maps.Copy(others, t.others)
+	s.table.Store(&seating{current: t.current, others: others})
+}
+
 func (s *seat) available() error { return s.table.Load().current.available() }
 
 func (s *seat) numerics() string { return s.table.Load().current.numerics() }
@@ -109,21 +117,25 @@ type editions struct {
 	places  *places
 	mu      sync.Mutex // guards what follows, and who is seated
 	current uint64
+	last    uint64 // number that was given out
 	users   map[uint64]int
-	text    map[uint64]string // what the edition computes
+	text    map[uint64]string // what the edition computes: of the current one, of the trial's, and of those in use
 	trial   *trial            // nil = none
 	changed *notifier
 }
 
-// trial is an edition that some of the new requests get.
+// trial is an edition that some of the new requests get: the current one, but for a candidate in one seat.
 type trial struct {
-	edition uint64
-	share   float64
-	draw    func() float64
+	seat      *seat
+	candidate member
+	edition   uint64   // for new requests
+	former    []uint64 // which it was before other seats were changed; requests may still be in them
+	share     float64
+	draw      func() float64
 }
 
 func newEditions(seats []*seat, routers *routerSeat, p *places) *editions {
-	e := &editions{seats: seats, routers: routers, places: p, current: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
+	e := &editions{seats: seats, routers: routers, places: p, current: 1, last: 1, users: map[uint64]int{}, text: map[uint64]string{}, changed: newNotifier()}
 	e.text[1] = e.describe(shift{})
 	return e
 }
@@ -196,16 +208,17 @@ func (e *editions) shift(sh shift) (old []uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old = slices.Collect(maps.Keys(e.users))
-	before := e.text[e.current]
+	before := e.current
 	e.current = e.next()
 	switch sh.text {
 	case "":
 		e.text[e.current] = e.describe(sh)
 	case sameText:
-		e.text[e.current] = before
+		e.text[e.current] = e.text[before]
 	default:
 		e.text[e.current] = sh.text
 	}
+	e.unused(before)
 	for s, m := range sh.groups {
 		others := map[uint64]member{}
 		for _, n := range old {
@@ -219,7 +232,31 @@ func (e *editions) shift(sh shift) (old []uint64) {
 	if sh.place != nil {
 		e.places.shift(sh.place, old)
 	}
+	if e.trial != nil {
+		e.moveTrial(sh.text == sameText)
+	}
 	return old
+}
+
+// moveTrial gives the trial a new edition once other seats have changed: what its requests get now is not what the text of the one
+// before says, and who was replaced would never be free of them. same says that all give the bits that they gave. The caller
+// holds mu.
+func (e *editions) moveTrial(same bool) {
+	t := e.trial
+	before := t.edition
+	t.edition, t.former = e.next(), append(t.former, before)
+	t.seat.seatAside(t.edition, t.candidate)
+	if e.text[t.edition] = e.text[before]; !same {
+		e.text[t.edition] = e.describe(one(t.seat, t.candidate, false))
+	}
+	e.unused(before)
+}
+
+// unused forgets the text of an edition that no new request gets, if none has it. The caller holds mu.
+func (e *editions) unused(n uint64) {
+	if e.users[n] == 0 {
+		delete(e.text, n)
+	}
 }
 
 // now is what new requests get: their edition's text.
@@ -255,34 +292,30 @@ func brief(digest string) string {
 
 // next is a number that no edition has had. The caller holds mu.
 func (e *editions) next() uint64 {
-	most := e.current
-	for n := range e.text {
-		most = max(most, n)
-	}
-	return most + 1
+	e.last++
+	return e.last
 }
 
-// try seats m for a share of the new requests, whose edition is the result.
-func (e *editions) try(s *seat, m member, share float64, draw func() float64) uint64 {
+// try seats m for a share of the new requests.
+func (e *editions) try(s *seat, m member, share float64, draw func() float64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := e.next()
 	e.text[n] = e.describe(one(s, m, false))
-	t := s.table.Load()
-	others := map[uint64]member{n: m}
-	for k, v := range t.others {
-		others[k] = v
-	}
-	s.table.Store(&seating{current: t.current, others: others})
-	e.trial = &trial{edition: n, share: share, draw: draw}
-	return n
+	s.seatAside(n, m)
+	e.trial = &trial{seat: s, candidate: m, edition: n, share: share, draw: draw}
 }
 
-// untry ends a trial: no new request gets its edition.
-func (e *editions) untry() {
+// untry ends a trial, if there is one: no new request gets its edition. The result is all editions that it has been.
+func (e *editions) untry() []uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	t := e.trial
+	if t == nil {
+		return nil
+	}
 	e.trial = nil
+	return append(t.former, t.edition)
 }
 
 // place is where members of editions sit: a group's or the router's.

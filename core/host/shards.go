@@ -19,7 +19,7 @@ import (
 type shardSet struct {
 	mu    sync.Mutex // guards what follows
 	files map[string]*shard
-	old   []*os.File // found damaged, but perhaps being handed to a process just now
+	old   []*os.File // found damaged after they were lent: perhaps they are being handed to a process just now
 }
 
 // shard is one expert's file with the places of its tensors.
@@ -28,6 +28,7 @@ type shard struct {
 	expert  int
 	file    *os.File
 	extents map[string]weights.Extent
+	lent    bool // found good, and perhaps being handed to a process; guarded by the set's mu
 }
 
 func (sh *shard) path() string { return sh.from.Path(weights.ExpertFile(sh.expert)) }
@@ -43,7 +44,21 @@ func (s *shardSet) open(ctx context.Context, from weights.Shards, e int) (*shard
 		s.discard(sh)
 		return nil, fmt.Errorf("shard of expert %d: %w", e, err)
 	}
+	if !s.lend(sh) {
+		return nil, fmt.Errorf("shard of expert %d: its file was replaced while it was checked: %w", e, sdk.ErrUnavailable)
+	}
 	return sh, nil
+}
+
+// lend notes that a shard is about to be used; false if somebody has discarded it meanwhile.
+func (s *shardSet) lend(sh *shard) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files[sh.path()] != sh {
+		return false
+	}
+	sh.lent = true
+	return true
 }
 
 func (s *shardSet) get(from weights.Shards, e int) (*shard, error) {
@@ -69,14 +84,20 @@ func (s *shardSet) get(from weights.Shards, e int) (*shard, error) {
 	return s.files[path], nil
 }
 
-// discard has the next start open what then lies at the path.
+// discard has the next start open what then lies at the path. Starts come again and again while a shard stays damaged, so a
+// file that nobody has been lent is closed at once.
 func (s *shardSet) discard(sh *shard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.files[sh.path()] == sh {
-		s.old = append(s.old, sh.file)
-		delete(s.files, sh.path())
+	if s.files[sh.path()] != sh {
+		return
 	}
+	delete(s.files, sh.path())
+	if sh.lent {
+		s.old = append(s.old, sh.file)
+		return
+	}
+	sh.file.Close()
 }
 
 // inUse lists the open shards by expert.

@@ -50,6 +50,9 @@ func (h *Host) Swap(ctx context.Context, name string, change func(*GroupSpec) er
 	if s == nil {
 		return nil, fmt.Errorf("swap %q: %w", name, errUnknownGroup)
 	}
+	if err := h.untried(s); err != nil {
+		return nil, fmt.Errorf("swap %s: %w", name, err)
+	}
 	began := time.Now()
 	old, err := s.group()
 	if err != nil {
@@ -173,14 +176,13 @@ func (d Difference) acceptable(old, fresh *group) error {
 
 // enlist supervises a group's processes apart from the rest, so that they can be ended alone.
 func (f *fleet) enlist(g *group) {
-	var life context.Context
-	life, g.cease = context.WithCancel(f.life)
+	g.life, g.cease = context.WithCancel(f.life)
 	f.count.Add(int64(len(g.serving())))
 	if g.pool != nil {
-		g.running.Go(func() { g.pool.run(life, f, g) })
+		g.running.Go(func() { g.pool.run(g.life, f, g) })
 	}
 	for _, s := range g.replicas {
-		g.running.Go(func() { s.run(life) })
+		g.running.Go(func() { s.run(g.life) })
 	}
 	f.wg.Go(func() {
 		g.running.Wait()

@@ -45,6 +45,8 @@ func (b *breaker) end(now time.Time, ok bool, draw float64) {
 	case b.open && ok:
 		*b = breaker{threshold: b.threshold}
 		return
+	case b.open && !b.probing: // it began before the breaker opened, and says what is known
+		return
 	case b.open:
 		b.trip(now, draw)
 		return

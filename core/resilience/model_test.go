@@ -45,6 +45,8 @@ func (p *plain) outcome(now time.Time, ok bool, threshold int, draw float64) {
 	case p.open && ok:
 		p.open, p.probing, p.outcomes, p.opened = false, false, nil, 0
 		return
+	case p.open && !p.probing:
+		return
 	case ok:
 		p.opened = 0
 		p.outcomes = append(p.outcomes, true)

@@ -51,6 +51,20 @@ func TestPick(t *testing.T) {
 	}
 }
 
+// Calls that were under way when a breaker opened fail, too. They are no further tries: it stays open for the first time.
+func TestBreakerOpensOnce(t *testing.T) {
+	s := up(t, 2, 0, Options{BreakerThreshold: 4})
+	for range 12 {
+		s.Begin(0)
+	}
+	for range 12 {
+		s.End(start, 0, Failed, time.Millisecond, 1, 0.5)
+	}
+	if b := s.members[0].breaker; !b.open || b.until.Sub(start) > firstOpen {
+		t.Errorf("open %t, tried again after %v", b.open, b.until.Sub(start))
+	}
+}
+
 func TestBreaker(t *testing.T) {
 	s := up(t, 2, 0, Options{BreakerThreshold: 4})
 	now := start

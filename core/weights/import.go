@@ -2,17 +2,11 @@ package weights
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -27,11 +21,6 @@ const (
 	// spareSpace is left free beside the model, for manifests and for what else the disk is there for.
 	spareSpace = 16 << 20
 )
-
-// lockPoll is how often a waiting import looks whether the other has ended: flock itself can't be cancelled.
-const lockPoll = 25 * time.Millisecond
-
-var errLocked = errors.New("another import is running")
 
 // job is one import. It holds the lock of its name.
 type job struct {
@@ -337,19 +326,6 @@ func (j *job) save(durable bool) error {
 	return j.store.writeJSON(filepath.Join(j.partial, stateFile), j.man, durable)
 }
 
-// writeJSON puts a value into a file in one step.
-func (s *Store) writeJSON(path string, v any, durable bool) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	next := path + ".next"
-	if _, err := s.create(next, durable, func(w io.Writer) error { _, err := w.Write(append(b, '\n')); return err }); err != nil {
-		return err
-	}
-	return s.change("rename", path, func() error { return os.Rename(next, path) })
-}
-
 // write writes one of the model's files and enters it in the manifest.
 func (j *job) write(name string, content func(io.Writer) error) error {
 	d, err := j.store.create(filepath.Join(j.partial, name), true, content)
@@ -377,143 +353,4 @@ func (a advancing) Write(b []byte) (int, error) {
 	n, err := a.w.Write(b)
 	a.j.advance(int64(n))
 	return n, err
-}
-
-// change makes one change to the disk, or what the injected fault says instead.
-func (s *Store) change(op, path string, do func() error) error {
-	if s.fault != nil {
-		if err := s.fault(op, path); err != nil {
-			return writeError(path, err)
-		}
-	}
-	if err := do(); err != nil {
-		return writeError(path, err)
-	}
-	return nil
-}
-
-// create writes a new file, hashing it on the way; an older file of that name goes first, so that a link is never
-// followed. With durable the content is on the disk when it returns.
-func (s *Store) create(path string, durable bool, content func(io.Writer) error) (FileDigest, error) {
-	var f *os.File
-	err := s.change("create", path, func() (err error) {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		return err
-	})
-	if err != nil {
-		return FileDigest{}, err
-	}
-	k := &sink{store: s, f: f, h: sha256.New()}
-	err = content(k)
-	if err == nil && durable {
-		err = s.change("sync", path, f.Sync)
-	}
-	if cerr := f.Close(); err == nil && cerr != nil {
-		err = writeError(path, cerr)
-	}
-	return FileDigest{SHA256: hex.EncodeToString(k.h.Sum(nil)), Size: k.n}, err
-}
-
-// sink is a file that is hashed while it is written.
-type sink struct {
-	store *Store
-	f     *os.File
-	h     hash.Hash
-	n     int64
-}
-
-func (k *sink) Write(b []byte) (n int, err error) {
-	err = k.store.change("write", k.f.Name(), func() error {
-		n, err = k.f.Write(b)
-		return err
-	})
-	k.h.Write(b[:n])
-	k.n += int64(n)
-	return n, err
-}
-
-func (s *Store) lock(ctx context.Context, name string, wait bool) (func() error, error) {
-	path := s.hidden(name, ".lock")
-	unlock, err := lockFile(ctx, path, wait)
-	if err == nil || errors.Is(err, errLocked) || errors.Is(err, sdk.ErrUnsupported) || ctx.Err() != nil {
-		return unlock, err
-	}
-	return nil, writeError(path, err)
-}
-
-// replace puts the partial folder in the model's place. Where the system can exchange two names at once, the model is
-// never missing; elsewhere it is for an instant, and recover mends what a crash in that instant leaves.
-func (s *Store) replace(name string) error {
-	final, partial, old := filepath.Join(s.models, name), s.hidden(name, ".partial"), s.hidden(name, ".old")
-	if _, err := os.Lstat(final); errors.Is(err, fs.ErrNotExist) {
-		return os.Rename(partial, final)
-	}
-	if err := s.swap(partial, final); err == nil {
-		os.RemoveAll(partial) // the old model; if it stays, the next import removes it
-		return nil
-	}
-	if err := os.Rename(final, old); err != nil {
-		return err
-	}
-	if err := os.Rename(partial, final); err != nil {
-		return errors.Join(err, os.Rename(old, final))
-	}
-	os.RemoveAll(old)
-	return nil
-}
-
-// recover ends a replacement that was cut short between its two renames.
-func (s *Store) recover(name string) error {
-	final, old := filepath.Join(s.models, name), s.hidden(name, ".old")
-	if _, err := os.Lstat(old); err != nil {
-		return nil
-	}
-	if _, err := os.Lstat(final); err == nil {
-		return s.change("remove", old, func() error { return os.RemoveAll(old) })
-	}
-	return s.change("rename", final, func() error { return os.Rename(old, final) })
-}
-
-// cleanOthers removes the partial folders of other names whose source is gone or has changed, so that nobody can go on
-// with them. It is best effort, and leaves alone what is being imported just now.
-func (s *Store) cleanOthers(name string) {
-	entries, err := os.ReadDir(s.models)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		other, ok := strings.CutSuffix(strings.TrimPrefix(e.Name(), "."), ".partial")
-		path := s.hidden(other, ".partial")
-		if !ok || other == name || filepath.Base(path) != e.Name() || !validName.MatchString(other) {
-			continue
-		}
-		unlock, err := s.lock(context.Background(), other, false)
-		if err != nil {
-			continue
-		}
-		if s.abandoned(path) {
-			os.RemoveAll(path)
-		}
-		_ = unlock() // the descriptor is closed whatever it says
-	}
-}
-
-// abandoned reports whether nobody can go on with a partial folder.
-func (s *Store) abandoned(path string) bool {
-	m, err := readManifest(filepath.Join(path, stateFile))
-	if errors.Is(err, sdk.ErrUnsupported) || err == nil && m.Source.Dir == embeddedDir {
-		return false // of a newer pimoe, or of the executable's own model
-	}
-	if err != nil {
-		return true
-	}
-	src, err := folder(m.Source.Dir)
-	if err != nil {
-		return true
-	}
-	changed, err := src.changed(m.Source)
-	return err != nil || changed
 }

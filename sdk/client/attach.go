@@ -54,11 +54,15 @@ type guest struct {
 	pid  int // of what was started: the plugin, or a debugger
 }
 
+// sayWithin bounds the wait for room in a socket whose other end does not read.
+const sayWithin = time.Second
+
 func say(conn *net.UnixConn, w word) error {
 	b, err := json.Marshal(w)
 	if err != nil {
 		return err
 	}
+	conn.SetWriteDeadline(time.Now().Add(sayWithin))
 	_, err = conn.Write(append(b, '\n'))
 	return err
 }
@@ -85,17 +89,17 @@ func (g *guest) give(ctx context.Context, what gift, files []*os.File) error {
 		fds = append(fds, int(f.Fd()))
 	}
 	head := binary.LittleEndian.AppendUint32(nil, uint32(len(text)))
+	if d, ok := ctx.Deadline(); ok {
+		g.conn.SetDeadline(d)
+	}
+	defer g.conn.SetDeadline(time.Time{})
 	if _, _, err := g.conn.WriteMsgUnix(head, unix.UnixRights(fds...), nil); err != nil {
 		return err
 	}
 	if _, err := g.conn.Write(text); err != nil {
 		return err
 	}
-	if d, ok := ctx.Deadline(); ok {
-		g.conn.SetReadDeadline(d)
-	}
 	w, err := hear(g.in)
-	g.conn.SetReadDeadline(time.Time{})
 	g.pid = w.PID
 	if err == nil && w.Exited {
 		err = fmt.Errorf("it was not started: %s", w.Note)
@@ -225,7 +229,10 @@ func pass(from io.Reader, out io.Writer, host io.Writer) {
 func receive(conn *net.UnixConn) (what gift, files []*os.File, err error) {
 	head, rights := make([]byte, 4), make([]byte, unix.CmsgSpace(4*maxGiftFiles))
 	n, got, _, _, err := conn.ReadMsgUnix(head, rights)
-	if err != nil || n != len(head) {
+	if err == nil && n != len(head) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return what, nil, fmt.Errorf("the host sent nothing: %w", err)
 	}
 	messages, err := unix.ParseSocketControlMessage(rights[:got])

@@ -20,6 +20,41 @@ const (
 	floodTime  = 100 * time.Millisecond
 )
 
+// streams are the pipes of a process's standard output and error. The host reads from stdout and stderr.
+type streams struct{ stdout, stderr, childOut, childErr *os.File }
+
+func newStreams() (s *streams, err error) {
+	s = &streams{}
+	if s.stdout, s.childOut, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	if s.stderr, s.childErr, err = os.Pipe(); err != nil {
+		s.stdout.Close()
+		s.childOut.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// given closes the process's ends: it has its own, or never will have.
+func (s *streams) given() {
+	s.childOut.Close()
+	s.childErr.Close()
+}
+
+// close closes the host's ends.
+func (s *streams) close() {
+	s.stdout.Close()
+	s.stderr.Close()
+}
+
+// end bounds what is still read: what is in the pipes is, but a grandchild that keeps them open is not waited for.
+func (s *streams) end(within time.Duration) {
+	deadline := time.Now().Add(within)
+	s.stdout.SetReadDeadline(deadline)
+	s.stderr.SetReadDeadline(deadline)
+}
+
 // output reads a process's standard streams to their end: by lines, with bounds, never waiting for a grandchild that
 // keeps the pipes open after the process has ended.
 type output struct {
@@ -34,7 +69,7 @@ type output struct {
 	cause string // the line with which a Go program began to die; its stack traces push it out of last
 }
 
-func newOutput(log func(string), stdout, stderr *os.File) *output {
+func newOutput(log func(string), s *streams) *output {
 	if log == nil {
 		log = func(string) {}
 	}
@@ -44,7 +79,7 @@ func newOutput(log func(string), stdout, stderr *os.File) *output {
 		defer o.wg.Done()
 		defer close(o.first)
 		handshake := false
-		readLines(stdout, func(line string) {
+		readLines(s.stdout, func(line string) {
 			if !handshake {
 				handshake = true
 				o.first <- line
@@ -55,7 +90,7 @@ func newOutput(log func(string), stdout, stderr *os.File) *output {
 	}()
 	go func() {
 		defer o.wg.Done()
-		readLines(stderr, func(line string) { o.line(line, true) })
+		readLines(s.stderr, func(line string) { o.line(line, true) })
 	}()
 	return o
 }

@@ -22,6 +22,7 @@ type Server struct {
 	a      map[string][]string
 	srv    map[string][]string // "port target"
 	broken bool                // answers SERVFAIL
+	failed map[string]bool     // names for which it does
 }
 
 // New starts one that ends with the test.
@@ -31,7 +32,7 @@ func New(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{conn: conn, done: make(chan struct{}), a: map[string][]string{}, srv: map[string][]string{}}
+	s := &Server{conn: conn, done: make(chan struct{}), a: map[string][]string{}, srv: map[string][]string{}, failed: map[string]bool{}}
 	go s.run()
 	t.Cleanup(func() { conn.Close(); <-s.done })
 	return s
@@ -68,7 +69,7 @@ func (s *Server) answer(m dnsmessage.Message) ([]byte, error) {
 	_, hasA := s.a[name]
 	_, hasSRV := s.srv[name]
 	switch {
-	case s.broken:
+	case s.broken, s.failed[name]:
 		m.RCode = dnsmessage.RCodeServerFailure
 	case !hasA && !hasSRV:
 		m.RCode = dnsmessage.RCodeNameError
@@ -105,6 +106,9 @@ func (s *Server) SRV(name string, records ...string) { s.set(func() { s.srv[name
 
 // Break has it answer every question with a failure, or no longer.
 func (s *Server) Break(broken bool) { s.set(func() { s.broken = broken }) }
+
+// Fail has it answer questions for one name with a failure, or no longer.
+func (s *Server) Fail(name string, fails bool) { s.set(func() { s.failed[name+"."] = fails }) }
 
 func (s *Server) set(f func()) {
 	s.mu.Lock()

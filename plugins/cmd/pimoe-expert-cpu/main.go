@@ -1,5 +1,5 @@
 // Command pimoe-expert-cpu serves feed-forward experts on the backend of package backends/cpu. The host starts it; by
-// hand it only takes `serve`, which serves hosts on other machines.
+// hand it takes `serve` alone, for hosts on other machines, and refuses to run otherwise.
 package main
 
 import (

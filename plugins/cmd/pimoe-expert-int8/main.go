@@ -1,5 +1,6 @@
 // Command pimoe-expert-int8 serves feed-forward experts on the backend of package backends/int8: weights and activations
-// of 8 bits, numeric class int8g32. The host starts it; by hand it only takes `serve`, which serves hosts on other machines.
+// of 8 bits, numeric class int8g32. The host starts it; by hand it takes `serve` alone, for hosts on other machines, and
+// refuses to run otherwise.
 package main
 
 import (

@@ -1,5 +1,6 @@
 // Command expert-swiglu is an expert plugin on one page: SwiGLU feed-forward blocks with float32 weights, written as
-// plainly as possible. It shows authors what a plugin needs; plugins/experts/ffn is the one to run models with.
+// plainly as possible. It shows authors what a plugin needs; plugins/experts/ffn is the one to run models with. It refuses
+// other activations and weights than those.
 package main
 
 import (

@@ -1,5 +1,6 @@
 // Command router-top1 is a router plugin on one page: every row goes to the expert with the largest logit, and the
-// other places that the model wants filled get the next ones with weight 0.
+// other places that the model wants filled get the next ones with weight 0. It shows authors what a plugin needs, and refuses
+// to choose more experts than there are.
 package main
 
 import (
