@@ -99,22 +99,7 @@ func (s *Server) release(_ context.Context, r *request) (*reply, error) {
 
 // readRelease is the replica that a body names, -1 for all.
 func readRelease(body []byte) (int, error) {
-	doc, err := strictjson.Parse(body)
-	if err != nil {
-		return 0, err
-	}
-	members, err := doc.Object()
-	if err != nil {
-		return 0, err
-	}
-	replica := int64(-1)
-	for _, m := range members {
-		if m.Name != "replica" {
-			return 0, m.Unknown()
-		}
-		if replica, err = m.Int(0, 1<<20); err != nil {
-			return 0, err
-		}
-	}
-	return int(replica), nil
+	replica := -1
+	err := strictjson.Fields{"replica": replicaField(&replica)}.Read(body)
+	return replica, err
 }
