@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/gofiber/fiber/v2/middleware/pprof"
 
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/strictjson"
+	"github.com/pimoe/pimoe/server/web"
 )
 
 // adminApp is the app of the admin listener. Whoever reaches it is on this machine; besides what the table of rules asks
@@ -24,7 +22,7 @@ func (s *Server) adminApp(profiles bool) (*fiber.App, error) {
 		return nil, err
 	}
 	app.Use(func(c *fiber.Ctx) error {
-		if localHost(c.Hostname()) {
+		if web.Local(string(c.Request().Host())) { // not c.Hostname, which believes X-Forwarded-Host, and a page can send that
 			return c.Next()
 		}
 		x := s.begin(c, route{method: c.Method()})
@@ -59,18 +57,6 @@ func (s *Server) profiles(rt route) fiber.Handler {
 		x.end(c.Response().StatusCode())
 		return err
 	}
-}
-
-// localHost reports whether a Host header names this machine.
-func localHost(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil && ip.Unmap().IsLoopback()
 }
 
 // experts is GET /admin/experts: one entry for each process and for each group, and the router's.
