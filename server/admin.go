@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/gofiber/fiber/v2/middleware/pprof"
 
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server/strictjson"
+	"github.com/pimoe/pimoe/server/web"
 )
 
 // adminApp is the app of the admin listener. Whoever reaches it is on this machine; besides what the table of rules asks
@@ -24,7 +22,7 @@ func (s *Server) adminApp(profiles bool) (*fiber.App, error) {
 		return nil, err
 	}
 	app.Use(func(c *fiber.Ctx) error {
-		if localHost(c.Hostname()) {
+		if web.Local(string(c.Request().Host())) { // not c.Hostname, which believes X-Forwarded-Host, and a page can send that
 			return c.Next()
 		}
 		x := s.begin(c, route{method: c.Method()})
@@ -61,18 +59,6 @@ func (s *Server) profiles(rt route) fiber.Handler {
 	}
 }
 
-// localHost reports whether a Host header names this machine.
-func localHost(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil && ip.Unmap().IsLoopback()
-}
-
 // experts is GET /admin/experts: one entry for each process and for each group, and the router's.
 func (s *Server) experts(context.Context, *request) (*reply, error) {
 	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{"experts": s.service.experts(), "groups": s.service.groups(), "router": s.service.router()})}, nil
@@ -99,22 +85,7 @@ func (s *Server) release(_ context.Context, r *request) (*reply, error) {
 
 // readRelease is the replica that a body names, -1 for all.
 func readRelease(body []byte) (int, error) {
-	doc, err := strictjson.Parse(body)
-	if err != nil {
-		return 0, err
-	}
-	members, err := doc.Object()
-	if err != nil {
-		return 0, err
-	}
-	replica := int64(-1)
-	for _, m := range members {
-		if m.Name != "replica" {
-			return 0, m.Unknown()
-		}
-		if replica, err = m.Int(0, 1<<20); err != nil {
-			return 0, err
-		}
-	}
-	return int(replica), nil
+	replica := -1
+	err := strictjson.Fields{"replica": replicaField(&replica)}.Read(body)
+	return replica, err
 }

@@ -24,34 +24,17 @@ func readChange(body []byte, trial bool) (changeInput, error) {
 	if len(body) == 0 {
 		body = []byte("{}")
 	}
-	v, err := strictjson.Parse(body)
-	if err != nil {
-		return in, err
+	fields := strictjson.Fields{
+		"backend":   func(v strictjson.Value) (err error) { in.change.Backend, err = v.Text(); return },
+		"plugin":    func(v strictjson.Value) (err error) { in.change.Plugin, err = v.Text(); return },
+		"precision": func(v strictjson.Value) (err error) { in.change.Precision, err = v.Text(); return },
 	}
-	members, err := v.Object()
-	if err != nil {
-		return in, err
+	if trial {
+		fields["percent"] = func(v strictjson.Value) (err error) { in.percent, err = v.Float(0, 100); return }
+		fields["max_relative"] = func(v strictjson.Value) (err error) { in.bound, err = v.Float(0, 1e6); return }
 	}
-	for _, m := range members {
-		switch {
-		case m.Name == "backend":
-			in.change.Backend, err = m.Value.Text()
-		case m.Name == "plugin":
-			in.change.Plugin, err = m.Value.Text()
-		case m.Name == "precision":
-			in.change.Precision, err = m.Value.Text()
-		case m.Name == "percent" && trial:
-			in.percent, err = m.Value.Float(0, 100)
-		case m.Name == "max_relative" && trial:
-			in.bound, err = m.Value.Float(0, 1e6)
-		default:
-			err = m.Unknown()
-		}
-		if err != nil {
-			return in, err
-		}
-	}
-	return in, nil
+	err := fields.Read(body)
+	return in, err
 }
 
 // swap is POST /admin/experts/GROUP/swap. It answers when the last request on the old processes has ended, or the client's
@@ -113,27 +96,12 @@ func (s *Server) trial(context.Context, *request) (*reply, error) {
 
 // readScale reads {"replicas": 3} or {"auto": true}, which is 0.
 func readScale(body []byte) (int, error) {
-	v, err := strictjson.Parse(body)
-	if err != nil {
-		return 0, err
-	}
-	members, err := v.Object()
-	if err != nil {
-		return 0, err
-	}
 	replicas, auto := int64(0), false
-	for _, m := range members {
-		switch m.Name {
-		case "replicas":
-			replicas, err = m.Int(1, 1<<20)
-		case "auto":
-			auto, err = m.Bool()
-		default:
-			err = m.Unknown()
-		}
-		if err != nil {
-			return 0, err
-		}
+	if err := (strictjson.Fields{
+		"replicas": func(v strictjson.Value) (err error) { replicas, err = v.Int(1, 1<<20); return },
+		"auto":     func(v strictjson.Value) (err error) { auto, err = v.Bool(); return },
+	}).Read(body); err != nil {
+		return 0, err
 	}
 	if auto == (replicas > 0) {
 		return 0, &strictjson.Error{Path: "replicas", Expected: "a number of replicas, or auto: true instead", Got: "both or neither"}
@@ -205,27 +173,14 @@ func (s *Server) attach(_ context.Context, r *request) (*reply, error) {
 }
 
 func readPatience(body []byte) (time.Duration, error) {
-	if len(body) == 0 {
-		return host.DefaultGuestPatience, nil
-	}
-	v, err := strictjson.Parse(body)
-	if err != nil {
-		return 0, err
-	}
-	members, err := v.Object()
-	if err != nil {
-		return 0, err
-	}
 	patience := host.DefaultGuestPatience
-	for _, m := range members {
-		if m.Name != "patience" {
-			return 0, m.Unknown()
-		}
-		seconds, err := m.Value.Float(0.001, 3600)
-		if err != nil {
-			return 0, err
-		}
-		patience = time.Duration(seconds * float64(time.Second))
+	if len(body) == 0 {
+		return patience, nil
 	}
-	return patience, nil
+	err := strictjson.Fields{"patience": func(v strictjson.Value) error {
+		seconds, err := v.Float(0.001, 3600)
+		patience = time.Duration(seconds * float64(time.Second))
+		return err
+	}}.Read(body)
+	return patience, err
 }

@@ -72,7 +72,8 @@ func (s *Server) start(ctx context.Context, r *request, want *openai.Request, pr
 	if err := s.checkReproducible(want); err != nil {
 		return nil, err
 	}
-	if most := s.cfg.Limits.MaxConcurrentRequests + s.cfg.Limits.MaxQueuedRequests; len(prompts)*want.N > most {
+	if l := s.now.Load().Limits; len(prompts)*want.N > l.MaxConcurrentRequests+l.MaxQueuedRequests {
+		most := l.MaxConcurrentRequests + l.MaxQueuedRequests
 		return nil, &strictjson.Error{Path: "n", Expected: fmt.Sprintf("at most %d choices in all", most), Got: fmt.Sprint(len(prompts) * want.N)}
 	}
 	form, calls, err := s.compile(want)

@@ -1,14 +1,17 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
 	"testing"
 
+	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/instance"
 )
 
 // The key guards every route of the public listener but health, login and handshakes; the table of routes is the list.
@@ -181,18 +184,21 @@ func TestAdminListener(t *testing.T) {
 	if a := r.get("/admin/experts"); a.status != 404 {
 		t.Errorf("admin route on the public listener: %d", a.status)
 	}
-	req, err := http.NewRequest(http.MethodGet, admin+"/admin/experts", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Host = "rebound.example:8081"
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusForbidden {
-		t.Errorf("admin with a foreign Host: %d", resp.StatusCode)
+	for _, forwarded := range []string{"", "localhost", "127.0.0.1:8081", "localhost, rebound.example"} { // a page can send what it likes, but not another Host
+		req, err := http.NewRequest(http.MethodGet, admin+"/admin/experts", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "rebound.example:8081"
+		req.Header.Set("X-Forwarded-Host", forwarded)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("admin with a foreign Host, X-Forwarded-Host %q: %d", forwarded, resp.StatusCode)
+		}
 	}
 	profiled := serve(t, nil, nil, Pprof())
 	if a := do(t, http.MethodGet, "http://"+profiled.AdminAddr()+"/debug/pprof/cmdline", ""); a.status != 200 {
@@ -200,5 +206,25 @@ func TestAdminListener(t *testing.T) {
 	}
 	if a := profiled.get("/debug/pprof/"); a.status != 404 {
 		t.Errorf("profiles on the public listener: %d", a.status)
+	}
+}
+
+// After a reload the stats and the bound on choices are those of the new configuration.
+func TestLimitsFollowAReload(t *testing.T) {
+	cfg := testConfig("")
+	next := cfg
+	next.Limits.MaxConcurrentRequests, next.Limits.MaxQueuedRequests = 1, 1
+	svc := fakeService(&fakeEngine{script: counted(1)})
+	svc.reload = func(context.Context, config.Config) (*instance.Reloaded, error) { return &instance.Reloaded{}, nil }
+	r := serveConfig(t, svc, cfg, nil, Reloadable(func() (config.Config, error) { return next, nil }))
+	const three = `{"model":"fake","prompt":"abc","max_tokens":1,"n":3}`
+	r.ok("/v1/completions", three)
+	r.Reload(t.Context())
+	v := r.get("/api/v1/stats").json(t)
+	if at(t, v, "queue", "max_running") != 1.0 || at(t, v, "queue", "max_queued") != 1.0 || at(t, v, "production_config", "limits", "max_queued_requests") != 1.0 {
+		t.Errorf("stats after the reload: %v, %v", at(t, v, "queue"), at(t, v, "production_config", "limits"))
+	}
+	if a := r.post("/v1/completions", three); a.status != 400 || !strings.Contains(string(a.body), "at most 2 choices") {
+		t.Errorf("three choices where two have room: %d %s", a.status, a.body)
 	}
 }

@@ -61,35 +61,25 @@ type jobInput struct {
 
 func (s *Server) readJob(body []byte) (jobInput, error) {
 	var in jobInput
-	v, err := strictjson.Parse(body)
-	if err != nil {
-		return in, err
-	}
-	members, err := v.Object()
-	if err != nil {
-		return in, err
-	}
-	for _, m := range members {
-		switch m.Name {
-		case "kind":
-			in.kind, err = m.Value.Text()
-		case "accept":
-			if in.accept, err = m.Value.Text(); err == nil {
-				if _, bad := acceptOf(in.accept); bad != nil || in.accept == "" {
-					err = m.Value.Errorf("exact, or no such field")
-				}
+	if err := (strictjson.Fields{
+		"kind": func(v strictjson.Value) (err error) { in.kind, err = v.Text(); return },
+		"accept": func(v strictjson.Value) (err error) {
+			if in.accept, err = v.Text(); err != nil {
+				return err
 			}
-		case "request":
-			if !m.Value.IsObject() {
-				err = m.Value.Errorf("an object: the body of the kind's own route")
+			if _, bad := acceptOf(in.accept); bad != nil || in.accept == "" {
+				return v.Errorf("exact, or no such field")
 			}
-			in.request = m.Value.Raw()
-		default:
-			err = m.Unknown()
-		}
-		if err != nil {
-			return in, err
-		}
+			return nil
+		},
+		"request": func(v strictjson.Value) error {
+			if in.request = v.Raw(); !v.IsObject() {
+				return v.Errorf("an object: the body of the kind's own route")
+			}
+			return nil
+		},
+	}).Read(body); err != nil {
+		return in, err
 	}
 	if _, ok := jobKinds[in.kind]; !ok {
 		return in, &strictjson.Error{Path: "kind", Expected: "one of " + strings.Join(slices.Sorted(maps.Keys(jobKinds)), ", "), Got: "another one, or none"}

@@ -20,32 +20,25 @@ func (s *Server) replicaRoutes() []route {
 
 // readReplica reads {"replica": 1} and, where fault is not nil, {"fault": "kill"}; -1 = no replica is named.
 func readReplica(body []byte, fault *string) (int, error) {
+	replica := -1
 	if len(body) == 0 {
-		return -1, nil
+		return replica, nil
 	}
-	v, err := strictjson.Parse(body)
-	if err != nil {
-		return 0, err
+	fields := strictjson.Fields{"replica": replicaField(&replica)}
+	if fault != nil {
+		fields["fault"] = func(v strictjson.Value) (err error) { *fault, err = v.Text(); return }
 	}
-	members, err := v.Object()
-	if err != nil {
-		return 0, err
+	err := fields.Read(body)
+	return replica, err
+}
+
+// replicaField reads the number of a replica.
+func replicaField(to *int) func(strictjson.Value) error {
+	return func(v strictjson.Value) error {
+		n, err := v.Int(0, 1<<20)
+		*to = int(n)
+		return err
 	}
-	replica := int64(-1)
-	for _, m := range members {
-		switch {
-		case m.Name == "replica":
-			replica, err = m.Int(0, 1<<20)
-		case m.Name == "fault" && fault != nil:
-			*fault, err = m.Value.Text()
-		default:
-			err = m.Unknown()
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	return int(replica), nil
 }
 
 // restart is POST /admin/experts/GROUP/restart: fresh processes for the group, or for the replica that the body names. No request

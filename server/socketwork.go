@@ -192,11 +192,7 @@ func (s *Server) generation(m ws.Message) (handler, error) {
 	if m.Data == nil {
 		return nil, strictjson.Missing("data", "the body of /v1/completions or /v1/chat/completions")
 	}
-	v, err := strictjson.Parse(m.Data)
-	if err != nil {
-		return nil, err
-	}
-	members, err := v.Object()
+	members, err := strictjson.ParseObject(m.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -343,11 +339,7 @@ func processQuery(m ws.Message) (url.Values, error) {
 	if m.Data == nil {
 		return nil, strictjson.Missing("data", "an object with shape")
 	}
-	v, err := strictjson.Parse(m.Data)
-	if err != nil {
-		return nil, err
-	}
-	members, err := v.Object()
+	members, err := strictjson.ParseObject(m.Data)
 	if err != nil {
 		return nil, err
 	}

@@ -9,12 +9,14 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/server/access"
 )
 
 // stats is GET /api/v1/stats: the state of the host as one tree, for people and scripts.
 func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
-	settings, err := s.settings()
+	now := s.now.Load()
+	settings, err := settings(now)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +42,7 @@ func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 			"steps": e.Steps, "prompt_tokens": e.PromptTokens, "cached_tokens": e.CachedTokens, "completion_tokens": e.CompletionTokens,
 		},
 		"queue": map[string]any{
-			"running": e.Running, "queued": e.Queued, "max_running": s.cfg.Limits.MaxConcurrentRequests, "max_queued": s.cfg.Limits.MaxQueuedRequests,
+			"running": e.Running, "queued": e.Queued, "max_running": now.Limits.MaxConcurrentRequests, "max_queued": now.Limits.MaxQueuedRequests,
 			"pages": e.Pages, "free_pages": e.FreePages, "cached_pages": e.CachedPages, "preemptions": e.Preemptions,
 		},
 		"state":             s.stateStats(r.principal.Tenant, r.principal.Role >= access.Operator),
@@ -51,9 +53,9 @@ func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 	})}, nil
 }
 
-// settings is the configuration in force, its secrets masked.
-func (s *Server) settings() (map[string]any, error) {
-	text, err := s.cfg.YAML() // leaves out every secret
+// settings is a configuration, its secrets masked.
+func settings(cfg *config.Config) (map[string]any, error) {
+	text, err := cfg.YAML() // leaves out every secret
 	if err != nil {
 		return nil, fmt.Errorf("print the configuration: %w", err)
 	}
@@ -61,13 +63,13 @@ func (s *Server) settings() (map[string]any, error) {
 	if err := yaml.Unmarshal(text, &out); err != nil {
 		return nil, fmt.Errorf("read the printed configuration: %w", err)
 	}
-	out["api_key"] = masked(s.cfg.APIKey)
+	out["api_key"] = masked(cfg.APIKey)
 	if redis, ok := out["redis"].(map[string]any); ok {
-		redis["password"] = masked(s.cfg.Redis.Password)
+		redis["password"] = masked(cfg.Redis.Password)
 	}
 	if auth, ok := out["auth"].(map[string]any); ok {
 		if oidc, ok := auth["oidc"].(map[string]any); ok {
-			oidc["client_secret"] = masked(s.cfg.Auth.OIDC.ClientSecret)
+			oidc["client_secret"] = masked(cfg.Auth.OIDC.ClientSecret)
 		}
 	}
 	return out, nil

@@ -138,11 +138,7 @@ func parseKeySet(b []byte, algs []string) (KeySet, error) {
 
 // members reads an object; duplicate names are refused.
 func members(b []byte) (map[string]strictjson.Value, error) {
-	doc, err := strictjson.Parse(b)
-	if err != nil {
-		return nil, err
-	}
-	list, err := doc.Object()
+	list, err := strictjson.ParseObject(b)
 	if err != nil {
 		return nil, err
 	}

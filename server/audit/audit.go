@@ -83,7 +83,7 @@ func encode(r Record) (line []byte, hash string, err error) {
 	body, err := json.Marshal(r)
 	if err == nil && len(body)+hashTail > maxLine {
 		r.Details = map[string]any{"dropped_bytes": len(body)}
-		r.Object, r.Outcome = cut(r.Object), cut(r.Outcome)
+		r.Actor.Who, r.Object, r.Outcome = cut(r.Actor.Who), cut(r.Object), cut(r.Outcome)
 		body, err = json.Marshal(r)
 	}
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/pimoe/pimoe/server/atomicfile"
 )
 
 // head says where the log ends. It is written anew after every record.
@@ -123,32 +125,11 @@ func ownKey(path string) (ed25519.PrivateKey, error) {
 	key := ed25519.NewKeyFromSeed(seed)
 	public := hex.EncodeToString(key.Public().(ed25519.PublicKey)) + "\n"
 	if now, err := readSmall(publicPath(path)); err != nil || string(now) != public {
-		if err := replaceFile(publicPath(path), []byte(public), 0o644); err != nil {
+		if err := atomicfile.Write(publicPath(path), []byte(public), 0o644); err != nil {
 			return nil, fmt.Errorf("public key of the audit log: %w", err)
 		}
 	}
 	return key, nil
-}
-
-// replaceFile writes a file in one step: whoever reads it sees all of the old or all of the new one.
-func replaceFile(path string, b []byte, mode os.FileMode) error {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-	}
-	return err
 }
 
 func encodeHead(h head) ([]byte, error) {

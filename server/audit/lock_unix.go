@@ -29,13 +29,3 @@ func lock(path string) (unlock func(), err error) {
 		}
 	}
 }
-
-// syncDir makes the names in a folder durable.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}

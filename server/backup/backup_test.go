@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -314,5 +315,34 @@ func TestChangedMeanwhile(t *testing.T) {
 	put(t, s.Keys, "")
 	if err := c.write(io.Discard); err == nil {
 		t.Error("a file that has shrunk")
+	}
+}
+
+// A file is placed on its own disk and on another one, never over a file, and wholly or not at all.
+func TestPlace(t *testing.T) {
+	dir := t.TempDir()
+	from := filepath.Join(dir, "from")
+	put(t, from, "content")
+	folders := []string{filepath.Join(dir, "own")}
+	if other, err := os.MkdirTemp("/dev/shm", "pimoe-"); err == nil { // another disk than the tests' on most machines
+		t.Cleanup(func() { os.RemoveAll(other) })
+		folders = append(folders, other)
+	}
+	for _, folder := range folders {
+		to := filepath.Join(folder, "made", "to")
+		if err := Place(from, to); err != nil || readFile(t, to) != "content" {
+			t.Errorf("%s: %v", to, err)
+		}
+		put(t, filepath.Join(folder, "taken"), "older")
+		if err := Place(from, filepath.Join(folder, "taken")); !errors.Is(err, fs.ErrExist) || readFile(t, filepath.Join(folder, "taken")) != "older" {
+			t.Errorf("over a file in %s: %v", folder, err)
+		}
+		none := filepath.Join(folder, "none")
+		if err := Place(filepath.Join(dir, "no such file"), none); err == nil {
+			t.Error("nothing was placed")
+		}
+		if _, err := os.Lstat(none); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("half a file is left in %s: %v", folder, err)
+		}
 	}
 }

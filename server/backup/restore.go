@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/atomicfile"
 )
 
 // Verify reads a backup to its end and holds every entry against the manifest.
@@ -138,7 +139,7 @@ func Restore(ctx context.Context, r io.Reader, to Paths, database Check) (m *Man
 		}
 	}
 	for i, mv := range moves {
-		if err := move(mv[0], mv[1]); err != nil {
+		if err := Place(mv[0], mv[1]); err != nil {
 			for _, done := range moves[:i] {
 				err = errors.Join(err, os.Remove(done[1]))
 			}
@@ -166,13 +167,33 @@ func unpack(path string, body io.Reader) error {
 	return nil
 }
 
-// move gives a file its place. A link fails where something has come meanwhile; across disks it is a copy, which does, too.
-func move(from, to string) error {
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+// Place gives a file another name, in a folder that is made where there is none, and never in the place of another file. The old
+// name may stay. What has been placed is there after a power failure, too; after an error nothing is.
+func Place(from, to string) error {
+	dir := filepath.Dir(to)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := os.Link(from, to); err == nil || errors.Is(err, fs.ErrExist) {
+	err := os.Link(from, to) // fails where something has come meanwhile, as does the copy
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		err = copyFile(from, to) // to another disk, or on one that has no links
+	}
+	if errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return copyFile(from, to)
+	if err == nil {
+		err = errors.Join(syncFile(to), atomicfile.SyncFolder(dir))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(to))
+	}
+	return nil
+}
+
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }

@@ -7,13 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/atomicfile"
 )
 
 // The bucket that is about the file itself. Its records are not sealed: they say nothing of anybody.
@@ -69,19 +69,7 @@ func rewrite(b *bbolt.DB, path string, mark func(*bbolt.DB) error) (*bbolt.DB, e
 	if err != nil {
 		return b, errors.Join(fmt.Errorf("rewrite: %w", err), fresh.Close(), os.Remove(name))
 	}
-	return fresh, errors.Join(b.Close(), syncFolder(filepath.Dir(path)))
-}
-
-// syncFolder makes the new file's name last.
-func syncFolder(dir string) error {
-	if runtime.GOOS == "windows" { // which has no such call
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return fresh, errors.Join(b.Close(), atomicfile.SyncFolder(filepath.Dir(path)))
 }
 
 // migrate refuses what a newer version has written before it changes anything.

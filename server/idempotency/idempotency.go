@@ -389,7 +389,9 @@ func (k *Keys) forget(ctx context.Context, places []string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, place := range gone {
-		k.put(place, entry{})
+		if k.Now().Sub(k.kept[place].at) >= k.Limits.Retention { // else another answer has taken the place since
+			k.put(place, entry{})
+		}
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ type Options struct {
 	Log     *slog.Logger
 	Metrics *metrics.Registry
 	Now     func() time.Time
-	Backoff time.Duration // before the second attempt, doubled for each further one; 0 = 1 s
+	Backoff time.Duration // before the second attempt, doubled for each further one up to 10 min; 0 = 1 s
 }
 
 // ErrFull says that a tenant has as many jobs as the limits allow.

@@ -346,6 +346,18 @@ func (h *host) settled(id string) bool {
 	return err != nil || j.State.Over()
 }
 
+// However many attempts jobs.max_attempts allows, none waits for years or begins at once.
+func TestBackoffIsBounded(t *testing.T) {
+	last := time.Duration(0)
+	for strikes := 1; strikes <= 100; strikes++ {
+		wait := backoff(time.Second, strikes)
+		if wait < last || wait > longestBackoff || strikes < 10 && wait != time.Second<<(strikes-1) {
+			t.Fatalf("after %d strikes %v, before %v", strikes, wait, last)
+		}
+		last = wait
+	}
+}
+
 // TestLimits: many at once do not get past the limits, and what was refused leaves nothing.
 func TestLimits(t *testing.T) {
 	l := limits()

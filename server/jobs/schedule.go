@@ -306,10 +306,24 @@ func (j *Jobs) judge(ctx context.Context, job *Job, failure error) {
 		job.Strikes++
 	}
 	if f.Passing && job.Strikes < j.Limits.MaxAttempts {
-		job.State, job.NotBefore = Queued, j.Now().Add(j.Backoff<<(job.Strikes-1)).UTC()
+		job.State, job.NotBefore = Queued, j.Now().Add(backoff(j.Backoff, job.Strikes)).UTC()
 		return
 	}
 	job.State, job.Failure = Failed, f
+}
+
+// longestBackoff is short beside the time that jobs are kept, and long enough for whatever passes by itself.
+const longestBackoff = 10 * time.Minute
+
+// backoff is how long a job waits after so many strikes: first, doubled for each further one.
+func backoff(first time.Duration, strikes int) time.Duration {
+	wait := first
+	for range strikes - 1 {
+		if wait *= 2; wait > longestBackoff {
+			return longestBackoff
+		}
+	}
+	return wait
 }
 
 // Sweep removes the jobs whose time is up and ends those that waited for too long.

@@ -136,7 +136,7 @@ func DecodeIndex(body []byte) (ready bool, err error) {
 	if len(body) == 0 {
 		return false, nil
 	}
-	members, err := object(body)
+	members, err := strictjson.ParseObject(body)
 	if err != nil {
 		return false, err
 	}
@@ -203,15 +203,6 @@ func short(shape []int64) string {
 		return fmt.Sprintf("%d dimensions", len(shape))
 	}
 	return fmt.Sprint(shape)
-}
-
-// object reads a document that has to be an object.
-func object(body []byte) ([]strictjson.Member, error) {
-	doc, err := strictjson.Parse(body)
-	if err != nil {
-		return nil, err
-	}
-	return doc.Object()
 }
 
 // encode makes JSON of own types, which always encode.

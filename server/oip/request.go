@@ -5,10 +5,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/pimoe/pimoe/server/oip/pb"
 	"github.com/pimoe/pimoe/server/strictjson"
 )
 
@@ -65,7 +63,7 @@ func Decode(body []byte, header int, m Model) (*Request, error) {
 		}
 		head, tail = body[:header], body[header:]
 	}
-	members, err := object(head)
+	members, err := strictjson.ParseObject(head)
 	if err != nil {
 		return nil, err
 	}
@@ -109,129 +107,6 @@ func (q *Request) complete(m Model) error {
 		}
 	}
 	return nil
-}
-
-// scalar is a parameter's value as Go's own type.
-func scalar(v strictjson.Value) (any, error) {
-	switch {
-	case v.IsString():
-		return v.Text()
-	case v.IsNumber():
-		if n, err := v.Int(math.MinInt64, math.MaxInt64); err == nil {
-			return n, nil
-		}
-		return v.Float(math.Inf(-1), math.Inf(1))
-	case v.Null() || v.IsArray() || v.IsObject():
-		return nil, v.Errorf("a string, a number or a boolean")
-	}
-	return v.Bool()
-}
-
-func (q *Request) readParams(v strictjson.Value, m Model) error {
-	members, err := v.Object()
-	if err != nil {
-		return err
-	}
-	for _, p := range members {
-		value, err := scalar(p.Value)
-		if err != nil {
-			return err
-		}
-		if err := q.setParam(p.Name, value, m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// maxTimeout bounds the parameter timeout, which a server's own limit bounds further.
-const maxTimeout = 1000 * time.Hour
-
-// setParam takes a parameter of the request: one of the protocol's own, or one that the model lists.
-func (q *Request) setParam(name string, value any, m Model) error {
-	path := "parameters." + name
-	want := func(expected string) error {
-		return &strictjson.Error{Path: path, Expected: expected, Got: fmt.Sprintf("%.32v", value)}
-	}
-	n, whole := value.(int64)
-	flag, boolean := value.(bool)
-	switch name {
-	case "timeout":
-		if !whole || n < 1 {
-			return want("microseconds, a whole number above 0")
-		}
-		q.Timeout = time.Duration(min(n, maxTimeout.Microseconds())) * time.Microsecond
-	case "binary_data_output":
-		if q.binary = flag; !boolean {
-			return want("true or false")
-		}
-	case "triton_enable_empty_final_response":
-		if q.Final = flag; !boolean {
-			return want("true or false")
-		}
-	case "priority", "sequence_id":
-		if value != int64(0) && value != "" {
-			return &strictjson.Error{Code: strictjson.UnsupportedValue, Path: path, Expected: "0: requests here have neither priorities nor sequences", Got: fmt.Sprintf("%.32v", value)}
-		}
-	case "sequence_start", "sequence_end":
-		if value != false {
-			return &strictjson.Error{Code: strictjson.UnsupportedValue, Path: path, Expected: "false: requests here are in no sequence", Got: fmt.Sprintf("%.32v", value)}
-		}
-	default:
-		s := find(m.Params, name)
-		if s == nil {
-			return unknown("parameters", name, "a parameter of this model: "+list(m.Params))
-		}
-		value, err := s.fit(value, path)
-		if err != nil {
-			return err
-		}
-		if q.Params == nil {
-			q.Params = map[string]any{}
-		}
-		q.Params[name] = value
-	}
-	return nil
-}
-
-// fit is a parameter's value in the type of its spec.
-func (s *Spec) fit(value any, path string) (any, error) {
-	ok := false
-	switch s.Type {
-	case FP32:
-		if n, whole := value.(int64); whole {
-			value = float64(n)
-		}
-		var f float64
-		f, ok = value.(float64)
-		ok = ok && f-f == 0
-	case Bool:
-		_, ok = value.(bool)
-	case Bytes:
-		_, ok = value.(string)
-	default:
-		_, ok = value.(int64)
-	}
-	if !ok {
-		return nil, &strictjson.Error{Path: path, Expected: "a value of " + string(s.Type), Got: fmt.Sprintf("%.32v", value)}
-	}
-	return value, nil
-}
-
-func unknown(path, name, expected string) error {
-	return &strictjson.Error{Code: strictjson.UnknownField, Path: path, Expected: expected, Got: fmt.Sprintf("%.64q", name)}
-}
-
-// list names specs for an error.
-func list(specs []Spec) string {
-	var names []string
-	for _, s := range specs {
-		names = append(names, s.Name)
-	}
-	if names == nil {
-		return "there are none"
-	}
-	return strings.Join(names, ", ")
 }
 
 // readInputs reads the inputs, and those that are binary from the tail; it returns what of it is left.
@@ -430,89 +305,4 @@ func (q *Request) ask(o output, path string, m Model) error {
 	}
 	q.outputs = append(q.outputs, o)
 	return nil
-}
-
-// FromProto reads a gRPC request. Errors are *strictjson.Error.
-func FromProto(in *pb.ModelInferRequest, m Model) (*Request, error) {
-	q := &Request{ID: in.GetId(), binary: true}
-	if len(q.ID) > longestID {
-		return nil, &strictjson.Error{Path: "id", Expected: fmt.Sprintf("at most %d bytes", longestID), Got: strconv.Itoa(len(q.ID))}
-	}
-	for name, p := range in.GetParameters() {
-		value, err := protoScalar(p, "parameters."+name)
-		if err != nil {
-			return nil, err
-		}
-		if err := q.setParam(name, value, m); err != nil {
-			return nil, err
-		}
-	}
-	raw := in.GetRawInputContents()
-	if len(raw) > 0 && len(raw) != len(in.GetInputs()) {
-		return nil, &strictjson.Error{Path: "raw_input_contents", Expected: fmt.Sprintf("none, or one for each of %d inputs", len(in.GetInputs())), Got: strconv.Itoa(len(raw))}
-	}
-	for i, t := range in.GetInputs() {
-		var bytes []byte
-		if len(raw) > 0 {
-			bytes = raw[i]
-		}
-		if err := q.addProto(t, bytes, len(raw) > 0, at("inputs", i), m); err != nil {
-			return nil, err
-		}
-	}
-	for i, o := range in.GetOutputs() {
-		path, out := at("outputs", i), output{name: o.GetName()}
-		for name, p := range o.GetParameters() {
-			value, err := protoScalar(p, path+".parameters."+name)
-			if err == nil {
-				err = out.set(name, value, path+".parameters."+name)
-			}
-			if err != nil {
-				return nil, err
-			}
-		}
-		if err := q.ask(out, path, m); err != nil {
-			return nil, err
-		}
-	}
-	return q, q.complete(m)
-}
-
-func (q *Request) addProto(in *pb.ModelInferRequest_InferInputTensor, raw []byte, isRaw bool, path string, m Model) error {
-	t := Tensor{Name: in.GetName(), Type: Type(in.GetDatatype()), Shape: in.GetShape()}
-	for name := range in.GetParameters() {
-		return unknown(path+".parameters", name, "no parameters: tensors are in the message")
-	}
-	count, err := q.admit(&t, path, m)
-	switch {
-	case err != nil:
-		return err
-	case isRaw && in.Contents != nil:
-		return &strictjson.Error{Path: path + ".contents", Expected: "none beside raw_input_contents", Got: "some"}
-	case isRaw:
-		err = t.readBinary(raw, count, path)
-	default:
-		err = t.readContents(in.GetContents(), count, path+".contents")
-	}
-	q.Inputs = append(q.Inputs, t)
-	return err
-}
-
-// protoScalar is a gRPC parameter as Go's own type.
-func protoScalar(p *pb.InferParameter, path string) (any, error) {
-	switch v := p.GetParameterChoice().(type) {
-	case *pb.InferParameter_BoolParam:
-		return v.BoolParam, nil
-	case *pb.InferParameter_Int64Param:
-		return v.Int64Param, nil
-	case *pb.InferParameter_StringParam:
-		return v.StringParam, nil
-	case *pb.InferParameter_DoubleParam:
-		return v.DoubleParam, nil
-	case *pb.InferParameter_Uint64Param:
-		if v.Uint64Param <= math.MaxInt64 {
-			return int64(v.Uint64Param), nil
-		}
-	}
-	return nil, &strictjson.Error{Path: path, Expected: "a string, a number below 2^63 or a boolean", Got: "another value"}
 }

@@ -127,7 +127,7 @@ func Named(err error) error {
 // DecodeGenerate reads a body of Triton's generate extension: the inputs of a text model as members, or some of them inside
 // parameters. id, if any, comes back with the answer. Errors are *strictjson.Error.
 func DecodeGenerate(body []byte, m Model) (q *Request, s Settings, err error) {
-	members, err := object(body)
+	members, err := strictjson.ParseObject(body)
 	if err != nil {
 		return nil, nil, err
 	}

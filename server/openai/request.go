@@ -165,11 +165,7 @@ func DecodeNative(body []byte, own map[string]func(strictjson.Value) error) (*Re
 
 // decodeBody reads an object by a table of fields. null means absent for every field that is not required.
 func decodeBody(body []byte, table fields, required ...string) (*Request, error) {
-	doc, err := strictjson.Parse(body)
-	if err != nil {
-		return nil, err
-	}
-	members, err := doc.Object()
+	members, err := strictjson.ParseObject(body)
 	if err != nil {
 		return nil, err
 	}

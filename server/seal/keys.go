@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/atomicfile"
 )
 
 const (
@@ -65,7 +66,7 @@ func Create(path string) (id string, err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return "", fmt.Errorf("create key file: %w", errors.Join(err, os.Remove(path)))
 	}
-	return k.id, syncFolder(path)
+	return k.id, atomicfile.SyncFolder(filepath.Dir(path))
 }
 
 const header = "# Keys of records at rest, ID:BASE64. The first one seals, all of them open. Without them the records are lost.\n"
@@ -131,7 +132,7 @@ func edit(path string, change func([]key) ([]key, error)) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return syncFolder(path)
+	return atomicfile.SyncFolder(filepath.Dir(path)) // a key that is gone after a power failure takes its records along
 }
 
 // changed is the file's text after a change.
@@ -149,18 +150,6 @@ func changed(path string, change func([]key) ([]key, error)) (string, error) {
 		b.WriteString(k.line() + "\n")
 	}
 	return b.String(), nil
-}
-
-// syncFolder makes the name of a new file last: a key that is gone after a power failure takes its records along.
-func syncFolder(path string) error {
-	if runtime.GOOS == "windows" { // which has no such call
-		return nil
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // readKeys reads a file that others can't read.

@@ -116,6 +116,36 @@ func Parse(b []byte) (Value, error) {
 	return Value{raw: b[start:e]}, nil
 }
 
+// ParseObject is Parse for a document that has to be an object; it returns the members.
+func ParseObject(b []byte) ([]Member, error) {
+	doc, err := Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	return doc.Object()
+}
+
+// Fields read the members of an object by their names.
+type Fields map[string]func(Value) error
+
+// Read reads a document that has to be an object, in the order of its members. One that nobody reads is refused.
+func (f Fields) Read(b []byte) error {
+	members, err := ParseObject(b)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		read, known := f[m.Name]
+		if !known {
+			return m.Unknown()
+		}
+		if err := read(m.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // malformed finds the place of a syntax error.
 func malformed(b []byte) error {
 	e := &Error{Malformed: true, Expected: "one JSON document", Got: "a syntax error"}

@@ -58,11 +58,7 @@ func Parse(binary bool, frame []byte) (m Message, err error) {
 			return m, err
 		}
 	}
-	v, err := strictjson.Parse(head)
-	if err != nil {
-		return m, err
-	}
-	members, err := v.Object()
+	members, err := strictjson.ParseObject(head)
 	if err != nil {
 		return m, err
 	}
@@ -142,28 +138,11 @@ var typeNames = func() (out string) {
 }()
 
 // fields reads the members of a message's data; one that is not in the table is refused.
-func (m Message) fields(table map[string]func(strictjson.Value) error) error {
+func (m Message) fields(table strictjson.Fields) error {
 	if m.Data == nil {
 		return strictjson.Missing("data", "an object")
 	}
-	v, err := strictjson.Parse(m.Data)
-	if err != nil {
-		return err
-	}
-	members, err := v.Object()
-	if err != nil {
-		return err
-	}
-	for _, f := range members {
-		set, ok := table[f.Name]
-		if !ok {
-			return f.Unknown()
-		}
-		if err := set(f.Value); err != nil {
-			return err
-		}
-	}
-	return nil
+	return table.Read(m.Data)
 }
 
 func text(to *string) func(strictjson.Value) error {
@@ -172,7 +151,7 @@ func text(to *string) func(strictjson.Value) error {
 
 // Token is the credential of an auth message.
 func (m Message) Token() (token string, err error) {
-	if err = m.fields(map[string]func(strictjson.Value) error{"token": text(&token)}); err == nil && token == "" {
+	if err = m.fields(strictjson.Fields{"token": text(&token)}); err == nil && token == "" {
 		err = strictjson.Missing("token", "a key or a token")
 	}
 	return token, err
@@ -180,7 +159,7 @@ func (m Message) Token() (token string, err error) {
 
 // Topic is what a subscribe, unsubscribe or publish message is about; payload is nil where none is given.
 func (m Message) Topic() (topic string, payload json.RawMessage, err error) {
-	table := map[string]func(strictjson.Value) error{"topic": text(&topic)}
+	table := strictjson.Fields{"topic": text(&topic)}
 	if m.Type == Publish {
 		table["payload"] = func(v strictjson.Value) error { payload = v.Raw(); return nil }
 	}
@@ -206,7 +185,7 @@ type Resumption struct {
 
 // Resumption is the data of a resume message.
 func (m Message) Resumption() (r Resumption, err error) {
-	err = m.fields(map[string]func(strictjson.Value) error{
+	err = m.fields(strictjson.Fields{
 		"generation":   text(&r.Generation),
 		"model_digest": text(&r.Digest),
 		"last_event": func(v strictjson.Value) error {

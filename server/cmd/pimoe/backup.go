@@ -17,6 +17,7 @@ import (
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/server"
+	"github.com/pimoe/pimoe/server/atomicfile"
 	"github.com/pimoe/pimoe/server/backup"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
@@ -166,7 +167,7 @@ func createBackup(ctx context.Context, src backup.Source, file string) (m *backu
 	if size, err = out.Seek(0, io.SeekEnd); err != nil {
 		return nil, 0, err
 	}
-	if err := os.Link(part, file); err != nil {
+	if err := backup.Place(part, file); err != nil {
 		return nil, 0, fmt.Errorf("backup create: %w", err)
 	}
 	return m, size, nil
@@ -177,11 +178,7 @@ func writeMarker(home string, m marker) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(home, markerFile)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return atomicfile.Write(filepath.Join(home, markerFile), b, 0o600)
 }
 
 func (a *app) backupVerify() *cobra.Command {

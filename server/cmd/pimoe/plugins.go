@@ -19,6 +19,7 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/sdktest"
+	"github.com/pimoe/pimoe/server/atomicfile"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/doctor"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
@@ -246,7 +247,7 @@ func (a *app) pin(c config.Plugins, paths, groups []string, script scriptFlags) 
 	if err != nil {
 		return err
 	}
-	return replaceFile(instance.CataloguePath(c), b)
+	return atomicfile.Write(instance.CataloguePath(c), b, 0o644)
 }
 
 // pinned is the entry for an executable as it is now.
@@ -280,24 +281,6 @@ func pinned(c config.Plugins, path string) (catalogue.Plugin, error) {
 		p.Path = path
 	}
 	return p, nil
-}
-
-// replaceFile writes a file that others may read, whole or not at all.
-func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".plugins-*")
-	if err != nil {
-		return fmt.Errorf("write catalogue: %w", err)
-	}
-	defer os.Remove(f.Name()) // gone after a success
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write catalogue: %w", err)
-	}
-	return nil
 }
 
 // conformance is the JSON form of a plugin's test.
