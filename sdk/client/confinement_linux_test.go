@@ -97,7 +97,7 @@ func startEscape(t *testing.T, dir string) *escapee {
 	before, _ := filepath.Glob(filepath.Join(dir, "p*"))
 	p, err := client.Start(t.Context(), client.Command{
 		Path: filepath.Join(bin, "escape"), RuntimeDir: dir, Identity: identity(), Plane: client.ExpertPlane(4, hidden, 2), Log: e.log.add,
-		Shards: []*os.File{f},
+		Shards: []*os.File{f}, Confinement: confined(),
 	})
 	if err != nil {
 		t.Fatal(err)
