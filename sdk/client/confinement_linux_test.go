@@ -46,7 +46,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(dir, "test"), "-test.v", "-test.run", "^TestConfine")
+	cmd := exec.Command(filepath.Join(dir, "test"), "-test.v", "-test.short", "-test.run", "^TestConfine")
 	cmd.Dir = dir
 	cmd.Env = []string{ordinary + "=" + filepath.Join(dir, "bin"), "TMPDIR=" + dir, "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -550,8 +550,12 @@ func TestConfineRacingReplacer(t *testing.T) {
 		return nil
 	}})
 	defer confinement.Close()
+	enough := 15
+	if testing.Short() {
+		enough = 4
+	}
 	runs, refusals := 0, 0
-	for range 60 {
+	for tries := 0; tries < 60 && (runs < enough || refusals < enough); tries++ {
 		p, err := client.Start(t.Context(), client.Command{
 			Path: path, RuntimeDir: dir, Identity: identity(), Transport: client.TransportGRPC, Confinement: confinement,
 		})
