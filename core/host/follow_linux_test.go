@@ -121,12 +121,12 @@ func attemptsAreFollowed(t *testing.T, h *host.Host) {
 	call := &expert.Call{
 		Threads: 1, Segments: []expert.Segment{{Expert: 0, Rows: 1}}, X: tensor.NewMatrix(1, benchHidden), Y: tensor.NewMatrix(1, benchHidden),
 	}
+	pid := h.Status()[0].PID // before: to ask for it takes its time
 	p := g.Start(spans.WithLayer(t.Context(), r), call)
 	if s, ok := p.(moe.Sleeper); ok {
 		s.Wake(true)
 	}
-	time.Sleep(followedBusy / 4)
-	if err := syscall.Kill(h.Status()[0].PID, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Wait(); err != nil {

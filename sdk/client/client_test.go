@@ -40,7 +40,8 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	bin = dir
-	build := exec.Command("go", "build", "-o", dir+"/", "../examples/expert-swiglu", "../examples/router-top1")
+	const small = "-ldflags=-s -w" // each start copies and hashes what it executes
+	build := exec.Command("go", "build", small, "-o", dir+"/", "../examples/expert-swiglu", "../examples/router-top1")
 	if runtime.GOOS == "linux" {
 		build.Args = append(build.Args, "../internal/nasty")
 	}
@@ -48,7 +49,7 @@ func TestMain(m *testing.M) {
 	code := 1
 	if err = build.Run(); err == nil && runtime.GOOS == "linux" {
 		// As plugins are released: linked statically, so that they need none of the system's files.
-		static := exec.Command("go", "build", "-o", dir+"/", "../internal/escape")
+		static := exec.Command("go", "build", small, "-o", dir+"/", "../internal/escape")
 		static.Env, static.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
 		err = static.Run()
 	}

@@ -46,7 +46,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(dir, "test"), "-test.v", "-test.run", "^TestConfine")
+	cmd := exec.Command(filepath.Join(dir, "test"), "-test.v", "-test.short", "-test.run", "^TestConfine")
 	cmd.Dir = dir
 	cmd.Env = []string{ordinary + "=" + filepath.Join(dir, "bin"), "TMPDIR=" + dir, "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -97,7 +97,7 @@ func startEscape(t *testing.T, dir string) *escapee {
 	before, _ := filepath.Glob(filepath.Join(dir, "p*"))
 	p, err := client.Start(t.Context(), client.Command{
 		Path: filepath.Join(bin, "escape"), RuntimeDir: dir, Identity: identity(), Plane: client.ExpertPlane(4, hidden, 2), Log: e.log.add,
-		Shards: []*os.File{f},
+		Shards: []*os.File{f}, Confinement: confined(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -550,8 +550,12 @@ func TestConfineRacingReplacer(t *testing.T) {
 		return nil
 	}})
 	defer confinement.Close()
+	enough := 15
+	if testing.Short() {
+		enough = 4
+	}
 	runs, refusals := 0, 0
-	for range 60 {
+	for tries := 0; tries < 60 && (runs < enough || refusals < enough); tries++ {
 		p, err := client.Start(t.Context(), client.Command{
 			Path: path, RuntimeDir: dir, Identity: identity(), Transport: client.TransportGRPC, Confinement: confinement,
 		})

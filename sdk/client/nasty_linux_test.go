@@ -35,6 +35,7 @@ func nothingLeft(t *testing.T) (runtimeDir string) {
 		t.Fatal(err)
 	}
 	identity()
+	confined()
 	ignore := goleak.IgnoreCurrent()
 	before := descriptors(t)
 	t.Cleanup(func() {
@@ -102,7 +103,7 @@ func (l *lines) all() []string {
 func nastyCommand(dir string, args ...string) client.Command {
 	c := client.Command{
 		Path: filepath.Join(bin, "nasty"), Args: args, Kind: sdk.KindExpert, RuntimeDir: dir, Identity: identity(),
-		Plane: client.ExpertPlane(16, hidden, 2), StartTimeout: 5 * time.Second,
+		Plane: client.ExpertPlane(16, hidden, 2), StartTimeout: 5 * time.Second, Confinement: confined(),
 	}
 	if len(args) > 0 && slices.Contains(loose, args[0]) {
 		c.Confinement = unconfined
@@ -112,6 +113,26 @@ func nastyCommand(dir string, args ...string) client.Command {
 
 // loose are the modes that do what a confined process can't: the host's other defences hold without confinement.
 var loose = []string{"link", "other", "pipes", "group", "seals"}
+
+// confined is one confinement for many starts, as a host has it: it has copied and hashed the programs of these tests once.
+var confined = sync.OnceValue(func() *client.Confinement {
+	dir, err := os.MkdirTemp("", "pm")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	c := client.NewConfinement(client.ConfinementOptions{})
+	for _, name := range []string{"nasty", "escape"} {
+		p, err := client.Start(context.Background(), client.Command{
+			Path: filepath.Join(bin, name), Args: []string{"ok"}, RuntimeDir: dir, Identity: identity(), Transport: client.TransportGRPC, Confinement: c,
+		})
+		if err != nil {
+			panic(err)
+		}
+		p.Stop(context.Background())
+	}
+	return c
+})
 
 var unconfined = client.NewConfinement(client.ConfinementOptions{Off: true})
 
@@ -178,6 +199,9 @@ func TestStartFailures(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := nastyCommand(dir, tt.args...)
 			c.Path, c.StartTimeout = tt.path, 5*time.Second
+			if tt.path != nasty {
+				c.Confinement = nil // for this one alone
+			}
 			if tt.reason == client.ReasonTimeout {
 				c.StartTimeout = 700 * time.Millisecond
 			}
@@ -607,7 +631,7 @@ func TestFloods(t *testing.T) {
 // Cycles of start, call and end leave memory maps, descriptors, goroutines and threads where they were.
 func TestCycles(t *testing.T) {
 	dir := nothingLeft(t)
-	cycles := 100
+	cycles := 40
 	if testing.Short() {
 		cycles = 10
 	}
@@ -620,6 +644,9 @@ func TestCycles(t *testing.T) {
 	}
 	for i := range cycles {
 		c := nastyCommand(dir, "ok")
+		if i%5 == 0 {
+			c.Confinement = nil // one of its own
+		}
 		if i%3 == 1 {
 			c.Transport = client.TransportGRPC
 		}
