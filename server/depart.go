@@ -62,7 +62,15 @@ func (s *Server) depart(ctx context.Context) {
 
 // busy reports whether somebody may still send or read something.
 func (s *Server) busy() bool {
-	return s.running.count() > 0 || s.sockets.count() > 0 || s.rpc != nil && !s.rpc.gone() || s.public.app.Server().GetOpenConnectionsCount() > 0
+	return s.running.count() > 0 || s.sockets.count() > 0 || s.rpc != nil && !s.rpc.gone() || s.public.connections() > 0
+}
+
+// connections is how many are open. fasthttp's own count is one short while nobody listens, which is when the last one counts.
+func (l *listener) connections() int64 {
+	if g, ok := l.Listener.(*lingering); ok {
+		return g.crowd.now.Load()
+	}
+	return 0
 }
 
 // listen is the inherited listener of that name and address, else a new one.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -180,6 +181,32 @@ func TestStopUnderLoad(t *testing.T) {
 	if counts["200 <nil>"] == 0 {
 		t.Error("no request was answered")
 	}
+}
+
+// A server that has handed over answers what still comes on its last open connection, and ends with it.
+func TestLeaveWaitsForTheLastConnection(t *testing.T) {
+	r := serve(t, fakeService(&fakeEngine{script: counted(1)}), nil)
+	c := dial(t, r.Addr(), "/v1/completions", whole)
+	answers := bufio.NewReader(c)
+	next := func() (*http.Response, error) {
+		resp, err := http.ReadResponse(answers, nil)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+		}
+		return resp, err
+	}
+	if resp, err := next(); err != nil || resp.StatusCode != http.StatusOK || resp.Close {
+		t.Fatalf("before: %v, %v", resp, err)
+	}
+	r.Leave()
+	eventually(t, 5*time.Second, "it leaves", func() bool { return strings.Contains(r.log.String(), "handed over") })
+	time.Sleep(50 * time.Millisecond) // in which it would end if it saw nobody
+	fmt.Fprintf(c, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(whole), whole)
+	if resp, err := next(); err != nil || resp.StatusCode != http.StatusOK || !resp.Close {
+		t.Errorf("on the connection that is left: %v, %v", resp, err)
+	}
+	c.Close()
+	eventually(t, 10*time.Second, "it ends", func() bool { return strings.Contains(r.log.String(), `"drained"`) })
 }
 
 func TestAddresses(t *testing.T) {

@@ -274,7 +274,7 @@ func (s *Server) stop() {
 // linger leaves kept connections a moment in which their next request is answered, with a refusal that also closes the
 // connection. Without it such a request would meet a closed socket, and its client could not know whether it ran.
 func (s *Server) linger(until time.Time) {
-	for s.public.app.Server().GetOpenConnectionsCount() > 0 && time.Now().Before(until) {
+	for s.public.connections() > 0 && time.Now().Before(until) {
 		time.Sleep(10 * time.Millisecond) // fasthttp has no signal for it
 	}
 }
