@@ -153,7 +153,7 @@ async function demo() {
   await page.locator("#drawer").getByLabel(/Swap the whole group/).fill("int8");
   await page.locator("#drawer").getByRole("button", { name: "Swap" }).click();
   await page.locator("#confirm .primary").click();
-  await page.getByText("Swap e5/0: done").waitFor();
+  await page.getByText("Swap e5: done").waitFor();
   await page.waitForFunction(() => [...document.querySelectorAll("#processes tbody tr")].some((r) => r.cells[0].textContent === "e5/0" && /int8g32/.test(r.cells[3].textContent)));
   step("e5 was restarted, and swapped to int8");
   assert.match(await page.locator("#load-text").innerText(), / 0 failed/);
@@ -171,6 +171,37 @@ async function demo() {
   await third.getByText("stopped").waitFor();
   await more();
   await bounded(page);
+  await page.context().close();
+}
+
+// A whole group: more replicas, and another backend on trial.
+async function group() {
+  const page = await visit(ADMIN);
+  await live(page);
+  await page.getByRole("button", { name: "e6/0", exact: true }).click();
+  const drawer = page.locator("#drawer");
+  const asked = async (button, says) => {
+    await drawer.getByRole("button", { name: button, exact: true }).click();
+    await page.locator("#confirm .primary").click();
+    await page.getByText(`${says} e6: done`).waitFor();
+  };
+  await drawer.getByLabel("Replicas of e6").fill("2");
+  await asked("Scale", "Scale");
+  await drawer.getByText("2 of 2 ready").waitFor();
+  await drawer.locator("#trial-kind").selectOption("canary");
+  await drawer.getByLabel("Backend on trial").fill("int8");
+  await drawer.getByRole("spinbutton", { name: "Share in percent" }).fill("50");
+  await shot(page, "group");
+  await asked("Begin", "Begin canary");
+  await drawer.getByText(/^canary of int8.*: 50 % of the requests, \d+ calls$/).waitFor();
+  await accessible(page, "a trial in the drawer");
+  await asked("Roll back", "Roll back");
+  await drawer.getByText(/^canary of int8.*rolled back/).waitFor();
+  await drawer.getByLabel("Replicas of e6").fill("1");
+  await asked("Scale", "Scale");
+  await drawer.getByText("1 of 1 ready").waitFor();
+  await asked("By load", "Scale");
+  step("e6 was scaled, and tried with int8");
   await page.context().close();
 }
 
@@ -443,7 +474,7 @@ async function looks() {
   await page.context().close();
 }
 
-for (const part of [demo, alarms, hostile, roles, login, looks]) {
+for (const part of [demo, group, alarms, hostile, roles, login, looks]) {
   try {
     await part();
   } catch (err) {
