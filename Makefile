@@ -81,6 +81,10 @@ bench-process: build ## hidden states over HTTP beside a FastAPI and PyTorch ser
 alert-rules: ## 20 times as many generated rules as in make test, here and in promtool
 	PIMOE_TEST_ALERT_SEEDS=20 go test -run TestPrometheusAgreesOnGeneratedRules -count=1 -v ./server/alert
 
+.PHONY: alerts
+alerts: build ## every alert fires and is resolved on a real server to which its cause is really done
+	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_TEST_ALERTS=1 $(GO) test -count=1 -v -timeout 20m -run '^TestEveryAlertIsProvoked$$' ./server
+
 # Of a server for people who wait: as many run as a step holds, and none waits longer than it takes to answer.
 OVERLOAD ?= --strict --set limits.max_concurrent_requests=32 --set limits.max_queue_time=200ms
 

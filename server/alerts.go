@@ -5,8 +5,10 @@ import (
 	"io"
 
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/alert"
 	"github.com/pimoe/pimoe/server/alert/lookout"
+	"github.com/pimoe/pimoe/server/live"
 )
 
 const alertsPath = "/admin/alerts"
@@ -21,6 +23,24 @@ func (s *Server) openAlerts(cfg config.Alerts) {
 		Now: s.clock, Log: s.log, Metrics: s.service.metrics,
 		Webhook: lookout.WebhookOptions{URL: cfg.Webhook.URL, Secret: cfg.Webhook.Secret, Timeout: cfg.Webhook.Timeout, Source: s.service.id},
 	})
+}
+
+// seesAlerts reports whether somebody may ask for the alerts, and so be told of them, too.
+func (s *Server) seesAlerts(p access.Principal) bool {
+	rule, err := s.table.Of("GET " + alertsPath)
+	return err == nil && rule.Allow(p) == nil
+}
+
+// alertsNow is what watchers are told.
+func (s *Server) alertsNow() live.AlertList {
+	st := s.alerts.Status()
+	inside := 0
+	for _, r := range st.Rules {
+		if !r.Outside {
+			inside++
+		}
+	}
+	return live.AlertList{Looked: st.Looked, Rules: inside, Alerts: st.Alerts, Over: st.Over}
 }
 
 // alertList is GET /admin/alerts: what fires, is pending or was resolved lately, and the rules.

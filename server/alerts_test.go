@@ -37,7 +37,7 @@ func alertsOf(t *testing.T, r *running) (now, over map[string]alert.State) {
 	return now, over
 }
 
-// Requests that fail make an alert fire, which a webhook hears of and the admin API shows; when they no longer fail it is
+// Requests that fail make an alert fire, which a webhook hears of, the admin API shows and watchers are told; when they no longer fail it is
 // resolved. The hours in between are the clock's.
 func TestFailingRequestsAlert(t *testing.T) {
 	var mu sync.Mutex
@@ -67,7 +67,20 @@ func TestFailingRequestsAlert(t *testing.T) {
 	cfg.Alerts.Interval = time.Hour // the test looks
 	cfg.Alerts.Webhook.URL = hook.URL
 	cfg.Alerts.Overrides = []config.AlertOverride{{Rule: "PimoeBudgetBurns", Off: true}, {Rule: "PimoeBudgetBurnsFast", Off: true}}
-	r := serveConfig(t, fakeService(failing), cfg, nil, func(o *options) { o.clock = clock })
+	r := serveConfig(t, fakeService(failing), cfg, func(s *Server) { s.limits.watching = time.Minute }, func(o *options) { o.clock = clock })
+	watcher := watchLive(t, r.url)
+	shown := func(list string) {
+		t.Helper()
+		for {
+			v := watcher.next("alerts")
+			if v == nil {
+				t.Fatalf("no alert among those %s", list)
+			}
+			if all := v[list].([]any); len(all) > 0 && all[0].(map[string]any)["rule"] == "PimoeErrorsHigh" && all[0].(map[string]any)["limit"] == "above 10%" {
+				return
+			}
+		}
+	}
 	ask := func(status int) {
 		t.Helper()
 		for range 5 {
@@ -98,6 +111,7 @@ func TestFailingRequestsAlert(t *testing.T) {
 	if now, _ := alertsOf(t, r); now["PimoeErrorsHigh"] != alert.Firing {
 		t.Errorf("alerts %v", now)
 	}
+	shown("alerts")
 	broken.Store(false)
 	for range 8 {
 		ask(http.StatusOK)
@@ -106,6 +120,7 @@ func TestFailingRequestsAlert(t *testing.T) {
 	if now, over := alertsOf(t, r); now["PimoeErrorsHigh"] != "" || over["PimoeErrorsHigh"] != alert.Resolved {
 		t.Errorf("alerts %v, over %v", now, over)
 	}
+	shown("over")
 }
 
 // A certificate that ends soon makes an alert, and the renewed one ends it.

@@ -129,7 +129,28 @@ func (w *watching) next(kind string) map[string]any {
 	return nil
 }
 
-// Operators see processes, others sums; a change is told; a stream ends by itself and at the server's end, without holding it up.
+// between are the events, the last one by kind, up to the next one of a kind.
+func (w *watching) between(kind string) map[string]map[string]any {
+	w.t.Helper()
+	out := map[string]map[string]any{}
+	for now := ""; w.lines.Scan(); {
+		if k, ok := strings.CutPrefix(w.lines.Text(), "event: "); ok {
+			if now = k; now == kind {
+				break
+			}
+		}
+		if data, ok := strings.CutPrefix(w.lines.Text(), "data: "); ok {
+			var v map[string]any
+			if err := json.Unmarshal([]byte(data), &v); err != nil {
+				w.t.Fatal(err)
+			}
+			out[now] = v
+		}
+	}
+	return out
+}
+
+// Operators see processes, others sums, and those with the right to ask for alerts see them, too; a change is told; a stream ends by itself and at the server's end, without holding it up.
 func TestLive(t *testing.T) {
 	g := newGate(t)
 	_, viewer := g.key(t, access.Viewer)
@@ -140,13 +161,17 @@ func TestLive(t *testing.T) {
 	svc.live = live.Source{Model: "fake", Processes: func() []host.Status { return []host.Status{{Group: "e0", PID: 7, State: "ready"}} }, Groups: func() []host.GroupStatus { return nil }}
 	r := serveConfig(t, svc, g.cfg, func(s *Server) { s.limits.watching = time.Minute })
 	own := watchLive(t, r.url, "Authorization", "Bearer "+operator)
-	for key, sees := range map[string]bool{viewer: false, narrow: false} {
+	for key, alerts := range map[string]bool{viewer: true, narrow: false} {
 		w := watchLive(t, r.url, "Authorization", "Bearer "+key)
-		if v := w.next("hello"); v["processes"] != sees || v["model"] != "fake" {
+		if v := w.next("hello"); v["processes"] != false || v["alerts"] != alerts || v["model"] != "fake" {
 			t.Errorf("hello: %v", v)
 		}
 		if v := w.next("state"); v["processes"] != nil || at(t, v, "groups", 0, "ready") != 1.0 {
 			t.Errorf("state: %v", v)
+		}
+		told := w.between("state")["alerts"]
+		if (told != nil) != alerts {
+			t.Errorf("alerts for a key that may see them, %v: %v", alerts, told)
 		}
 	}
 	if v := own.next("state"); at(t, v, "processes", 0, "pid") != 7.0 {

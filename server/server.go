@@ -133,7 +133,11 @@ func newServer(svc service, cfg config.Config, log *slog.Logger, opts ...Option)
 	s.left = make(chan struct{})
 	s.forms.vocabulary = sync.OnceValues(svc.vocabulary)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
-	s.live = live.New(svc.live, live.Options{})
+	watched := svc.live
+	if cfg.Alerts.Enabled {
+		watched.Alerts = s.alertsNow
+	}
+	s.live = live.New(watched, live.Options{})
 	s.meters = newMeters(svc.metrics, s.build, s.running)
 	if s.audit != nil {
 		svc.metrics.Gauge("pimoe_audit_writable", s.auditWritable)

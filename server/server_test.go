@@ -18,6 +18,7 @@ import (
 
 	"github.com/pimoe/pimoe/backends/cpu"
 	"github.com/pimoe/pimoe/core/config"
+	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/plugins/experts/ffn"
 	modelrouter "github.com/pimoe/pimoe/plugins/routers/model"
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -44,6 +45,7 @@ func TestMain(m *testing.M) {
 		_ = os.RemoveAll(shared.home)
 	}
 	http.DefaultClient.CloseIdleConnections()
+	coretest.RemoveBinaries()
 	if code == 0 {
 		if err := goleak.Find(ignored...); err != nil {
 			fmt.Fprintln(os.Stderr, err)

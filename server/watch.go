@@ -14,14 +14,10 @@ const livePath = "/api/v1/live"
 // seesProcesses is what a watcher needs to see more than sums.
 var seesProcesses = access.Rule{Role: access.Operator, Scope: "experts"}
 
-// watchLive is GET /api/v1/live: server-sent events of the kinds hello, pulse, state and event, and at the end one bye. A stream
+// watchLive is GET /api/v1/live: server-sent events of the kinds hello, pulse, state, event and alerts, and at the end one bye. A stream
 // ends after a while, so that whoever has lost a right does not watch for ever; clients come again.
 func (s *Server) watchLive(_ context.Context, r *request) (*reply, error) {
-	audience := live.Sums
-	if seesProcesses.Allow(r.principal) == nil {
-		audience = live.Processes
-	}
-	w, err := s.live.Subscribe(audience)
+	w, err := s.live.Subscribe(live.Audience{Processes: seesProcesses.Allow(r.principal) == nil, Alerts: s.seesAlerts(r.principal)})
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,9 @@ type Alert struct {
 	Severity Severity          `json:"severity"`
 	State    State             `json:"state"`
 	Labels   map[string]string `json:"labels"`
-	Value    float64           `json:"value"` // the last one for which the condition held
+	Value    float64           `json:"value"`   // the last one for which the condition held
+	Reading  string            `json:"reading"` // Value as people read it
+	Limit    string            `json:"limit"`   // where the rule begins to fire, such as "above 10%"
 	Summary  string            `json:"summary"`
 	Runbook  string            `json:"runbook"`
 	Since    time.Time         `json:"since"`    // when the condition began to hold
@@ -97,7 +99,8 @@ func (e *Evaluator) step(r Rule, at time.Time) (changed []Alert) {
 			}
 			known[key] = t
 		}
-		t.Value, t.Severity, t.Summary, t.Runbook, t.keeping = finite(x.value), r.Severity, r.summary(x.labels, x.value), r.Runbook(), time.Time{}
+		t.Value, t.Reading, t.Limit, t.Severity = finite(x.value), r.Unit.text(x.value), r.limit(), r.Severity
+		t.Summary, t.Runbook, t.keeping = r.summary(x.labels, x.value), r.Runbook(), time.Time{}
 	}
 	for key, t := range known {
 		switch {

@@ -84,6 +84,15 @@ func (r Rule) summary(labels Labels, value float64) string {
 	return r.fill(r.Unit.text(value), func(name string) string { return labels.Get(name) })
 }
 
+// limit says in words where the rule begins to fire.
+func (r Rule) limit() string {
+	side := "above "
+	if r.Below {
+		side = "below "
+	}
+	return side + r.Unit.text(r.Fire)
+}
+
 // fill puts the value and labels into the summary.
 func (r Rule) fill(value string, label func(name string) string) string {
 	var b strings.Builder

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
-const { PUBLIC, ADMIN, BROWSER, PIMOE_CLIENTS, VIEWER, OPERATOR, PIMOE_SHOTS } = process.env;
+const { PUBLIC, ADMIN, BROWSER, PIMOE_CLIENTS, VIEWER, OPERATOR, WATCHER, PIMOE_SHOTS } = process.env;
 const require = createRequire(`${PIMOE_CLIENTS}/console.mjs`);
 const { chromium } = require("playwright-core");
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
@@ -153,7 +153,7 @@ async function demo() {
   await page.locator("#drawer").getByLabel(/Swap the whole group/).fill("int8");
   await page.locator("#drawer").getByRole("button", { name: "Swap" }).click();
   await page.locator("#confirm .primary").click();
-  await page.getByText("Swap e5/0: done").waitFor();
+  await page.getByText("Swap e5: done").waitFor();
   await page.waitForFunction(() => [...document.querySelectorAll("#processes tbody tr")].some((r) => r.cells[0].textContent === "e5/0" && /int8g32/.test(r.cells[3].textContent)));
   step("e5 was restarted, and swapped to int8");
   assert.match(await page.locator("#load-text").innerText(), / 0 failed/);
@@ -171,6 +171,37 @@ async function demo() {
   await third.getByText("stopped").waitFor();
   await more();
   await bounded(page);
+  await page.context().close();
+}
+
+// A whole group: more replicas, and another backend on trial.
+async function group() {
+  const page = await visit(ADMIN);
+  await live(page);
+  await page.getByRole("button", { name: "e6/0", exact: true }).click();
+  const drawer = page.locator("#drawer");
+  const asked = async (button, says) => {
+    await drawer.getByRole("button", { name: button, exact: true }).click();
+    await page.locator("#confirm .primary").click();
+    await page.getByText(`${says} e6: done`).waitFor();
+  };
+  await drawer.getByLabel("Replicas of e6").fill("2");
+  await asked("Scale", "Scale");
+  await drawer.getByText("2 of 2 ready").waitFor();
+  await drawer.locator("#trial-kind").selectOption("canary");
+  await drawer.getByLabel("Backend on trial").fill("int8");
+  await drawer.getByRole("spinbutton", { name: "Share in percent" }).fill("50");
+  await shot(page, "group");
+  await asked("Begin", "Begin canary");
+  await drawer.getByText(/^canary of int8.*: 50 % of the requests, \d+ calls$/).waitFor();
+  await accessible(page, "a trial in the drawer");
+  await asked("Roll back", "Roll back");
+  await drawer.getByText(/^canary of int8.*rolled back/).waitFor();
+  await drawer.getByLabel("Replicas of e6").fill("1");
+  await asked("Scale", "Scale");
+  await drawer.getByText("1 of 1 ready").waitFor();
+  await asked("By load", "Scale");
+  step("e6 was scaled, and tried with int8");
   await page.context().close();
 }
 
@@ -198,8 +229,9 @@ async function hostile() {
   const evil = "<img src=x onerror=\"window.hit=1\"><script>window.hit=1</scr" + "ipt> **bold <svg onload=window.hit=1>** [a](javascript:window.hit=1) [b](https://example.com/\"onmouseover=window.hit=1) `<b>` \n```\n<iframe srcdoc='<script>parent.hit=1</scr" + "ipt>'>\n```\n";
   const name = "<img src=x onerror=window.hit=1>";
   const events = [
-    ["hello", { model: name, layout: { layers: [0], experts: 2, groups: [name, "b"], units: [0, 1] }, bounds: [1], processes: true, every_ms: 125, events: [{ t: 1, what: name, object: name, why: evil, who: name }] }],
+    ["hello", { model: name, layout: { layers: [0], experts: 2, groups: [name, "b"], units: [0, 1] }, bounds: [1], processes: true, alerts: true, every_ms: 125, events: [{ t: 1, what: name, object: name, why: evil, who: name }] }],
     ["state", { t: 1, running: 0, queued: 0, groups: [{ group: name, ready: 0, wanted: 1, max: 1, busy: 0, queue_ms: 0, restarts: 0 }], answers: {}, first_token: [1, 0], inter_token: [0, 0], processes: [{ group: name, replica: 0, pid: 0, state: evil, health: "", backend: evil, class: evil, calls: 1, rows: 1, errors: 0, restarts: 1, bytes: 1, since: 1, death: { t: 1, pid: 1, cause: evil } }] }],
+    ["alerts", { looked: past(0), rules: 1, alerts: [alert(name, evil, "firing", { summary: evil, reading: evil, limit: name, labels: { [name]: evil }, runbook: "javascript:window.hit=1" })], over: [alert(evil, name, "resolved", { summary: evil })] }],
   ];
   await page.route("**/api/v1/live", (r) => r.fulfill({ contentType: "text/event-stream", body: events.map(([k, v]) => `event: ${k}\ndata: ${JSON.stringify(v)}\n\n`).join("") }));
   await page.route("**/v1/chat/completions", (r) => r.fulfill({ contentType: "text/event-stream", headers: { "pimoe-status": "exact" }, body: `data: ${JSON.stringify({ choices: [{ delta: { content: evil }, finish_reason: "stop" }] })}\n\ndata: [DONE]\n\n` }));
@@ -211,7 +243,7 @@ async function hostile() {
   await page.locator("#processes .name").first().click();
   const seen = await page.evaluate(() => ({
     hit: window.hit, made: document.querySelectorAll("main img, main script, main iframe, main :is(.answer, table, #events) svg, dialog img").length,
-    links: [...document.querySelectorAll(".answer a")].map((a) => a.protocol), text: document.querySelector(".answer .text").textContent,
+    links: [...document.querySelectorAll(":is(.answer, .alerts) a")].map((a) => a.protocol), text: document.querySelector(".answer .text").textContent,
   }));
   assert.equal(seen.hit, undefined);
   assert.equal(seen.made, 0);
@@ -221,6 +253,100 @@ async function hostile() {
   await page.unroute("**/api/v1/live");
   await live(page); // it comes again by itself
   step("hostile text stays text, and a lost connection comes again");
+  await page.context().close();
+}
+
+const past = (seconds) => new Date(Date.now() - seconds * 1000).toISOString();
+const alert = (rule, severity, state, more = {}) => ({
+  rule, severity, state, labels: {}, value: 1, reading: "1.2s", limit: "above 1s", summary: `what ${rule} says`, runbook: `https://example.com/alerts.md#${rule}`,
+  since: past(240), fired: past(200), resolved: state === "resolved" ? past(60) : "0001-01-01T00:00:00Z", ...more,
+});
+
+// An alert of the real server is there when its cause was, for those who may see it; then lists of all kinds.
+async function alarms() {
+  const page = await visit(ADMIN);
+  await live(page);
+  for (let deaths = await restarts(page); deaths < 2; deaths++) { // the rule wants more than one
+    await page.getByRole("button", { name: "Kill e3/0" }).click();
+    await page.click("#confirm .danger");
+    await page.waitForFunction((n) => [...document.querySelectorAll("#processes tbody tr")].some((r) => r.cells[0].textContent === "e3/0" && r.cells[2].textContent === "ready" && r.cells[6].textContent > n), String(deaths));
+  }
+  const row = page.locator("#alerts-list li", { hasText: "PimoeExpertCrashLoop" });
+  await row.waitFor();
+  assert.match(await row.innerText(), /critical\s+PimoeExpertCrashLoop\s+What to do[^]*e3\/0 was restarted .* times in ten minutes[^]*firing . since \d\d:\d\d:\d\d, \d+ s . value .*, fires above 1/);
+  assert.match(await row.getByRole("link").getAttribute("href"), /docs\/alerts\.md#pimoeexpertcrashloop$/);
+  assert.match(await page.locator("#alarm").innerText(), /^\d+ alerts?$/);
+  assert.match(await page.locator("#alarm").getAttribute("class"), /critical/);
+  assert.match(await page.locator("#alerts-news").innerText(), /critical alert: e3\/0 was restarted/);
+  await page.focus("#alarm");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "alerts");
+  step(`an alert of the server: ${(await row.innerText()).replaceAll(/\s+/g, " ")}`);
+  await page.context().close();
+
+  for (const [key, sees] of [[VIEWER, true], [WATCHER, false]]) {
+    const other = await visit(PUBLIC);
+    await other.fill("#key", key);
+    await other.press("#key", "Enter");
+    await live(other);
+    if (sees) await other.locator("#alarm").waitFor();
+    else await other.waitForSelector("#processes tbody tr"); // a state, with which alerts would have come
+    assert.equal(await other.locator("#alerts").isVisible(), sees);
+    assert.equal(await other.locator("#alerts-list li").count() > 0, sees);
+    await other.context().close();
+  }
+  step("those see it who may ask for alerts, and nobody else");
+  for (const [name, options] of [["dark-alerts", {}], ["light-narrow-alerts", { viewport: { width: 360, height: 780 }, colorScheme: "light" }]]) await told(name, options);
+}
+
+// restarts is how often the process of e3 was started again.
+const restarts = async (page) => {
+  const row = page.locator("#processes tbody tr", { has: page.getByRole("button", { name: "e3/0", exact: true }) });
+  return Number(await row.locator("td").nth(5).innerText());
+};
+
+// told gives the page lists that no server gives at once.
+async function told(name, options) {
+  const page = await visit(ADMIN, options);
+  await live(page);
+  const hello = { model: "pimoe-tiny", layout: { layers: [], experts: 0, groups: [], units: [] }, bounds: [1], processes: false, alerts: true, every_ms: 125, events: [] };
+  let streams = 0;
+  await page.route("**/api/v1/live", (r) => (streams++ ? r.abort() : r.fulfill({ contentType: "text/event-stream", body: `event: hello\ndata: ${JSON.stringify(hello)}\n\n` })));
+  await page.reload();
+  await page.waitForSelector("#link.lost");
+  const give = (kind, value) => page.evaluate(async ([k, v]) => (await import("/console/store.js")).emit(k, v), [kind, value]);
+  const list = (now, over = []) => give("alerts", { looked: past(0), rules: 14, alerts: now, over });
+  const seen = () => page.locator("#alerts-list .rule").allInnerTexts();
+  const badge = async () => ((await page.locator("#alarm").isVisible()) ? page.locator("#alarm").innerText() : "");
+  assert.match(await page.locator("#alerts").innerText(), /Nothing is known yet/);
+  await list([]);
+  assert.match(await page.locator("#alerts").innerText(), /14 rules, looked at .*Nothing fires/s);
+  assert.equal(await badge(), "");
+  const memory = alert("PimoeMemoryHigh", "warning", "pending");
+  await list([memory]);
+  assert.deepEqual([await seen(), await badge()], [["PimoeMemoryHigh"], ""]);
+  const all = [alert("PimoeQueueOld", "warning", "firing"), alert("PimoeErrorsHigh", "critical", "firing"), alert("PimoeAnswersDegraded", "info", "firing"), memory];
+  await list(all, [alert("PimoeCPUHigh", "warning", "resolved")]);
+  assert.deepEqual(await seen(), ["PimoeErrorsHigh", "PimoeQueueOld", "PimoeAnswersDegraded", "PimoeMemoryHigh"]);
+  assert.equal(await badge(), "3 alerts");
+  await page.locator("#alerts-over summary").focus();
+  await page.keyboard.press("Enter");
+  assert.match(await page.locator("#alerts-over-list").innerText(), /PimoeCPUHigh\s+what PimoeCPUHigh says, for 3 min/);
+  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  assert.equal(overflow, 0, `${name}: the page is wider than the screen`);
+  await accessible(page, name);
+  await page.locator("#alerts").scrollIntoViewIfNeeded();
+  await shot(page, name);
+  const link = page.locator("#alerts-list li", { hasText: "PimoeQueueOld" }).getByRole("link");
+  await link.focus();
+  await list(all.filter((a) => a.rule !== "PimoeErrorsHigh"), [alert("PimoeErrorsHigh", "critical", "resolved")]);
+  assert.ok(await link.evaluate((e) => e === document.activeElement), "the focus stays where it was");
+  assert.equal(await badge(), "2 alerts");
+  assert.equal(await page.locator("#alerts-news").innerText(), "PimoeErrorsHigh is resolved");
+  await give("hello", { ...hello, alerts: false });
+  assert.match(await page.locator("#alerts").innerText(), /alerts.enabled is false/);
+  assert.equal(await badge(), "");
+  step(`${name}: pending, firing and resolved alerts, the worst first`);
   await page.context().close();
 }
 
@@ -348,7 +474,7 @@ async function looks() {
   await page.context().close();
 }
 
-for (const part of [demo, hostile, roles, login, looks]) {
+for (const part of [demo, group, alarms, hostile, roles, login, looks]) {
   try {
     await part();
   } catch (err) {

@@ -43,9 +43,16 @@ func TestConsole(t *testing.T) {
 		c.Auth.OIDC.RoleClaim = "groups"
 		c.Auth.PublicAdmin, c.Chaos.Enabled = true, true
 		c.Limits.RequestTimeout = 2 * time.Minute
+		c.Alerts.Interval, c.Alerts.Restarts = time.Second, 1
+		c.Alerts.CPUPercent, c.Alerts.MemoryPercent, c.Alerts.DiskFreePercent = 100, 100, 1 // whatever else this machine does
+		c.Experts.Scaling.MaxReplicas, c.Experts.Scaling.Window = 2, 10*time.Minute // by hand alone
 		keys := access.NewKeyFile(c.Auth.KeysPath(c.Home), time.Now)
-		for name, role := range map[string]access.Role{"VIEWER": access.Viewer, "USER": access.User, "OPERATOR": access.Operator} {
-			_, key, err := keys.Create(access.Template{Role: role, Tenant: access.DefaultTenant})
+		for name, template := range map[string]access.Template{
+			"VIEWER": {Role: access.Viewer}, "USER": {Role: access.User}, "OPERATOR": {Role: access.Operator},
+			"WATCHER": {Role: access.Admin, Scopes: []string{"session", "live"}}, // nothing but that
+		} {
+			template.Tenant = access.DefaultTenant
+			_, key, err := keys.Create(template)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -30,7 +30,7 @@ const (
 
 // to is what an audience may see of it: not who did it, nor why a process ended.
 func (e Event) to(a Audience) Event {
-	if a != Processes {
+	if !a.Processes {
 		e.Why, e.Who = "", ""
 	}
 	return e

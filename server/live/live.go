@@ -1,5 +1,5 @@
 // Package live tells watchers what the host does at this moment: which experts compute, how long tokens take, which processes
-// serve and what happens to them. A Hub looks at its Source a few times a second while somebody watches, and not at all while
+// serve, what happens to them, and what the alerting rules say. A Hub looks at its Source a few times a second while somebody watches, and not at all while
 // nobody does; it makes one message of it for all watchers of an audience.
 //
 // server has a stream of server-sent events over a Watcher, for the console; other transports subscribe in the same way. The
@@ -35,6 +35,7 @@ type Source struct {
 	FirstToken, InterToken func(to []uint64) []uint64
 	Bounds                 []float64
 	Answers                func() Answers
+	Alerts                 func() AlertList // nil = no rules are evaluated
 }
 
 // Answers counts them since the start by their status.
@@ -44,15 +45,11 @@ type Answers struct {
 	Degraded uint64 `json:"degraded"`
 }
 
-// Audience is what a watcher may see.
-type Audience int
-
-// The audiences.
-const (
-	Sums      Audience = iota // sums over groups and requests
-	Processes                 // also each process, and who did what
-	audiences
-)
+// Audience is what a watcher may see beyond sums over groups and requests, which the zero value is.
+type Audience struct {
+	Processes bool // each process, and who did what
+	Alerts    bool
+}
 
 // Message is one thing that a watcher is told. Data is JSON on one line, shared by all watchers: nobody changes it.
 type Message struct {
@@ -60,12 +57,14 @@ type Message struct {
 	Data []byte
 }
 
-// The kinds of messages. The first one is a Hello; then come Pulses, one State a second, and Events.
+// The kinds of messages. The first one is a Hello; then come Pulses, one State a second, and Events. An AlertList comes with the
+// first State, and with the next one whenever the rules were evaluated.
 const (
-	KindHello = "hello"
-	KindPulse = "pulse"
-	KindState = "state"
-	KindEvent = "event"
+	KindHello  = "hello"
+	KindPulse  = "pulse"
+	KindState  = "state"
+	KindEvent  = "event"
+	KindAlerts = "alerts"
 )
 
 // Options are a Hub's; the zero value is fit for use.
@@ -166,24 +165,42 @@ func (h *Hub) tell(e Event) {
 	if len(h.events) > kept {
 		h.events = append([]Event(nil), h.events[len(h.events)-kept:]...)
 	}
-	var m [audiences]Message
-	for a := range audiences {
-		m[a] = Message{KindEvent, encode(e.to(a))}
-	}
-	h.send(m)
+	h.send(KindEvent, encode(e.to(Audience{})), encode(e.to(Audience{Processes: true})))
 }
 
-// send gives each watcher the message of its audience; one without data is none. The caller holds mu.
-func (h *Hub) send(m [audiences]Message) {
+// send gives each watcher a message: one for those who see sums, another for those who see processes. The caller holds mu.
+func (h *Hub) send(kind string, sums, processes []byte) {
 	for w := range h.watchers {
-		if m[w.audience].Data == nil {
+		data := sums
+		if w.audience.Processes {
+			data = processes
+		}
+		h.give(w, Message{kind, data})
+	}
+}
+
+// sendAlerts gives the alerts to those who may see them and do not know them as they are since the last evaluation. The caller
+// holds mu.
+func (h *Hub) sendAlerts(list AlertList) {
+	var m Message
+	for w := range h.watchers {
+		if !w.audience.Alerts || w.knows.Equal(list.Looked) {
 			continue
 		}
-		select {
-		case w.messages <- m[w.audience]:
-		default:
-			h.end(w, ErrSlow)
+		if m.Data == nil {
+			m = Message{KindAlerts, encode(list)}
 		}
+		w.knows = list.Looked
+		h.give(w, m)
+	}
+}
+
+// give puts a message into a watcher's hands, or ends one who holds too many. The caller holds mu.
+func (h *Hub) give(w *Watcher, m Message) {
+	select {
+	case w.messages <- m:
+	default:
+		h.end(w, ErrSlow)
 	}
 }
 
@@ -245,11 +262,15 @@ func (h *Hub) step(l *look) {
 	if since := now.Sub(l.stated); since >= stateEvery || hasty && since >= hastyEvery {
 		state = l.state(now)
 	}
+	var alerts AlertList
+	if state != nil && h.src.Alerts != nil {
+		alerts = h.src.Alerts()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if changed {
-		m := Message{KindPulse, encode(pulse)}
-		h.send([audiences]Message{m, m})
+		data := encode(pulse)
+		h.send(KindPulse, data, data)
 	}
 	if state == nil {
 		return
@@ -257,7 +278,8 @@ func (h *Hub) step(l *look) {
 	for _, e := range l.events() {
 		h.tell(e)
 	}
-	h.send([audiences]Message{{KindState, encode(state.to(Sums))}, {KindState, encode(state)}})
+	h.send(KindState, encode(state.to(Audience{})), encode(state))
+	h.sendAlerts(alerts)
 }
 
 // Watcher is one who watches.
@@ -265,6 +287,7 @@ type Watcher struct {
 	hub      *Hub
 	audience Audience
 	messages chan Message
+	knows    time.Time     // of which evaluation it knows the alerts; the hub's mu guards it
 	over     chan struct{} // closed when err is set
 	err      error
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/scaling"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/server/alert"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,6 +30,7 @@ type machine struct {
 	processes []host.Status
 	times     []uint64
 	trial     *host.Trial
+	alerts    AlertList
 }
 
 func (m *machine) set(f func(*machine)) { m.mu.Lock(); defer m.mu.Unlock(); f(m) }
@@ -59,6 +61,7 @@ func (m *machine) source() Source {
 		Trial:      func() *host.Trial { m.mu.Lock(); defer m.mu.Unlock(); return m.trial },
 		FirstToken: func(to []uint64) []uint64 { m.mu.Lock(); defer m.mu.Unlock(); return append(to[:0], m.times...) },
 		Bounds:     []float64{1},
+		Alerts:     func() AlertList { m.mu.Lock(); defer m.mu.Unlock(); return m.alerts },
 	}
 }
 
@@ -92,11 +95,11 @@ func TestWatchersSeeWhatHappens(t *testing.T) {
 	m := newMachine()
 	h := New(m.source(), Options{Every: time.Millisecond})
 	defer h.Close()
-	operator, err := h.Subscribe(Processes)
+	operator, err := h.Subscribe(Audience{Processes: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	viewer, err := h.Subscribe(Sums)
+	viewer, err := h.Subscribe(Audience{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,12 +147,59 @@ func TestWatchersSeeWhatHappens(t *testing.T) {
 	if v := next(t, viewer, KindState, nil); v["processes"] != nil || v["groups"] == nil {
 		t.Errorf("a viewer sees processes: %v", v)
 	}
-	late, err := h.Subscribe(Sums)
+	late, err := h.Subscribe(Audience{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if v := next(t, late, KindHello, nil); len(v["events"].([]any)) != 4 || strings.Contains(string(encode(v)), "key:ab") {
 		t.Errorf("a newcomer hears of %v", v["events"])
+	}
+}
+
+// Those who may see alerts hear of them at once and after each evaluation of the rules, and not in between; others never do.
+func TestAlerts(t *testing.T) {
+	m := newMachine()
+	m.alerts = AlertList{Looked: time.Unix(100, 0), Rules: 3, Alerts: []alert.Alert{}, Over: []alert.Alert{}}
+	h := New(m.source(), Options{Every: time.Millisecond})
+	defer h.Close()
+	watch := func(a Audience) *Watcher {
+		t.Helper()
+		w, err := h.Subscribe(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := next(t, w, KindHello, nil); v["alerts"] != a.Alerts {
+			t.Errorf("hello to %+v: %v", a, v)
+		}
+		return w
+	}
+	other, early := watch(Audience{Processes: true}), watch(Audience{Alerts: true})
+	if v := next(t, early, KindAlerts, nil); v["rules"] != 3.0 || len(v["alerts"].([]any)) != 0 {
+		t.Errorf("at first: %v", v)
+	}
+	m.set(func(m *machine) {
+		m.alerts.Looked = time.Unix(115, 0)
+		m.alerts.Alerts = []alert.Alert{{Rule: "PimoeQueueOld", State: alert.Firing}}
+	})
+	late := watch(Audience{Processes: true, Alerts: true})
+	for _, w := range []*Watcher{early, late} {
+		v := next(t, w, KindAlerts, nil)
+		if list := v["alerts"].([]any); len(list) != 1 || list[0].(map[string]any)["rule"] != "PimoeQueueOld" {
+			t.Errorf("after another evaluation: %v", v)
+		}
+	}
+	for w, kinds := range map[*Watcher]map[string]int{other: {}, early: {}, late: {}} {
+		for kinds[KindState] < 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			msg, err := w.Next(ctx)
+			cancel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if kinds[msg.Kind]++; msg.Kind == KindAlerts {
+				t.Errorf("%+v is told of alerts: %s", w.audience, msg.Data)
+			}
+		}
 	}
 }
 
@@ -160,7 +210,7 @@ func TestNobodyWatches(t *testing.T) {
 	defer h.Close()
 	h.Tell(Event{What: "x"})
 	for range 3 {
-		w, err := h.Subscribe(Sums)
+		w, err := h.Subscribe(Audience{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,15 +235,15 @@ func TestNobodyWatches(t *testing.T) {
 func TestWatchersAreBounded(t *testing.T) {
 	m := newMachine()
 	h := New(m.source(), Options{Every: time.Millisecond, Watchers: 2})
-	slow, err := h.Subscribe(Sums)
+	slow, err := h.Subscribe(Audience{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	quick, err := h.Subscribe(Processes)
+	quick, err := h.Subscribe(Audience{Processes: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Subscribe(Sums); !errors.Is(err, sdk.ErrOverloaded) {
+	if _, err := h.Subscribe(Audience{}); !errors.Is(err, sdk.ErrOverloaded) {
 		t.Errorf("a third watcher: %v", err)
 	}
 	for range buffered + 10 {
@@ -217,7 +267,7 @@ func TestWatchersAreBounded(t *testing.T) {
 	if !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
-	if _, err := h.Subscribe(Sums); !errors.Is(err, ErrClosed) {
+	if _, err := h.Subscribe(Audience{}); !errors.Is(err, ErrClosed) {
 		t.Errorf("a watcher after Close: %v", err)
 	}
 	h.Tell(Event{What: "x"})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/host"
+	"github.com/pimoe/pimoe/server/alert"
 )
 
 // Hello is the first message: what does not change.
@@ -14,12 +15,13 @@ type Hello struct {
 	Layout    host.Layout `json:"layout"`
 	Bounds    []float64   `json:"bounds"`    // of the distributions, in seconds
 	Processes bool        `json:"processes"` // States list them
+	Alerts    bool        `json:"alerts"`    // lists of them will come
 	EveryMS   int64       `json:"every_ms"`  // between two pulses
 	Events    []Event     `json:"events"`    // the last ones
 }
 
 func (h *Hub) hello(a Audience) Hello {
-	out := Hello{Model: h.src.Model, Bounds: h.src.Bounds, Processes: a == Processes, EveryMS: h.o.Every.Milliseconds()}
+	out := Hello{Model: h.src.Model, Bounds: h.src.Bounds, Processes: a.Processes, Alerts: a.Alerts && h.src.Alerts != nil, EveryMS: h.o.Every.Milliseconds()}
 	if h.src.Layout != nil {
 		out.Layout = h.src.Layout()
 	}
@@ -57,12 +59,20 @@ type State struct {
 
 // to is what an audience may see of it.
 func (s *State) to(a Audience) *State {
-	if a == Processes {
+	if a.Processes {
 		return s
 	}
 	sums := *s
 	sums.Processes, sums.Trial = nil, nil
 	return &sums
+}
+
+// AlertList is what the alerting rules say.
+type AlertList struct {
+	Looked time.Time     `json:"looked"` // when they were evaluated last
+	Rules  int           `json:"rules"`  // that are evaluated here
+	Alerts []alert.Alert `json:"alerts"` // that fire or are pending
+	Over   []alert.Alert `json:"over"`   // resolved lately, the last one first
 }
 
 // Group is an expert group.

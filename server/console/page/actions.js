@@ -17,12 +17,6 @@ export function confirmed(title, text, verb, dangerous = false) {
   });
 }
 
-export async function post(path, body) {
-  const answer = await call(path, { method: "POST", body });
-  if (!answer.ok) throw await failure(answer);
-  return answer.json();
-}
-
 let hide = 0;
 
 function toast(text, kind) {
@@ -35,5 +29,20 @@ function toast(text, kind) {
   (open ?? document.body).append(box); // above a dialog, else it is behind
 }
 
-export const done = (text) => toast(text, "good");
+// change does something to a group and says what has come of it.
+export async function change(what, group, action, body) {
+  try {
+    const answer = await call(`/admin/experts/${encodeURIComponent(group)}/${action}`, { method: "POST", body });
+    if (!answer.ok) throw await failure(answer);
+    toast(`${what}: done`, "good");
+  } catch (err) {
+    failedAction(`${what}: ${err.message}`);
+  }
+}
+
+// asked makes a change after a yes.
+export async function asked(title, text, verb, group, action, body) {
+  if (await confirmed(title, text, verb)) await change(`${verb} ${group}${body.replica === undefined ? "" : `/${body.replica}`}`, group, action, body);
+}
+
 export const failedAction = (text) => toast(text, "bad");

@@ -1,6 +1,7 @@
 // The console: finds out who looks at it, then connects its parts.
 
 import { $, setText } from "./dom.js";
+import { alerts } from "./alerts.js";
 import { charts } from "./charts.js";
 import { chat } from "./chat.js";
 import { eventList } from "./eventlist.js";
@@ -65,6 +66,7 @@ chat();
 load();
 map();
 charts();
+alerts();
 processes();
 eventList();
 begin().catch((err) => {

@@ -3,12 +3,14 @@
 
 import { $, h, setText } from "./dom.js";
 import { age, bytes, clock, count } from "./format.js";
-import { confirmed, done, failedAction, post } from "./actions.js";
+import { asked, change, confirmed } from "./actions.js";
+import { groupActions, onTrial, trialText } from "./group.js";
 import { emit, on } from "./store.js";
 import { mayChange, mayHurt } from "./session.js";
 
 let list = [];
 let groups = [];
+let trial = null; // the present or last one of the host
 let seesProcesses = false;
 let open = null; // {group, replica} in the drawer
 let chosen = "";
@@ -21,6 +23,7 @@ export function processes() {
   on("state", (s) => {
     list = s.processes ?? [];
     groups = s.groups ?? [];
+    trial = s.trial ?? null;
     show();
     if (open) drawer();
   });
@@ -142,7 +145,7 @@ let built = "";
 function drawer() {
   const p = list.find((one) => one.group === open.group && one.replica === open.replica && !one.aside);
   const dialog = $("drawer");
-  const key = `${open.group}/${open.replica}/${Boolean(p)}/${Boolean(p?.quarantine)}`;
+  const key = `${open.group}/${open.replica}/${Boolean(p)}/${Boolean(p?.quarantine)}/${onTrial(trial, open.group)}`;
   if (built !== key) {
     built = key;
     const title = open.group ? `${open.group}/${open.replica}` : "router";
@@ -157,31 +160,27 @@ function drawer() {
     ["Calls", count(p.calls)], ["Rows", count(p.rows)], ["Errors", count(p.errors)], ["Restarts", count(p.restarts)],
     ["Age", p.since ? age(Date.now() - p.since) : "-"], ["Last death", p.death ? `${p.death.cause} (pid ${p.death.pid}, ${clock(p.death.t)})` : "none"],
   ];
+  const group = groups.find((g) => g.group === p.group);
+  if (group) facts.push(["Replicas", `${group.ready} of ${group.wanted} ready${group.max ? `, at most ${group.max}` : ""}`]);
+  if (trial?.group === p.group && p.group) facts.push(["Trial", trialText(trial)]);
   if (p.quarantine) facts.push(["Quarantine", p.quarantine]);
   const box = $("facts");
-  if (box.childElementCount !== facts.length * 2) box.replaceChildren(...facts.flatMap(([k]) => [h("dt", {}, k), h("dd")]));
-  facts.forEach(([, v], i) => setText(box.children[2 * i + 1], String(v)));
+  if (box.childElementCount !== facts.length * 2) box.replaceChildren(...facts.flatMap(() => [h("dt"), h("dd")]));
+  facts.flat().forEach((text, i) => setText(box.children[i], String(text)));
 }
 
 function actions(p) {
   if (!p.group || !mayChange()) return h("p", { class: "muted" }, p.group ? "Your role may not change processes here." : "The host restarts the router by itself.");
   const many = () => list.filter((o) => o.group === p.group && !o.aside).length > 1;
   const button = (text, kind, f) => h("button", { type: "button", class: kind, onclick: f }, text);
-  const backend = h("input", { id: "swap-backend", list: "swap-backends", value: p.backend, autocomplete: "off", spellcheck: "false" });
   return h("div", { class: "actions" },
     h("div", { class: "row" },
-      p.quarantine && button("Release", "", () => act(`Release ${name(p)} from quarantine?`, "It gets a fresh process and a clean record.", "Release", p, "release", { replica: p.replica })),
-      !p.quarantine && button("Restart", "", () => act(`Restart ${name(p)}?`, "Its calls end on the old process. Nobody waits for the new one.", "Restart", p, "restart", { replica: p.replica })),
-      !p.quarantine && many() && button("Drain", "", () => act(`Drain ${name(p)}?`, "It finishes its calls and ends. The group goes on with one replica fewer.", "Drain", p, "drain", { replica: p.replica }))),
-    h("form", { class: "swap", onsubmit: (e) => { e.preventDefault(); act(`Swap ${p.group} to ${backend.value}?`, "New processes start, pass their tests and take over; requests under way end on the old ones.", "Swap", p, "swap", { backend: backend.value }); } },
-      h("label", { for: "swap-backend" }, `Swap the whole group ${p.group} to backend`), h("div", { class: "row" }, backend, h("datalist", { id: "swap-backends" }, ["cpu", "int8", "ref"].map((b) => h("option", { value: b }))), h("button", {}, "Swap"))),
+      p.quarantine && button("Release", "", () => asked(`Release ${name(p)} from quarantine?`, "It gets a fresh process and a clean record.", "Release", p.group, "release", { replica: p.replica })),
+      !p.quarantine && button("Restart", "", () => asked(`Restart ${name(p)}?`, "Its calls end on the old process. Nobody waits for the new one.", "Restart", p.group, "restart", { replica: p.replica })),
+      !p.quarantine && many() && button("Drain", "", () => asked(`Drain ${name(p)}?`, "It finishes its calls and ends. The group goes on with one replica fewer.", "Drain", p.group, "drain", { replica: p.replica }))),
+    groupActions(p, groups.find((g) => g.group === p.group), trial),
     mayHurt() && h("div", { class: "chaos" }, h("p", { class: "muted" }, "Chaos: the host is not told, and has to notice."),
       h("div", { class: "row" }, button("Kill", "danger", () => hurt(p, "kill")), button("Stop (hang)", "danger", () => hurt(p, "stop")))));
-}
-
-async function act(title, text, verb, p, action, body) {
-  if (!(await confirmed(title, text, verb))) return;
-  await run(`${verb} ${name(p)}`, p, action, body);
 }
 
 async function hurt(p, fault) {
@@ -189,14 +188,5 @@ async function hurt(p, fault) {
     ? ["Kill", "The process gets SIGKILL. Answers under way wait for its successor and go on with the same text."]
     : ["Stop", "The process gets SIGSTOP and hangs. The host notices, replaces it, and answers go on."];
   if (!(await confirmed(`${verb} ${name(p)}, pid ${p.pid}?`, text, `${verb} it`, true))) return;
-  await run(`${verb} ${name(p)}`, p, "chaos", { replica: p.replica, fault });
-}
-
-async function run(what, p, action, body) {
-  try {
-    await post(`/admin/experts/${encodeURIComponent(p.group)}/${action}`, body);
-    done(`${what}: done`);
-  } catch (err) {
-    failedAction(`${what}: ${err.message}`);
-  }
+  await change(`${verb} ${name(p)}`, p.group, "chaos", { replica: p.replica, fault });
 }
