@@ -74,7 +74,10 @@ func localHost(host string) bool {
 }
 
 // experts is GET /admin/experts: one entry for each process and for each group, and the router's.
-func (s *Server) experts(context.Context, *request) (*reply, error) {
+func (s *Server) experts(ctx context.Context, _ *request) (*reply, error) {
+	if s.service.devices != nil {
+		s.service.devices(ctx)
+	}
 	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{"experts": s.service.experts(), "groups": s.service.groups(), "router": s.service.router()})}, nil
 }
 
