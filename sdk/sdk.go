@@ -52,6 +52,10 @@ const CapPacking = "packing:"
 // host prefers. It is a plugin in another language whose author has not taken the trouble.
 const CapGRPCOnly = "grpc-only"
 
+// CapDevices is the capability of an expert that tells of devices which compute for it (expert.Reporting). sdk/serve declares it
+// for whoever implements that; only such plugins are asked.
+const CapDevices = "devices"
+
 // Info is what a plugin says of itself. The host shows it and checks it; it trusts none of it for safety.
 type Info struct {
 	Name         string   // short name: the NAME of pimoe-router-NAME or pimoe-expert-NAME

@@ -60,7 +60,10 @@ func (s *Server) profiles(rt route) fiber.Handler {
 }
 
 // experts is GET /admin/experts: one entry for each process and for each group, and the router's.
-func (s *Server) experts(context.Context, *request) (*reply, error) {
+func (s *Server) experts(ctx context.Context, _ *request) (*reply, error) {
+	if s.service.devices != nil {
+		s.service.devices(ctx)
+	}
 	return &reply{status: http.StatusOK, contentType: mimeJSON, body: mustJSON(map[string]any{"experts": s.service.experts(), "groups": s.service.groups(), "router": s.service.router()})}, nil
 }
 

@@ -48,11 +48,12 @@ type service struct {
 
 	engine  engineAPI
 	text    textAPI
-	ready   func() error // nil = a request would be answered
-	lacking func() error // nil = exactly
-	experts func() any   // one entry for each process
-	plugins func() []int // process ids; nil = there are none
-	groups  func() any   // one entry for each group: how many processes it has and should have
+	ready   func() error              // nil = a request would be answered
+	lacking func() error              // nil = exactly
+	experts func() any                // one entry for each process
+	devices func(ctx context.Context) // has the processes asked what their devices do, for experts; nil = nobody has any
+	plugins func() []int              // process ids; nil = there are none
+	groups  func() any                // one entry for each group: how many processes it has and should have
 	release func(group string, replica int) (int, error)
 	router  func() any
 	routed  func() string // name of the strategy
@@ -109,6 +110,7 @@ func serviceOf(i *instance.Instance) service {
 		defaults: defaultsOf(i.Model.Defaults),
 		engine:   i.Engine, text: i.Tokenizer, ready: i.Ready, lacking: i.Lacking, metrics: i.Metrics,
 		experts: func() any { return append([]host.Status{}, i.Host.Status()...) },
+		devices: func(ctx context.Context) { _, _ = i.Host.Devices(ctx) }, // who does not answer keeps what it said before
 		plugins: func() []int { return pluginsOf(i.Host) },
 		groups:  func() any { return append([]host.GroupStatus{}, i.Host.Scaling()...) },
 		release: i.Host.Release,

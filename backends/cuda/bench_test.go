@@ -50,7 +50,7 @@ func BenchmarkBlock(b *testing.B) {
 				bandwidth := 2 * float64(d.MemoryClockKHz) * 1e3 * float64(d.BusBits) / 8
 				peak := 2 * 128 * float64(d.Processors) * float64(d.ClockKHz) * 1e3
 				b.ReportMetric(seconds/n*1e6, "us-kernels")
-				b.ReportMetric((after.CopySeconds-before.CopySeconds)/n*1e6, "us-copies")
+				b.ReportMetric((after.CopySeconds()-before.CopySeconds())/n*1e6, "us-copies")
 				b.ReportMetric(100*n*weights*c.bytes/seconds/bandwidth, "%-bandwidth")
 				b.ReportMetric(100*n*2*weights*float64(each)/seconds/peak, "%-f32-peak")
 			})

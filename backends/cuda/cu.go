@@ -18,7 +18,7 @@ import (
 // Supported says that this build can compute on a GPU.
 const Supported = true
 
-// cuDevice is a device by way of gorgonia.org/cu; memory that is pinned has no function there.
+// cuDevice is a device by way of gorgonia.org/cu, which has no functions that pin memory.
 type cuDevice struct {
 	about   Info
 	context cu.CUContext
@@ -84,9 +84,8 @@ func freeOf(number int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer context.Destroy()
 	free, _, err := cu.MemInfo()
-	return free, err
+	return free, errors.Join(err, context.Destroy())
 }
 
 func about(number int) (Info, error) {
@@ -140,10 +139,7 @@ func (d *cuDevice) load(ptx string) (module, error) {
 	return cuModule{m}, err
 }
 
-func (m cuModule) kernel(name string) (kernel, error) {
-	f, err := m.m.Function(name)
-	return f, err
-}
+func (m cuModule) kernel(name string) (kernel, error) { return m.m.Function(name) }
 
 func (d *cuDevice) alloc(bytes int) (uint64, error) {
 	p, err := cu.MemAlloc(int64(bytes))
@@ -151,7 +147,10 @@ func (d *cuDevice) alloc(bytes int) (uint64, error) {
 		free, total, _ := cu.MemInfo()
 		return 0, fmt.Errorf("out of memory: %d MiB more are needed, %d of %d MiB are free: %w", mebibytes(int64(bytes)), free>>20, total>>20, err)
 	}
-	return uint64(p), err
+	if err != nil {
+		return 0, fmt.Errorf("allocate %d bytes: %w", bytes, err)
+	}
+	return uint64(p), nil
 }
 
 // mebibytes is rounded up.
@@ -161,13 +160,33 @@ func (d *cuDevice) free(p uint64) error { return cu.MemFree(cu.DevicePtr(p)) }
 
 func (d *cuDevice) pinned(bytes int) ([]byte, error) {
 	var p unsafe.Pointer
-	if r := C.cuMemHostAlloc(&p, C.size_t(bytes), C.CU_MEMHOSTALLOC_PORTABLE); r != C.CUDA_SUCCESS {
-		return nil, fmt.Errorf("pin %d bytes of the host's memory: CUDA error %d", bytes, int(r))
+	if err := result(C.cuMemHostAlloc(&p, C.size_t(bytes), C.CU_MEMHOSTALLOC_PORTABLE)); err != nil {
+		return nil, fmt.Errorf("pin %d bytes of the host's memory: %w", bytes, err)
 	}
 	return unsafe.Slice((*byte)(p), bytes), nil
 }
 
 func (d *cuDevice) unpin(b []byte) error { return cu.MemFreeHost(unsafe.Pointer(unsafe.SliceData(b))) }
+
+func (d *cuDevice) register(b []byte, readOnly bool) error {
+	flags := C.uint(C.CU_MEMHOSTREGISTER_PORTABLE)
+	if readOnly {
+		flags |= C.CU_MEMHOSTREGISTER_READ_ONLY
+	}
+	return result(C.cuMemHostRegister(unsafe.Pointer(unsafe.SliceData(b)), C.size_t(len(b)), flags))
+}
+
+func (d *cuDevice) unregister(b []byte) error {
+	return result(C.cuMemHostUnregister(unsafe.Pointer(unsafe.SliceData(b))))
+}
+
+// result is the error of a call that cu does not have.
+func result(r C.CUresult) error {
+	if r == C.CUDA_SUCCESS {
+		return nil
+	}
+	return fmt.Errorf("the driver answers error %d", int(r))
+}
 
 func (d *cuDevice) upload(stream int, dst uint64, src []byte) error {
 	return cu.MemcpyHtoDAsync(cu.DevicePtr(dst), unsafe.Pointer(unsafe.SliceData(src)), int64(len(src)), d.stream[stream])

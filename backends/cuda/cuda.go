@@ -34,6 +34,9 @@ type Options struct {
 	Device int
 	// Progress is told the bytes of each matrix that was uploaded; nil = nobody.
 	Progress func(bytes int)
+	// Shared is told, when the device is open, why it can't copy from and to the memory that Share has named by itself, or nil if it
+	// can; nil = nobody.
+	Shared func(why error)
 	// Lost is told that the device failed while it computed. The context is of no more use then and y has no answer, so it should
 	// end the process; when it is nil or returns, Apply panics.
 	Lost func(error)
@@ -48,10 +51,16 @@ type Backend struct {
 	engine *engine
 	failed error
 	opened atomic.Pointer[engine] // engine, for those who only look
+
+	mu     sync.Mutex // guards shared, and keeps Share and Open apart
+	shared []region
 }
 
 // New makes the backend. It can't fail: what is missing is said by Open, Linear and FFN.
 func New(o Options) *Backend { return &Backend{options: o, open: openDevice} }
+
+// Use chooses another device than Options.Device. It comes before Open and all weights.
+func (b *Backend) Use(device int) { b.options.Device = device }
 
 // Open opens the device, once, and says why it can't be used: sdk.ErrUnavailable.
 func (b *Backend) Open() error {
@@ -61,10 +70,46 @@ func (b *Backend) Open() error {
 			b.failed = fmt.Errorf("%w: cuda: %w", sdk.ErrUnavailable, err)
 			return
 		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		b.engine = e
 		b.opened.Store(e)
+		b.pin()
 	})
 	return b.failed
+}
+
+// Share names memory in which calls come, which is only read, and in which answers go. Rows that lie there the device copies by
+// itself, if the driver pins the memory; else, and for rows elsewhere, they go through pinned memory of the backend's own, with the
+// same bits. release is to be called before the memory goes and while no call runs.
+func (b *Backend) Share(in, out []byte) (release func() error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.shared = []region{{"calls", in, true}, {"answers", out, false}}
+	b.pin()
+	return b.unshare
+}
+
+// pin pins what is shared as soon as there is a device. The caller holds mu.
+func (b *Backend) pin() {
+	e := b.opened.Load()
+	if e == nil || b.shared == nil {
+		return
+	}
+	why := e.share(b.shared)
+	if b.options.Shared != nil {
+		b.options.Shared(why)
+	}
+}
+
+func (b *Backend) unshare() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.shared = nil
+	if e := b.opened.Load(); e != nil {
+		return e.unshare()
+	}
+	return nil
 }
 
 // Close lets go of the device. No Linear and no FFN may be used afterwards.
@@ -76,7 +121,7 @@ func (b *Backend) Close() error {
 	return b.engine.close()
 }
 
-// Stats are what the device has done since it was opened; nothing before that. They may be asked for at any time.
+// Stats are what the device has, and has done since it was opened; nothing before that. They may be asked for at any time.
 func (b *Backend) Stats() Stats {
 	if e := b.opened.Load(); e != nil {
 		return e.stats()

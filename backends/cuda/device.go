@@ -10,6 +10,9 @@ type device interface {
 	// pinned is memory of the host from which the device copies by itself; unpin gives it back.
 	pinned(bytes int) ([]byte, error)
 	unpin(b []byte) error
+	// register pins memory that the process has already, which it may only read if it is readOnly; unregister ends that.
+	register(b []byte, readOnly bool) error
+	unregister(b []byte) error
 	// upload and download copy between pinned memory and the device, asynchronously.
 	upload(stream int, dst uint64, src []byte) error
 	download(stream int, dst []byte, src uint64) error
@@ -36,13 +39,13 @@ const (
 
 // Info describes a device.
 type Info struct {
-	Number         int    `json:"number"`
-	Name           string `json:"name"`
-	Driver         int    `json:"driver"` // the CUDA version of the driver: 12040 is 12.4
-	SM             int    `json:"sm"`     // compute capability: 80 is 8.0
-	Processors     int    `json:"multiprocessors"`
-	Memory         int64  `json:"memory_bytes"`
-	ClockKHz       int    `json:"clock_khz"`
-	MemoryClockKHz int    `json:"memory_clock_khz"`
-	BusBits        int    `json:"memory_bus_bits"`
+	Number         int
+	Name           string
+	Driver         int // the CUDA version of the driver: 12040 is 12.4
+	SM             int // compute capability: 80 is 8.0
+	Processors     int
+	Memory         int64 // bytes
+	ClockKHz       int
+	MemoryClockKHz int
+	BusBits        int // of the memory
 }

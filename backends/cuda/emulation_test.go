@@ -14,6 +14,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pimoe/pimoe/backends"
 	"github.com/pimoe/pimoe/backends/backendtest"
@@ -162,7 +165,7 @@ func TestTogether(t *testing.T) {
 			same(t, fmt.Sprintf("%s, rows %v", class, rows), got, want)
 		}
 		s := b.Stats()
-		if s.Calls == 0 || s.Rows == 0 || s.RunSeconds <= 0 || s.CopySeconds <= 0 {
+		if s.Calls == 0 || s.Rows == 0 || s.RunSeconds <= 0 || s.CopySeconds() <= 0 {
 			t.Errorf("nothing was counted: %+v", s)
 		}
 	}
@@ -189,11 +192,102 @@ func TestRelease(t *testing.T) {
 	if err := errors.Join(b.Close(), b.Close()); err != nil {
 		t.Error(err)
 	}
+	if got := b.Stats(); got.Device.Name == "" {
+		t.Errorf("after Close: %+v", got)
+	}
 	for runtime.NumGoroutine() > goroutines && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
 	if got := runtime.NumGoroutine(); got > goroutines {
 		t.Errorf("%d goroutines, %d before", got, goroutines)
+	}
+}
+
+// sharedMemory is what a process shares with its host: calls, which it may only read, and answers. host is the calls as the host
+// writes them.
+func sharedMemory(t *testing.T, bytes int) (host, calls, answers []byte) {
+	t.Helper()
+	fd := must(unix.MemfdCreate("calls", unix.MFD_CLOEXEC))
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, int64(bytes)); err != nil {
+		t.Fatal(err)
+	}
+	host = must(unix.Mmap(fd, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED))
+	calls = must(unix.Mmap(fd, 0, bytes, unix.PROT_READ, unix.MAP_SHARED))
+	answers = must(unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS))
+	t.Cleanup(func() {
+		for _, m := range [][]byte{host, calls, answers} {
+			if err := unix.Munmap(m); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return host, calls, answers
+}
+
+// rowsIn views memory as rows.
+func rowsIn(b []byte, rows, cols int) tensor.Matrix {
+	return tensor.MatrixOf(rows, cols, unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), rows*cols))
+}
+
+// TestShared: rows in shared memory are copied by the device itself where the driver pins that, and through the backend's own memory
+// where it refuses, where their width does not fit and where they lie elsewhere: with the same bits.
+func TestShared(t *testing.T) {
+	const page = 1 << 20
+	for name, c := range map[string]struct {
+		conf, why string
+		cols      int
+		direct    bool
+	}{
+		"pinned":         {"", "", 96, true},
+		"odd width":      {"", "", 70, false},
+		"driver refuses": {"register 801\n", "pin 1048576 bytes of shared memory for calls: the driver answers error 801", 96, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.conf != "" {
+				device(t, c.conf)
+			}
+			var told []error
+			b := opened(t, cuda.Options{Shared: func(why error) { told = append(told, why) }})
+			host, calls, answers := sharedMemory(t, page)
+			release := b.Share(calls, answers)
+			if len(told) != 1 || (told[0] == nil) != (c.why == "") || told[0] != nil && !strings.HasPrefix(told[0].Error(), c.why) || b.Stats().Staged == "" != (c.why == "") {
+				t.Errorf("told %v, staged because of %q; want %q", told, b.Stats().Staged, c.why)
+			}
+			r := rand.New(rand.NewPCG(5, 6))
+			block := func() backends.FFN {
+				return must(b.FFN("bf16w-f32", "silu", randomView(r, tensor.BF16, 64, c.cols), randomView(r, tensor.BF16, 64, c.cols), randomView(r, tensor.BF16, c.cols, 64)))
+			}
+			blocks := []backends.FFN{block(), block()}
+			for _, rows := range [][]int{{1, 2}, {700, 513}} { // one chunk, and several on both streams
+				all := rows[0] + rows[1]
+				x, want := randomRows(r, all, c.cols), tensor.NewMatrix(all, c.cols)
+				b.ApplyAll(blocks, rows, want, x, team.Team{})
+				copy(rowsIn(host[4096:], all, c.cols).Data, x.Data)
+				before := b.Stats()
+				got := rowsIn(answers[8192:], all, c.cols)
+				b.ApplyAll(blocks, rows, got, rowsIn(calls[4096:], all, c.cols), team.Team{})
+				same(t, fmt.Sprintf("%v rows", rows), got, want)
+				direct := 0
+				if c.direct {
+					direct = all
+				}
+				if n := int(b.Stats().Direct - before.Direct); n != direct {
+					t.Errorf("%d rows of %d were copied by the device itself, want %d", n, all, direct)
+				}
+				if up, least := b.Stats().Uploaded-before.Uploaded, int64(4*all*c.cols); up < least || up > least*2+1<<16 {
+					t.Errorf("%d bytes went up for %d of rows", up, least)
+				}
+			}
+			if err := errors.Join(release(), release()); err != nil {
+				t.Error(err)
+			}
+			before := b.Stats().Direct
+			b.ApplyAll(blocks[:1], []int{1}, rowsIn(answers, 1, c.cols), rowsIn(calls, 1, c.cols), team.Team{})
+			if n := b.Stats().Direct - before; n != 0 {
+				t.Errorf("after its release %d rows were copied from memory that may be gone", n)
+			}
+		})
 	}
 }
 

@@ -6,40 +6,39 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 )
 
 // engine owns a device: one goroutine, which keeps its thread, makes all calls of the driver.
 type engine struct {
-	dev    device
-	info   Info
-	jobs   chan func()
-	ended  chan struct{}
-	closed sync.Once
+	dev   device
+	info  Info
+	jobs  chan func()
+	quit  chan struct{} // closed by close
+	ended chan struct{} // closed by the goroutine
+	once  sync.Once     // of close
 
 	// Of the goroutine alone.
-	kernels map[string]kernel // by entry
-	loaded  map[*kind]bool
-	stages  [streams]stage
+	kernels  map[string]kernel // by entry
+	families map[string]bool   // whose kernels are there
+	stages   [streams]stage
+	shared   regions
+	looked   time.Time // at the memory
 
 	mu      sync.Mutex // guards what follows
 	garbage []uint64   // memory of the device that nobody refers to any more
 	done    Stats
 }
 
-// Stats are sums over all calls of a device.
-type Stats struct {
-	Device      Info    `json:"device"`
-	Calls       uint64  `json:"calls"`
-	Rows        uint64  `json:"rows"`
-	CopySeconds float64 `json:"copy_seconds"` // of the device, up and down
-	RunSeconds  float64 `json:"run_seconds"`  // of the kernels
-	Weights     int64   `json:"weight_bytes"` // that lie on the device
-	Free        int64   `json:"free_bytes"`   // of the device's memory, when weights last went up
-}
+// errClosed is what a closed engine says.
+var errClosed = errors.New("the device is closed")
 
 // startEngine starts the goroutine, which opens the device.
 func startEngine(open func() (device, error)) (*engine, error) {
-	e := &engine{jobs: make(chan func()), ended: make(chan struct{}), kernels: map[string]kernel{}, loaded: map[*kind]bool{}}
+	e := &engine{
+		jobs: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{}),
+		kernels: map[string]kernel{}, families: map[string]bool{},
+	}
 	opened := make(chan error)
 	go func() {
 		defer close(e.ended)
@@ -47,11 +46,8 @@ func startEngine(open func() (device, error)) (*engine, error) {
 		var err error
 		e.dev, err = open()
 		opened <- err
-		if err != nil {
-			return
-		}
-		for job := range e.jobs {
-			job()
+		if err == nil {
+			e.serve()
 		}
 	}()
 	if err := <-opened; err != nil {
@@ -63,57 +59,96 @@ func startEngine(open func() (device, error)) (*engine, error) {
 	return e, nil
 }
 
+func (e *engine) serve() {
+	for {
+		select {
+		case job := <-e.jobs:
+			job()
+		case <-e.quit:
+			return
+		}
+	}
+}
+
 // do runs a job on the engine's thread and waits for it.
 func (e *engine) do(job func() error) error {
 	result := make(chan error, 1)
-	e.jobs <- func() { result <- job() }
-	return <-result
+	select {
+	case e.jobs <- func() { result <- job() }:
+		return <-result
+	case <-e.ended:
+		return errClosed
+	}
 }
 
-// close frees what the stages hold and ends the goroutine.
+// close gives everything back and ends the goroutine. What lies on the device goes with its context.
 func (e *engine) close() (err error) {
-	e.closed.Do(func() {
+	e.once.Do(func() {
 		err = e.do(func() error {
-			var all error
+			all := e.shared.release(e.dev)
 			for i := range e.stages {
 				all = errors.Join(all, e.stages[i].free(e.dev))
 			}
 			return errors.Join(all, e.dev.close())
 		})
-		close(e.jobs)
+		close(e.quit)
 		<-e.ended
 	})
+	return err
+}
+
+// share has the driver pin memory that the process shares with its host; unshare gives it back.
+func (e *engine) share(list []region) error {
+	return e.do(func() error {
+		why := e.shared.share(e.dev, list)
+		if why != nil {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.done.Staged = why.Error()
+		}
+		return why
+	})
+}
+
+func (e *engine) unshare() error {
+	err := e.do(func() error { return e.shared.release(e.dev) })
+	if errors.Is(err, errClosed) { // which has done it
+		return nil
+	}
 	return err
 }
 
 // load takes the kernels of a kind, whose PTX the driver compiles for the device: that may take a second.
 func (e *engine) load(k *kind) error {
 	return e.do(func() error {
-		if e.loaded[k] {
-			return nil
-		}
-		families := map[string]bool{}
 		for _, v := range k.available(e.info.SM) {
-			families[v.family] = true
+			if e.families[v.family] {
+				continue
+			}
+			if err := e.loadFamily(v.family); err != nil {
+				return fmt.Errorf("%s.ptx: %w", v.family, err)
+			}
+			e.families[v.family] = true
 		}
-		for f := range families {
-			text, err := ptx.ReadFile("kernel/" + f + ".ptx")
-			if err != nil {
-				return err
-			}
-			m, err := e.dev.load(string(text))
-			if err != nil {
-				return fmt.Errorf("load %s.ptx: %w", f, err)
-			}
-			for _, name := range entries(string(text)) {
-				if e.kernels[name], err = m.kernel(name); err != nil {
-					return fmt.Errorf("kernel %s: %w", name, err)
-				}
-			}
-		}
-		e.loaded[k] = true
 		return nil
 	})
+}
+
+func (e *engine) loadFamily(family string) error {
+	text, err := ptx.ReadFile("kernel/" + family + ".ptx")
+	if err != nil {
+		return err
+	}
+	m, err := e.dev.load(string(text))
+	if err != nil {
+		return err
+	}
+	for _, name := range entries(string(text)) {
+		if e.kernels[name], err = m.kernel(name); err != nil {
+			return fmt.Errorf("kernel %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // entries are the kernels in PTX.
@@ -126,20 +161,21 @@ func entries(text string) (names []string) {
 	return names
 }
 
-// put uploads bytes, in pieces by way of the first stage's pinned memory.
+// put uploads bytes, in pieces by way of the first stage's pinned memory. On an error nothing of them stays.
 func (e *engine) put(b []byte) (p uint64, err error) {
-	var free int64
-	err = e.do(func() error {
+	err = e.do(func() (err error) {
 		if err := e.collect(); err != nil {
 			return err
 		}
 		if p, err = e.dev.alloc(len(b)); err != nil {
 			return err
 		}
-		if err := e.copyIn(p, b); err != nil {
-			return errors.Join(err, e.dev.free(p))
+		if err = e.copyIn(p, b); err == nil {
+			err = e.look()
 		}
-		free, _, err = e.dev.memory()
+		if err != nil {
+			err = errors.Join(err, e.dev.free(p))
+		}
 		return err
 	})
 	if err != nil {
@@ -148,7 +184,6 @@ func (e *engine) put(b []byte) (p uint64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.done.Weights += int64(len(b))
-	e.done.Free = free
 	return p, nil
 }
 
@@ -190,16 +225,11 @@ func (e *engine) collect() error {
 	list := e.garbage
 	e.garbage = nil
 	e.mu.Unlock()
+	var all error
 	for _, p := range list {
 		if err := e.dev.free(p); err != nil {
-			return fmt.Errorf("free: %w", err)
+			all = errors.Join(all, fmt.Errorf("free weights: %w", err))
 		}
 	}
-	return nil
-}
-
-func (e *engine) stats() Stats {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.done
+	return all
 }

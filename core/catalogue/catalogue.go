@@ -33,15 +33,15 @@ type Plugin struct {
 	SHA256  string   `yaml:"sha256" json:"sha256"`   // of the file, in hexadecimal
 	Path    string   `yaml:"path,omitempty" json:"path,omitempty"`
 	Groups  []string `yaml:"groups,omitempty" json:"groups,omitempty"` // expert groups that it may serve; none = all
-	// Profile says how a script is run and what it may read; nil = the plugin is a program of its own.
+	// Profile says what the plugin needs beyond a plain program; nil = nothing.
 	Profile *Profile `yaml:"profile,omitempty" json:"profile,omitempty"`
 }
 
-// Profile is the wider confinement that a script is given.
+// Profile is the wider confinement that a script is given, or a program on NVIDIA's devices.
 type Profile struct {
-	Name        string   `yaml:"name" json:"name"` // python
-	Interpreter Digest   `yaml:"interpreter" json:"interpreter"`
-	Reads       []Digest `yaml:"reads,omitempty" json:"reads,omitempty"` // folders with its libraries
+	Name        string   `yaml:"name" json:"name"`                                  // python or cuda
+	Interpreter Digest   `yaml:"interpreter,omitempty" json:"interpreter,omitzero"` // of a script
+	Reads       []Digest `yaml:"reads,omitempty" json:"reads,omitempty"`            // folders with its libraries
 }
 
 // Digest is a file or folder and what it must be.
@@ -159,13 +159,19 @@ func (p *Profile) validate() error {
 	if p == nil {
 		return nil
 	}
-	if p.Name != "python" {
-		return fmt.Errorf("profile %q: python is the one there is", p.Name)
+	pinned := p.Reads
+	switch {
+	case p.Name == "python":
+		pinned = append([]Digest{p.Interpreter}, pinned...)
+	case p.Name != "cuda":
+		return fmt.Errorf("profile %q: there are python and cuda", p.Name)
+	case p.Interpreter != Digest{}:
+		return fmt.Errorf("profile cuda: interpreter: it is for programs, which have none")
 	}
 	if len(p.Reads) > maxReads {
 		return fmt.Errorf("profile: %d folders to read, at most %d", len(p.Reads), maxReads)
 	}
-	for _, d := range append([]Digest{p.Interpreter}, p.Reads...) {
+	for _, d := range pinned {
 		switch {
 		case !filepath.IsAbs(d.Path) || filepath.Clean(d.Path) != d.Path || d.Path == "/" || strings.ContainsAny(d.Path, ":\x00"):
 			return fmt.Errorf("profile: path %q: want a full path without ., .. and colons", d.Path)

@@ -141,6 +141,7 @@ type Experts struct {
 	MaxProcesses int    `koanf:"max_processes"` // default 64; further experts are grouped round robin
 	Backend      string `koanf:"backend"`       // NAME of the built-in backend or of a plugin; default "cpu"
 	Precision    string `koanf:"precision"`     // numeric class; default "auto" = the backend's own for the weights' dtype
+	Device       string `koanf:"device"`        // that a backend such as cuda computes on: a number; default "auto" = each process takes the one with the most free memory
 	Replicas     int    `koanf:"replicas"`      // default 1
 	Standby      int    `koanf:"standby"`       // further processes that get calls only while no other is ready; default 0
 	// Scaling lets groups have more replicas while load calls for them.
@@ -170,7 +171,9 @@ type Override struct {
 	Plugin  string `koanf:"plugin"` // path of an executable; empty = pimoe-expert-BACKEND in Plugins
 	// Precision is a numeric class; one group never mixes classes, so an override splits groups where needed.
 	Precision string `koanf:"precision"`
-	Replicas  int    `koanf:"replicas"`
+	// Device is a number or auto. An override with another backend is on auto until it, or a later one, says more.
+	Device   string `koanf:"device"`
+	Replicas int    `koanf:"replicas"`
 	// Policy, Fallback and Substitutes are what these units do while they can't answer; empty keeps the model's.
 	Policy      string            `koanf:"policy"`
 	Fallback    Alternative       `koanf:"fallback"`

@@ -143,6 +143,9 @@ func TestFileProblems(t *testing.T) {
 			`limits.rates[1].tokens: "-1" is wrong`, `limits.rates[0].role: "boss" is wrong: want one of viewer`, `limits.rates[1].key: "a" is wrong: want nothing with per: tenant`,
 			`limits.rates[2].per: "group" is wrong: want principal or tenant`, `limits.rates[2].tenant: "a b" is wrong`,
 			`limits.weights: "0" is wrong: want for acme a whole number from 1 to 1000`, `limits.weights: "many" is wrong`}},
+		"a device that is none": {"experts: {backend: cuda, device: gpu0}", []string{`experts.device: "gpu0" is wrong: want auto or the number of a device`}},
+		"a device of a processor": {"experts: {device: 0, overrides: [{layers: all, experts: 1, backend: cuda, device: 100}, {layers: all, experts: 2, backend: int8, device: 1}]}", []string{
+			`experts.device: "0" is wrong: want auto: backend cpu computes on the processor`, `experts.overrides[0].device: "100" is wrong`, `experts.overrides[1].device: "1" is wrong: want auto: backend int8`}},
 		"selection":               {"experts: {overrides: [{layers: 3-1, experts: all, backend: ref}]}", []string{`experts.overrides[0].layers: "3-1" is wrong`}},
 		"path as a name":          {"experts: {backend: ../x}\nrouter: {plugin: /bin/sh}", []string{`router.plugin: "/bin/sh"`, `experts.backend: "../x"`}},
 		"public without a key":    {"server: {addr: 0.0.0.0:8080}", []string{"set PIMOE_API_KEY or PIMOE_API_KEY_FILE"}},

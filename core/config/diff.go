@@ -27,7 +27,7 @@ var live = []string{
 	"mode", // only what it changes counts
 	"server.drain_timeout",
 	"router.plugin", "router.params",
-	"experts.max_processes", "experts.group", "experts.backend", "experts.precision", "experts.replicas", "experts.standby", "experts.overrides", "experts.remote",
+	"experts.max_processes", "experts.group", "experts.backend", "experts.precision", "experts.device", "experts.replicas", "experts.standby", "experts.overrides", "experts.remote",
 	"limits.max_concurrent_requests", "limits.max_queued_requests", "limits.request_timeout",
 	"log.level",
 	"plugins.dir", "plugins.catalogue",

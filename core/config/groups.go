@@ -18,7 +18,10 @@ type GroupPlan struct {
 	Backend   string
 	Plugin    string // path of an executable; empty = pimoe-expert-BACKEND
 	Precision string
-	Replicas  int // at least 1
+	// Device is the number of the device that the group computes on, and DeviceKey the key that says so; empty = what its plugin
+	// takes.
+	Device, DeviceKey string
+	Replicas          int // at least 1
 	// MaxReplicas is how many it may have while load calls for them; 0 = Replicas.
 	MaxReplicas int
 	Standby     int // further ones
@@ -32,9 +35,9 @@ type GroupPlan struct {
 
 // traits are what all units of a group share.
 type traits struct {
-	backend, plugin, precision string
-	replicas, most, standby    int
-	remedy                     remedy
+	backend, plugin, precision, device string
+	replicas, most, standby            int
+	remedy                             remedy
 }
 
 // Groups is the placement of Experts under the policies of the configuration.
@@ -82,6 +85,7 @@ func (e Experts) groups(sparseLayers []int, experts int, r remedy) (plans []Grou
 		if bad := e.elsewhere(plans); bad != nil {
 			return nil, nil, Problems(bad)
 		}
+		e.nameDevices(plans, layers, experts)
 		return plans, nil, nil
 	}
 	if plans, notes, err = e.regular(layers, experts, traitsOf); err != nil {
@@ -90,7 +94,31 @@ func (e Experts) groups(sparseLayers []int, experts int, r remedy) (plans []Grou
 	if bad := e.elsewhere(plans); bad != nil {
 		return nil, nil, Problems(bad)
 	}
+	e.nameDevices(plans, layers, experts)
 	return plans, notes, nil
+}
+
+// autoDevice leaves the choice of a device to the plugin.
+const autoDevice = "auto"
+
+// nameDevices says of every group whose device is chosen which key has chosen it, for errors: the last override with a device for
+// one of its units, or experts.device.
+func (e Experts) nameDevices(plans []GroupPlan, layers []int, experts int) {
+	for i := range plans {
+		p := &plans[i]
+		if p.Device == "" || p.Device == autoDevice {
+			p.Device = ""
+			continue
+		}
+		p.DeviceKey = "experts.device"
+		for n, o := range e.Overrides {
+			key := fmt.Sprintf("experts.overrides[%d]", n)
+			units, _ := entry{o.Layers, o.Experts}.units(key, layers, experts) // traits has refused bad ones
+			if o.Device != "" && slices.Contains(units, p.Units[0]) {
+				p.DeviceKey = key + ".device"
+			}
+		}
+	}
 }
 
 // base is a named set of units before overrides split it.
@@ -166,7 +194,7 @@ func split(bases []base, traitsOf map[expert.Unit]traits) []GroupPlan {
 				name = free(b.name+"-"+t.backend, taken)
 			}
 			p := GroupPlan{Name: name, Units: parts[t], Backend: t.backend, Plugin: t.plugin,
-				Precision: t.precision, Replicas: t.replicas, MaxReplicas: t.most, Standby: t.standby, Policy: t.remedy.policy}
+				Precision: t.precision, Device: t.device, Replicas: t.replicas, MaxReplicas: t.most, Standby: t.standby, Policy: t.remedy.policy}
 			if f := t.remedy.fallback; f != (Alternative{}) {
 				p.Fallback = &GroupPlan{Name: free(name+"-fallback", taken), Units: p.Units, Backend: f.Backend, Plugin: f.Plugin,
 					Precision: cmp.Or(f.Precision, "auto"), Replicas: 1, Policy: policies[0]}
@@ -205,7 +233,7 @@ func (e Experts) traits(layers []int, experts int, r remedy) (map[expert.Unit]tr
 	of := make(map[expert.Unit]traits, len(layers)*experts)
 	for _, l := range layers {
 		for x := range experts {
-			of[expert.Unit{Layer: l, Expert: x}] = traits{e.Backend, "", e.Precision, max(1, e.Replicas), e.Scaling.MaxReplicas, e.Standby, r}
+			of[expert.Unit{Layer: l, Expert: x}] = traits{e.Backend, "", e.Precision, e.Device, max(1, e.Replicas), e.Scaling.MaxReplicas, e.Standby, r}
 		}
 	}
 	var bad []Problem
@@ -216,6 +244,9 @@ func (e Experts) traits(layers []int, experts int, r remedy) (map[expert.Unit]tr
 		for _, u := range units {
 			t := of[u]
 			if o.Backend != "" {
+				if o.Backend != t.backend {
+					t.device = autoDevice
+				}
 				t.backend, t.plugin = o.Backend, "" // another backend is another executable
 			}
 			if o.Plugin != "" {
@@ -223,6 +254,9 @@ func (e Experts) traits(layers []int, experts int, r remedy) (map[expert.Unit]tr
 			}
 			if o.Precision != "" {
 				t.precision = o.Precision
+			}
+			if o.Device != "" {
+				t.device = o.Device
 			}
 			if o.Replicas > 0 {
 				t.replicas = o.Replicas

@@ -36,6 +36,9 @@ func planText(plans []GroupPlan) string {
 		if p.Precision != "auto" {
 			fmt.Fprintf(&b, " %s", p.Precision)
 		}
+		if p.Device != "" {
+			fmt.Fprintf(&b, " on %s by %s", p.Device, p.DeviceKey)
+		}
 		if p.Replicas != 1 {
 			fmt.Fprintf(&b, " x%d", p.Replicas)
 		}
@@ -72,6 +75,10 @@ func TestGroups(t *testing.T) {
 		{"overrides make room by grouping", "max_processes: 3\noverrides: [{layers: 0, experts: 0, backend: ref}]", []int{0, 1}, 3,
 			"e0 cpu: 0.2 1.0 1.2\ne0-ref ref: 0.0\ne1 cpu: 0.1 1.1\n", "3 experts share 2 groups"},
 		{"replicas count as processes", "max_processes: 4\nreplicas: 2", []int{0}, 3, "e0 cpu x2: 0.0 0.2\ne1 cpu x2: 0.1\n", "3 experts share 2 groups"},
+		{"devices", "backend: cuda\ndevice: 1\noverrides: [{layers: all, experts: 1, backend: cpu}, {layers: all, experts: 2, device: 0}, {layers: all, experts: 3, device: auto}]", []int{0}, 4,
+			"e0 cuda on 1 by experts.device: 0.0\ne1 cpu: 0.1\ne2 cuda on 0 by experts.overrides[1].device: 0.2\ne3 cuda: 0.3\n", ""},
+		{"a group is on one device", "backend: cuda\ngroup: layer\noverrides: [{layers: all, experts: 0-1, device: 0}, {layers: all, experts: 1, device: 1}]", []int{2}, 3,
+			"l2 cuda on 0 by experts.overrides[0].device: 2.0\nl2-cuda cuda on 1 by experts.overrides[1].device: 2.1\nl2-cuda-2 cuda: 2.2\n", ""},
 		{"a range may span layers without experts", "overrides: [{layers: 0-3, experts: all, backend: ref}]", []int{1, 3}, 1, "e0 ref: 1.0 3.0\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -39,6 +39,7 @@ var about = map[string]string{
 	"experts.max_processes":                  "Most expert processes; experts beyond it are grouped round robin.",
 	"experts.backend":                        "NAME of the executable pimoe-expert-NAME: cpu, int8, cuda, ref or another plugin.",
 	"experts.precision":                      "Numeric class, such as f32, bf16w-f32, bf16 or int8g32; auto is the backend's own for the dtype of the weights.",
+	"experts.device":                         "Number of the device that a backend with devices, such as cuda, computes on; auto: each process takes the one with the most free memory when it starts.",
 	"experts.replicas":                       "Processes that serve the same units.",
 	"experts.standby":                        "Further processes for the same units, which get calls only while no other is ready.",
 	"experts.scaling.max_replicas":           "Replicas that a group may have while load, or an operator, calls for more than experts.replicas; 0 for no more.",
@@ -50,12 +51,13 @@ var about = map[string]string{
 	"experts.recheck_one_in":                 "One expert call of so many is repeated and compared bit for bit; 0 for none.",
 	"limits.max_retries":                     "How often an expert call is repeated elsewhere after an invalid answer.",
 	"limits.circuit_breaker_threshold":       "Failures in a row after which a replica gets no calls for a while.",
-	"experts.overrides":                      "List of {layers, experts, backend, plugin, precision, replicas, policy, fallback, substitutes}; later ones win.",
+	"experts.overrides":                      "List of {layers, experts, backend, plugin, precision, device, replicas, policy, fallback, substitutes}; later ones win.",
 	"experts.overrides[].layers":             "all, a layer, a range \"0-3\" or a list of them.",
 	"experts.overrides[].experts":            "all, an expert, a range \"0-3\" or a list of them.",
 	"experts.overrides[].backend":            "Backend of these units; empty keeps experts.backend.",
 	"experts.overrides[].plugin":             "Path of an executable; empty for pimoe-expert-BACKEND in the plugins folder.",
 	"experts.overrides[].precision":          "Numeric class of these units; empty keeps experts.precision.",
+	"experts.overrides[].device":             "Device of these units; empty keeps experts.device, or auto where the override names another backend.",
 	"experts.overrides[].replicas":           "Processes for these units; 0 keeps experts.replicas.",
 	"experts.remote":                         "List of {group, endpoints, dns, srv, nameserver, refresh, zone, tls}: expert groups that run on other machines.",
 	"experts.remote[].group":                 "Name of an expert group, as pimoe experts lists them, or * for every group that no other entry names.",
@@ -234,6 +236,9 @@ var classes = map[string][]string{
 	"int8": {"auto", "int8g32"},
 	"ref":  {"auto", "f32", "bf16w-f32", "f16w-f32"},
 }
+
+// onProcessors are those of them that compute on the machine's processors: they have no devices to choose from.
+var onProcessors = []string{"cpu", "int8", "ref"}
 
 // bounds are the keys that are numbers or durations (in milliseconds). The upper ends are far beyond any machine that
 // exists and only catch slips such as a number of bytes where tokens are meant.

@@ -51,7 +51,7 @@ func defaults(environ []string) Config {
 			Addr: "127.0.0.1:8080", AdminAddr: "127.0.0.1:8081", GRPCAddr: "off", DrainTimeout: 30 * time.Second, TLS: TLS{ClientAuth: "none"},
 		},
 		Router:  Router{Plugin: "model", Params: map[string]string{}},
-		Experts: Experts{Group: "expert", MaxProcesses: 64, Backend: "cpu", Precision: "auto", Replicas: 1, Scaling: Scaling{BusyPercent: 75, Window: 10 * time.Second, CoolDown: 30 * time.Second}, Hedge: "on", RecheckOneIn: 1000, RecheckBy: "replicas", Remote: []Remote{}, Transport: "auto", Isolation: "process"},
+		Experts: Experts{Group: "expert", MaxProcesses: 64, Backend: "cpu", Precision: "auto", Device: "auto", Replicas: 1, Scaling: Scaling{BusyPercent: 75, Window: 10 * time.Second, CoolDown: 30 * time.Second}, Hedge: "on", RecheckOneIn: 1000, RecheckBy: "replicas", Remote: []Remote{}, Transport: "auto", Isolation: "process"},
 		Trunk:   Trunk{Backend: "cpu", Precision: "auto"},
 		KVCache: KVCache{DType: "f32"},
 		Policy:  "strict", Degraded: Degraded{MaxDroppedMass: 0.25, MinExperts: 1, Substitutes: map[string]string{}},

@@ -251,11 +251,12 @@ func (v *validator) plugins(c Config) {
 		if o.Precision != "" && !className.MatchString(o.Precision) {
 			v.bad(key+".precision", o.Precision, "auto or a numeric class such as f32 or bf16w-f32")
 		}
-		if o.Backend == "" && o.Plugin == "" && o.Precision == "" && o.Replicas == 0 && o.Policy == "" && o.Fallback == (Alternative{}) && len(o.Substitutes) == 0 {
-			v.bad(key, "", "backend, plugin, precision, replicas, policy, fallback or substitutes: it changes nothing")
+		if o.Backend == "" && o.Plugin == "" && o.Precision == "" && o.Device == "" && o.Replicas == 0 && o.Policy == "" && o.Fallback == (Alternative{}) && len(o.Substitutes) == 0 {
+			v.bad(key, "", "backend, plugin, precision, device, replicas, policy, fallback or substitutes: it changes nothing")
 		}
 	}
 	v.classes(c)
+	v.devices(c.Experts)
 	if p := c.Plugins.Users; p != "auto" && p != "off" {
 		if _, _, err := parseUsers(p); err != nil {
 			v.bad("plugins.users", orEmpty(p), "auto, off or "+err.Error())
@@ -304,6 +305,28 @@ func (v *validator) classes(c Config) {
 			continue
 		}
 		pair(key, cmp.Or(o.Backend, e.Backend), cmp.Or(o.Precision, e.Precision), hint)
+	}
+}
+
+// deviceNumber is that of a device, as its driver counts.
+var deviceNumber = regexp.MustCompile(`^(auto|[0-9]{1,2})$`)
+
+// devices refuses what is no device, and one for a backend that has none. Which there are is the driver's to say, when a process
+// starts.
+func (v *validator) devices(e Experts) {
+	device := func(key, device, backend, plugin string) {
+		switch {
+		case !deviceNumber.MatchString(device):
+			v.bad(key, orEmpty(device), "auto or the number of a device, from 0 to 99")
+		case device != "auto" && plugin == "" && slices.Contains(onProcessors, backend):
+			v.bad(key, device, "auto: backend "+backend+" computes on the processor; cuda has devices")
+		}
+	}
+	device("experts.device", e.Device, e.Backend, "")
+	for i, o := range e.Overrides {
+		if o.Device != "" {
+			device(fmt.Sprintf("experts.overrides[%d].device", i), o.Device, cmp.Or(o.Backend, e.Backend), o.Plugin)
+		}
 	}
 }
 

@@ -66,8 +66,9 @@ type Options struct {
 	Pins Pins
 	// Event takes what the host does by itself; nil = nobody asks. It is called from supervisors and must return at once.
 	Event func(Event)
-	// Profiles tells how the executable at a path is confined if it is a script; nil, or a nil profile = it is a program.
-	Profiles func(path string) (*client.Profile, error)
+	// Profiles tells how the executable at a path is confined, for a group's backend or "" for the router's, if it needs more than
+	// a plain program; nil, or a nil profile = it does not.
+	Profiles func(backend, path string) (*client.Profile, error)
 	Metrics  *metrics.Registry
 	Log      *slog.Logger
 }
@@ -91,8 +92,11 @@ type GroupSpec struct {
 	Precision string            // numeric class asked for; "auto" = the backend's own
 	Packed    *weights.Variant  // the shards in the packing of that class, for plugins that take it; nil = as imported
 	Params    map[string]string // for the plugin alone
-	Replicas  int               // at least 1
-	Guest     *visit            // who has started the plugin instead of the host; nil = nobody
+	// Device is the number of the device that the plugin shall compute on, its parameter of that name, and DeviceKey the setting that
+	// says so; empty = the plugin chooses.
+	Device, DeviceKey string
+	Replicas          int    // at least 1
+	Guest             *visit // who has started the plugin instead of the host; nil = nobody
 	// MaxReplicas is how many the group may have when load or an operator calls for more; 0 = no more than Replicas.
 	MaxReplicas int
 	Standby     int  // more of them, which get calls only while no other is ready

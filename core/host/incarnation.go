@@ -37,12 +37,13 @@ type incarnation struct {
 	expert   computing      // of an expert process
 	router   *client.Router // of a router process
 	info     sdk.Info
-	digest   string       // of what it executes
-	zone     string       // where it runs, if it is on another machine and says so
-	observes bool         // a router that observes
-	since    time.Time    // it is ready; set before others see it
-	served   atomic.Bool  // has answered a real call
-	inflight atomic.Int64 // calls under way
+	digest   string                          // of what it executes
+	zone     string                          // where it runs, if it is on another machine and says so
+	observes bool                            // a router that observes
+	since    time.Time                       // it is ready; set before others see it
+	served   atomic.Bool                     // has answered a real call
+	inflight atomic.Int64                    // calls under way
+	devices  atomic.Pointer[[]expert.Device] // as it has last told
 	verdict  atomic.Pointer[string]
 	condemn  chan struct{} // closed when verdict is set: the process must be replaced
 	probe    func(ctx context.Context) error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"strconv"
@@ -76,6 +77,9 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 		}
 		command.Guest = spec.Guest.conn
 	}
+	if err := l.profile(&command, spec.Backend); err != nil {
+		return nil, err
+	}
 	proc, err := l.start(ctx, command, name, spec.Name, spec.Pins)
 	if err != nil {
 		return nil, err
@@ -87,9 +91,12 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	}
 	load.Spec = expert.Spec{
 		Hidden: shape.Hidden, Intermediate: shape.Intermediate, Activation: shape.Activation,
-		NumericClass: spec.Precision, Params: spec.Params,
+		NumericClass: spec.Precision, Params: spec.params(),
 	}
 	if err := e.LoadShards(ctx, load); err != nil {
+		if spec.Device != "" {
+			err = fmt.Errorf("with %s: %s: %w", spec.DeviceKey, spec.Device, err)
+		}
 		return nil, l.abandon(inc, fmt.Errorf("%w: %w", errLoad, err))
 	}
 	inc.info = e.Info()
@@ -98,6 +105,27 @@ func (l *launcher) incarnate(ctx context.Context, name string, spec GroupSpec, o
 	}
 	inc.probe = func(ctx context.Context) error { return answers.probe(ctx, e) }
 	return inc, nil
+}
+
+// params are the plugin's parameters, with the device that is chosen for it.
+func (s GroupSpec) params() map[string]string {
+	if s.Device == "" {
+		return s.Params
+	}
+	p := map[string]string{"device": s.Device}
+	maps.Copy(p, s.Params)
+	return p
+}
+
+// profile chooses how the executable of a backend, "" for the router's, is confined.
+func (l *launcher) profile(c *client.Command, backend string) (err error) {
+	if l.options.Profiles == nil {
+		return nil
+	}
+	if c.Profile, err = l.options.Profiles(backend, c.Path); err != nil {
+		return fmt.Errorf("%w: %w", errNotExecutable, err)
+	}
+	return nil
 }
 
 // start runs the executable of a group, "" for the router's, up to a finished handshake. pins judges it; nil = the host's.
@@ -109,13 +137,6 @@ func (l *launcher) start(ctx context.Context, c client.Command, name, group stri
 	}
 	if pins != nil {
 		c.Confinement = c.Confinement.Checking(func(path, digest string) error { return pins(group, path, digest) })
-	}
-	if l.options.Profiles != nil {
-		profile, err := l.options.Profiles(c.Path)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errNotExecutable, err)
-		}
-		c.Profile = profile
 	}
 	c.Log = pluginLog(l.options.Log.With("process", name))
 	proc, err := client.Start(ctx, c)

@@ -59,6 +59,9 @@ func (r *supervisedRouter) launch(ctx context.Context, l *launcher) (*incarnatio
 		Plane: client.RouterPlane(l.options.MaxRows, r.spec.Spec.Experts, r.spec.Spec.TopK, l.options.Experts.Hidden, 0),
 	}
 	l.lanes.apply(&command, l.lanes.of(0))
+	if err := l.profile(&command, ""); err != nil {
+		return nil, err
+	}
 	proc, err := l.start(ctx, command, "router", "", r.spec.Pins)
 	if err != nil {
 		return nil, err

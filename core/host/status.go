@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
 )
 
 // State is where a process is in its life, in the words of FAULTS 5.2.
@@ -46,6 +47,8 @@ type Status struct {
 	Aside      bool       `json:"aside"` // it serves requests of another edition only, while the group is being changed
 	// Confinement lists what was done to confine the process, and what was not and why; none in process.
 	Confinement []client.Measure `json:"confinement"`
+	// Devices compute for the process, as it said when it was last asked (Host.Devices); none for one that computes on processors.
+	Devices []expert.Device `json:"devices,omitempty"`
 }
 
 func (g *group) status() []Status {
@@ -80,5 +83,6 @@ func (s *supervisor) describe(st *Status) {
 		st.Lanes, st.BoundLanes = inc.proc.Lanes()
 		st.Confinement = inc.proc.Confined()
 		st.ReadySince = &inc.since
+		st.Devices = inc.lastDevices()
 	}
 }

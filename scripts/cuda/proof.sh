@@ -13,7 +13,7 @@ if [ -z "${CUDA:-}" ]; then
 fi
 . scripts/cuda/env.sh || exit 1
 unset CUDAEMU PIMOE_CUDA_CONF
-[ "$CUDA" != emulation ] || export LD_LIBRARY_PATH=$PWD/build/cudaemu # of the probe, which looks for a driver when it runs
+[ "$CUDA" != emulation ] || export LD_LIBRARY_PATH=$PWD/build/cudaemu PIMOE_CUDA_CONF=$PWD/build/cudaemu/cudaemu.conf # the probe looks for a driver when it runs
 mkdir -p build/cuda "$(dirname "$report")"
 failed=0
 section() { # TITLE COMMAND...: its output goes into the report
@@ -44,9 +44,11 @@ section() { # TITLE COMMAND...: its output goes into the report
 section "Build" $GO build -tags cuda -o build/cuda/pimoe-expert-cuda ./plugins/cmd/pimoe-expert-cuda
 CGO_ENABLED=0 section "Probe" $GO run ./plugins/cmd/pimoe-probe-cuda
 section "Conformance, parity and invariance of the backend" $GO test -tags cuda -count=1 -v -timeout 10m -run 'TestBackend$|TestSharedClasses|TestTogether|TestRelease' ./backends/cuda
-PIMOE_CUDA_PLUGIN=$PWD/build/cuda/pimoe-expert-cuda \
-  section "A model with experts on the GPU: parity, a kill, swaps under load" \
+section "Rows straight from shared memory" $GO test -tags cuda -count=1 -v -timeout 10m -run 'TestShared$/^(pinned|odd_width)$' ./backends/cuda
+export PIMOE_CUDA_PLUGIN=$PWD/build/cuda/pimoe-expert-cuda
+PIMOE_CUDA_UNCONFINED=1 section "A model with experts on the GPU: parity, a kill, swaps under load" \
   $GO test -tags cuda -count=1 -v -timeout 10m -run 'TestCUDAMixed/kill|TestCUDASwap' ./server/acceptance
+section "The same, confined by profile cuda" $GO test -tags cuda -count=1 -v -timeout 10m -run 'TestCUDAMixed/kill' ./server/acceptance
 section "Benchmarks beside the device's limits" $GO test -tags cuda -count=1 -timeout 10m -run '^$' -bench Block -benchtime "${BENCHTIME:-300ms}" ./backends/cuda
 echo "report: $report"
 exit $failed

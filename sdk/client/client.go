@@ -73,7 +73,7 @@ type Command struct {
 	Env          []string      // "KEY=value"; nothing else of the host's environment is passed on
 	Log          func(string)  // one line of the plugin's output, cut at 8 KiB, raw: the receiver escapes it. Called from one goroutine of the process at a time and must not block; may be nil
 	Confinement  *Confinement  // nil = one with the default options, for this start alone
-	Profile      *Profile      // of a script; nil = Path is a program
+	Profile      *Profile      // of a script, or of a program that needs more than others; nil = neither
 	Guest        *net.UnixConn // who has called Attach, instead of a process that is started; the Process's own from Start on
 	Program      *Program      // remembers what the first start has executed, for the next ones; nil = each executes what lies at Path
 	StartTimeout time.Duration // until the plugin has shaken hands and told its Info; 0 = 10 s

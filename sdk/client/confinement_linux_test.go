@@ -85,7 +85,9 @@ type escapee struct {
 	socket string
 }
 
-func startEscape(t *testing.T, dir string) *escapee {
+func startEscape(t *testing.T, dir string) *escapee { return startEscapeAs(t, dir, nil) }
+
+func startEscapeAs(t *testing.T, dir string, profile *client.Profile) *escapee {
 	t.Helper()
 	e := &escapee{log: &lines{}}
 	written, _ := shardFor(t, 1, 1, hidden, inter)
@@ -97,7 +99,7 @@ func startEscape(t *testing.T, dir string) *escapee {
 	before, _ := filepath.Glob(filepath.Join(dir, "p*"))
 	p, err := client.Start(t.Context(), client.Command{
 		Path: filepath.Join(bin, "escape"), RuntimeDir: dir, Identity: identity(), Plane: client.ExpertPlane(4, hidden, 2), Log: e.log.add,
-		Shards: []*os.File{f}, Confinement: confined(),
+		Shards: []*os.File{f}, Profile: profile, Confinement: confined(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +150,26 @@ func (e *escapee) answers(t *testing.T) {
 	}
 }
 
+// TestDevices: a plugin that is told of the shared memory, and that tells of devices, is told and asked, and lets go of the memory before
+// it ends; one that does neither is not asked.
+func TestDevices(t *testing.T) {
+	e := startEscape(t, nothingLeft(t))
+	if !e.Info().Has(sdk.CapDevices) {
+		t.Errorf("%+v", e.Info())
+	}
+	list, err := e.Expert().Devices(t.Context())
+	if err != nil || len(list) != 1 || list[0].MemoryBytes != e.SharedBytes() {
+		t.Errorf("%+v %v, want one device of %d bytes", list, err, e.SharedBytes())
+	}
+	if err := e.Stop(t.Context()); err != nil || !slices.Contains(e.log.all(), "shared memory is released") {
+		t.Errorf("%v %q", err, e.log.all())
+	}
+	p := startNasty(t, nastyCommand(nothingLeft(t), "ok"))
+	if list, err := p.Expert().Devices(t.Context()); p.Info().Has(sdk.CapDevices) || list != nil || err != nil {
+		t.Errorf("%+v: %+v %v", p.Info(), list, err)
+	}
+}
+
 // measure is what was done under a name.
 func (e *escapee) measure(name string) client.Measure {
 	for _, m := range e.Confined() {
@@ -158,29 +180,41 @@ func (e *escapee) measure(name string) client.Measure {
 	return client.Measure{}
 }
 
-// TestConfinedEscape: everything that an attacker tries from within is denied, for the reason that is meant.
+// TestConfinedEscape: everything that an attacker tries from within is denied, for the reason that is meant; to a program on NVIDIA's
+// devices, too, but for what its profile gives.
 func TestConfinedEscape(t *testing.T) {
+	t.Run("program", func(t *testing.T) { escapes(t, nil, nil) })
+	t.Run("cuda", func(t *testing.T) {
+		escapes(t, &client.Profile{Name: client.ProfileCUDA}, map[string]bool{"open /proc/cpuinfo": true})
+	})
+}
+
+func escapes(t *testing.T, profile *client.Profile, given map[string]bool) {
+	t.Helper()
 	dir := nothingLeft(t)
 	secret := filepath.Join(dir, "secret")
 	if err := os.WriteFile(secret, []byte("s3cret"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Remove(secret) })
-	sibling, e := startEscape(t, dir), startEscape(t, dir)
+	sibling, e := startEscape(t, dir), startEscapeAs(t, dir, profile)
+	if m := e.measure("profile"); m.Applied != (profile != nil) {
+		t.Errorf("profile: %+v", m)
+	}
 	probes := e.attack(t, "probe\t", map[string]string{
 		"mode": "probe", "host": strconv.Itoa(os.Getpid()), "sibling": strconv.Itoa(sibling.PID()), "socket": sibling.socket, "secret": secret,
 	})
 	ownUser := e.measure("user id").Applied
 	for _, p := range probes {
 		name, got, good := p[0], p[1], p[2]
-		if got == "ALLOWED" || good != "true" {
+		if given[name] != (got == "ALLOWED") || !given[name] && good != "true" {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
 	if len(probes) < 100 {
 		t.Errorf("only %d probes", len(probes))
 	}
-	t.Logf("measured: %d probes, all denied (own user: %v)", len(probes), ownUser)
+	t.Logf("measured: %d probes, all denied but %d that the profile gives (own user: %v)", len(probes), len(given), ownUser)
 	if b, err := os.ReadFile(secret); err != nil || string(b) != "s3cret" {
 		t.Errorf("%q %v", b, err)
 	}

@@ -82,6 +82,23 @@ func (e *Expert) LoadShards(ctx context.Context, spec LoadSpec) error {
 	})
 }
 
+// Devices asks for the devices that compute for the process, without asking one that tells of none (sdk.CapDevices). What it says
+// is checked for its form.
+func (e *Expert) Devices(ctx context.Context) ([]expert.Device, error) {
+	if !e.Info().Has(sdk.CapDevices) {
+		return nil, nil
+	}
+	s, err := e.link.stats(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("devices: %w", err)
+	}
+	list, err := wire.DevicesOf(s.GetDevices())
+	if err != nil {
+		return nil, fmt.Errorf("devices: %w", err)
+	}
+	return list, nil
+}
+
 // Close ends the process; nothing happens to a bare connection.
 func (e *Expert) Close() error { return e.link.close() }
 

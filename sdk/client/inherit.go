@@ -58,12 +58,13 @@ func (l *launch) command() (cmd *exec.Cmd, closeAfter []*os.File, err error) {
 		sockets = "." // the folders above are closed to it
 	}
 	cmd.Env = append(cmd.Env, l.c.Env...)
+	cmd.Env = append(cmd.Env, l.c.Profile.environment()...)
 	cmd.Env = append(cmd.Env, l.env...)
 	cmd.Env = append(cmd.Env, goplugin.EnvUnixSocketDir+"="+sockets, fmt.Sprintf("%s=%d", bootstrap.FDKey, first))
 	if l.exe != nil {
 		l.confine, err = l.c.Confinement.confined(confine.Spec{
 			Args: cmd.Args, Env: cmd.Environ(), Dir: p.dir, Exe: l.exe, Files: files, Weights: size(l.c.Shards), Shared: p.SharedBytes(),
-			Interpreted: l.c.Profile != nil, Reads: l.c.Profile.readPaths(),
+			Profile: l.c.Profile.kind(), Reads: l.c.Profile.readPaths(),
 		})
 	}
 	return cmd, closeAfter, err
@@ -71,7 +72,7 @@ func (l *launch) command() (cmd *exec.Cmd, closeAfter []*os.File, err error) {
 
 // arguments are the command line. An interpreter inherits its script: a file that is opened is the child's alone.
 func (l *launch) arguments(inherit func(*os.File) int) (args []string, opened []*os.File, err error) {
-	if l.c.Profile == nil {
+	if !l.c.Profile.script() {
 		return append([]string{l.c.Path}, l.c.Args...), nil, nil
 	}
 	var script *os.File

@@ -151,12 +151,19 @@ func (l *launch) take(c Command) (err error) {
 	if c.Guest != nil {
 		return nil
 	}
-	if c.Profile == nil {
-		l.exe, l.p.digest, err = c.Confinement.executable(c.Path, c.Program)
-		return err
+	if c.Profile != nil {
+		if l.c.Profile, err = c.Profile.Resolve(c.Path); err != nil {
+			return notExecutable(c.Path, err.Error(), err)
+		}
 	}
-	if l.c.Profile, err = c.Profile.Resolve(c.Path); err != nil {
-		return notExecutable(c.Path, err.Error(), err)
+	if !l.c.Profile.script() {
+		l.exe, l.p.digest, err = c.Confinement.executable(c.Path, c.Program)
+		if err == nil && l.c.Profile != nil {
+			if err = l.c.Profile.checkReads(c.Confinement.options.Trusting); err != nil {
+				err = refusedFile(c.Path, err)
+			}
+		}
+		return err
 	}
 	l.exe, l.script, l.p.digest, err = c.Confinement.interpreted(c.Path, l.c.Profile, c.Program)
 	return err

@@ -13,16 +13,25 @@ import (
 	"github.com/pimoe/pimoe/sdk/internal/confine"
 )
 
-// ProfilePython confines a Python script: a sealed copy of the interpreter runs a sealed copy of the script, which may read
-// its libraries, in the folders named, and may make the few system calls more that Python, grpcio and numpy need.
-const ProfilePython = "python"
+const (
+	// ProfilePython confines a Python script: a sealed copy of the interpreter runs a sealed copy of the script, which may read
+	// its libraries, in the folders named, and may make the few system calls more that Python, grpcio and numpy need.
+	ProfilePython = string(confine.ProfilePython)
+	// ProfileCUDA confines a program that computes on NVIDIA's devices: it may open these, read what the kernel says of the driver
+	// and the machine, and make the few system calls more that the driver's library needs. The folders named are those of a driver
+	// whose libraries lie elsewhere than the system's.
+	ProfileCUDA = string(confine.ProfileCUDA)
+)
 
-// Profile is how a plugin is confined that is no program of its own.
+// Profile is how a plugin is confined that needs more than a program has.
 type Profile struct {
-	Name        string   // ProfilePython
-	Interpreter Pinned   // a file; without a path it is that of the script's first line
+	Name        string   // ProfilePython or ProfileCUDA
+	Interpreter Pinned   // of a script: a file; without a path it is that of the script's first line
 	Reads       []Pinned // folders
 }
+
+// script says that the plugin is no program of its own.
+func (p *Profile) script() bool { return p != nil && p.Name == ProfilePython }
 
 // Pinned is a file or folder with the digest that it must have; "" = any, for developers.
 type Pinned struct{ Path, Digest string }
@@ -47,14 +56,16 @@ func (p *Profile) interpret(script string, fd int, args []string) []string {
 	return append([]string{p.Interpreter.Path, "-I", "-S", "-B", "-c", pythonStart, strconv.Itoa(fd), script, strings.Join(reads, ":")}, args...)
 }
 
-// Resolve fills in what the profile leaves open, and checks it, for a script at the path.
-func (p *Profile) Resolve(script string) (*Profile, error) {
+// Resolve fills in what the profile leaves open, and checks it, for a plugin at the path.
+func (p *Profile) Resolve(path string) (*Profile, error) {
 	r := *p
-	if r.Name != ProfilePython {
-		return nil, fmt.Errorf("profile %q: %s is the one there is: %w", r.Name, ProfilePython, sdk.ErrInvalid)
-	}
-	if r.Interpreter.Path == "" {
-		named, err := Interpreter(script)
+	switch {
+	case r.Name != ProfilePython && r.Name != ProfileCUDA:
+		return nil, fmt.Errorf("profile %q: there are %s and %s: %w", r.Name, ProfilePython, ProfileCUDA, sdk.ErrInvalid)
+	case !r.script() && r.Interpreter != Pinned{}:
+		return nil, fmt.Errorf("profile %s: it is for programs, which have no interpreter: %w", r.Name, sdk.ErrInvalid)
+	case r.script() && r.Interpreter.Path == "":
+		named, err := Interpreter(path)
 		if err != nil {
 			return nil, err
 		}
@@ -119,13 +130,30 @@ func (p *Profile) checkReads(trusting bool) error {
 	return nil
 }
 
-// measure tells what the profile gives beyond that of a program.
-func (p *Profile) measure(interpreter string) Measure {
-	if len(interpreter) > 19 {
-		interpreter = interpreter[:19]
+// measure tells what the profile gives beyond that of a program; digest is that of what is executed.
+func (p *Profile) measure(digest string) Measure {
+	what := "NVIDIA's devices"
+	if p.script() {
+		what = p.Interpreter.Path + " " + digest[:min(len(digest), 19)]
 	}
 	return Measure{Name: confine.MeasureProfile, Applied: true, Detail: fmt.Sprintf(
-		"%s, wider than a program's: %s %s, %d folders to read, more system calls", p.Name, p.Interpreter.Path, interpreter, len(p.Reads))}
+		"%s, wider than a program's: %s, %d folders to read, more system calls", p.Name, what, len(p.Reads))}
+}
+
+// kind is the profile's name to package confine; none without a profile.
+func (p *Profile) kind() confine.Profile {
+	if p == nil {
+		return confine.ProfileNone
+	}
+	return confine.Profile(p.Name)
+}
+
+// environment is what the profile adds to the process's: a driver that may write nowhere keeps no compiled kernels.
+func (p *Profile) environment() []string {
+	if p.kind() == confine.ProfileCUDA {
+		return []string{"CUDA_CACHE_DISABLE=1"}
+	}
+	return nil
 }
 
 // readPaths are the folders; none without a profile.
@@ -139,8 +167,11 @@ func (p *Profile) readPaths() (paths []string) {
 	return paths
 }
 
-// Verify is nil if the interpreter and the folders are what is pinned.
+// Verify is nil if the interpreter, of a script, and the folders are what is pinned.
 func (p *Profile) Verify() error {
+	if !p.script() {
+		return p.checkReads(false)
+	}
 	f, err := OpenTrusted(p.Interpreter.Path, false)
 	if err != nil {
 		return err

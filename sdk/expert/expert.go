@@ -10,6 +10,8 @@
 //
 // Optional interfaces, found by assertion:
 //   - Starter: begins a call without waiting for it. Implemented by the host's remote values.
+//   - Sharing: is told of the memory in which calls come and answers go, such as one whose device copies from it by itself.
+//   - Reporting: tells of the devices that compute for it.
 //   - Backward is reserved for training.
 //
 // The package refuses to know where weights come from (a Weight has the bytes) and how values travel.
@@ -44,6 +46,18 @@ type Starter interface {
 // After it returned, nobody touches X or Y.
 type Pending interface {
 	Wait() error
+}
+
+// Sharing is an expert that is told of the memory in which calls come, which it may only read, and in which answers go. X and Y of
+// a call may lie elsewhere. Share comes before Load; release is called after the last Forward, before Close and before the memory
+// goes.
+type Sharing interface {
+	Share(calls, answers []byte) (release func() error)
+}
+
+// Reporting is an expert that tells of its devices, at any time and without waiting for a call.
+type Reporting interface {
+	Devices() []Device
 }
 
 // Unit is one expert of one layer: the smallest thing that can be placed.

@@ -108,7 +108,7 @@ func (c config) serve(make func(shards [][]byte) service.Service) error {
 		return err
 	}
 	svc := make(shards)
-	shared, err := attach(doc, svc)
+	shared, release, err := attach(doc, svc)
 	if err != nil {
 		return err
 	}
@@ -123,14 +123,17 @@ func (c config) serve(make func(shards [][]byte) service.Service) error {
 	case <-term:
 	case <-control.ended: // go-plugin's own Shutdown call
 	}
-	return c.finish(svc, shared, control)
+	return c.finish(svc, shared, release, control)
 }
 
 // finish lets the running calls end, then everything else.
-func (c config) finish(svc service.Service, shared *plane.Plugin, control *control) error {
+func (c config) finish(svc service.Service, shared *plane.Plugin, release func() error, control *control) error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.drain)
 	defer cancel()
 	err := svc.Finish(ctx)
+	if err == nil {
+		err = release()
+	}
 	if err == nil && shared != nil {
 		err = shared.Stop(ctx)
 	}
@@ -160,25 +163,28 @@ func watch(fd int) {
 	}
 }
 
-// attach maps the plane and starts its workers, if the document has one.
-func attach(doc bootstrap.Document, svc service.Service) (*plane.Plugin, error) {
+// attach maps the plane and starts its workers, if the document has one. release is for when no call runs any more.
+func attach(doc bootstrap.Document, svc service.Service) (p *plane.Plugin, release func() error, err error) {
+	release = func() error { return nil }
 	if doc.Plane == nil {
-		return nil, nil
+		return nil, release, nil
 	}
 	if doc.Plane.Version != plane.Version {
-		return nil, fmt.Errorf("the host's plane is version %d, this plugin's %d", doc.Plane.Version, plane.Version)
+		return nil, nil, fmt.Errorf("the host's plane is version %d, this plugin's %d", doc.Plane.Version, plane.Version)
 	}
 	requests := os.NewFile(uintptr(doc.Plane.Requests), "requests")
 	results := os.NewFile(uintptr(doc.Plane.Results), "results")
 	defer requests.Close()
 	defer results.Close()
-	p, err := plane.Attach(doc.Plane.Layout, doc.Plane.Cores, requests, results)
-	if err != nil {
-		return nil, err
+	if p, err = plane.Attach(doc.Plane.Layout, doc.Plane.Cores, requests, results); err != nil {
+		return nil, nil, err
 	}
 	p.Idle = debug.FreeOSMemory // there may be dozens of such processes, and a load leaves each with megabytes of garbage
+	if s, wants := svc.(service.Sharing); wants {
+		release = s.Share(p.Memory())
+	}
 	p.Serve(svc.Handle)
-	return p, nil
+	return p, release, nil
 }
 
 // control is the running gRPC server.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,28 +16,53 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/core/catalogue"
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/engine"
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/server/instance"
 )
 
 // These tests run experts on the emulated CUDA driver, or on a real one where there is a GPU: scripts/cuda/test.sh builds the
 // plugin that PIMOE_CUDA_PLUGIN names, and PIMOE_CUDA_CONF is the file that says what is wrong with the emulated device.
 
-// onCUDA places experts 0 to 3 on the GPU; the others stay on the processor.
+// onCUDA places experts 0 to 3 on the GPU, whose processes are confined by profile cuda; the others stay on the processor. A catalogue
+// names the folder of the emulated driver, which does not lie where the system's libraries do.
 func onCUDA(t *testing.T) func(*config.Config) {
 	t.Helper()
 	plugin := os.Getenv("PIMOE_CUDA_PLUGIN")
 	if plugin == "" {
 		t.Fatal("PIMOE_CUDA_PLUGIN names no executable: run scripts/cuda/test.sh")
 	}
+	list := &catalogue.Catalogue{}
+	if conf := os.Getenv("PIMOE_CUDA_CONF"); conf != "" {
+		whatever := strings.Repeat("0", 64) // plugins.dev takes what is there
+		list.Pin(catalogue.Plugin{
+			Name: "cuda", Kind: "expert", Version: "test", SHA256: whatever, Path: plugin,
+			Profile: &catalogue.Profile{Name: "cuda", Reads: []catalogue.Digest{{Path: filepath.Dir(conf), SHA256: whatever}}},
+		})
+	}
+	text, err := list.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), catalogue.FileName)
+	if err := os.WriteFile(path, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	return func(c *config.Config) {
-		c.Plugins.Dev, c.Plugins.Confine = true, "off" // the driver opens devices and files
+		c.Plugins.Dev, c.Plugins.Catalogue = true, path
+		if os.Getenv("PIMOE_CUDA_UNCONFINED") == "1" { // scripts/cuda/proof.sh: does a driver work at all, and then confined?
+			unconfined(c)
+		}
 		c.Experts.Overrides = []config.Override{{Layers: "all", Experts: []any{0, 1, 2, 3}, Backend: "cuda", Plugin: plugin}}
 	}
 }
+
+// unconfined is for faults that the emulated driver takes back by removing a file.
+func unconfined(c *config.Config) { c.Plugins.Confine = "off" }
 
 // device changes what the emulated device is, until the test ends.
 func device(t *testing.T, conf string) {
@@ -45,7 +71,7 @@ func device(t *testing.T, conf string) {
 	if path == "" {
 		t.Fatal("PIMOE_CUDA_CONF names no file: run scripts/cuda/test.sh")
 	}
-	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(conf), 0o644); err != nil { // the processes are users of their own
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Remove(path) })
@@ -85,16 +111,27 @@ func TestCUDAMixed(t *testing.T) {
 		if g.NumericClass != "bf16w-f32" {
 			t.Errorf("%s computes in %s", g.Group, g.NumericClass)
 		}
+		profiled := slices.ContainsFunc(g.Confinement, func(m client.Measure) bool {
+			return m.Name == "profile" && m.Applied && strings.HasPrefix(m.Detail, "cuda, wider")
+		})
+		if confined := i.Config.Plugins.Confine != "off"; profiled != confined {
+			t.Errorf("%s is confined by profile cuda: %v, want %v: %+v", g.Group, profiled, confined, g.Confinement)
+		}
 	}
 	if got := texts(t, i, engine.StatusExact); !slices.Equal(got, want) {
 		t.Errorf("texts\n%q, on the processor\n%q", got, want)
 	}
+	free := sync.OnceValue(func() *instance.Instance { return open(t, onCUDA(t), unconfined) })
 	for name, hurt := range map[string]func(){
 		"kill": func() { syscall.Kill(cudaGroups(i)[1].PID, syscall.SIGKILL) },
 		"lost": func() { device(t, "lost 999\nonce 1\n") },
 		"fail": func() { device(t, "launch 1\nonce 1\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
+			i := i
+			if name != "kill" {
+				i = free()
+			}
 			var once sync.Once
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -237,4 +274,59 @@ func TestCUDASwap(t *testing.T) {
 	if asked.Load() < 4 {
 		t.Errorf("%d requests: that was no load", asked.Load())
 	}
+}
+
+// TestCUDADevices: groups are put on devices by their numbers, and one that is not there is an error that names the setting and what
+// there is. What the devices have and have done is among the metrics and in the status of each process.
+func TestCUDADevices(t *testing.T) {
+	device(t, "devices 2\n")
+	on := func(numbers ...string) func(*config.Config) {
+		return func(c *config.Config) {
+			cuda := c.Experts.Overrides[0]
+			c.Experts.Overrides = nil
+			for e, n := range numbers {
+				o := cuda
+				o.Experts, o.Device = []any{e}, n
+				c.Experts.Overrides = append(c.Experts.Overrides, o)
+			}
+			c.Metrics.Interval = 100 * time.Millisecond
+		}
+	}
+	if i, err := tryOpen(t, onCUDA(t), on("0", "2")); err == nil || !errors.Is(err, sdk.ErrUnavailable) ||
+		!strings.Contains(err.Error(), "with experts.overrides[1].device: 2: ") || !strings.Contains(err.Error(), "there is no device 2: the driver has 2") {
+		t.Errorf("%v, %v", i, err)
+	}
+	i := open(t, onCUDA(t), on("1", "0", "1"))
+	if got, want := texts(t, i, engine.StatusExact), onProcessor(t); !slices.Equal(got, want) {
+		t.Errorf("texts\n%q, want\n%q", got, want)
+	}
+	if _, err := i.Host.Devices(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, s := range i.Host.Status() {
+		on := map[string]string{"e0": "1", "e1": "0", "e2": "1"}[s.Group]
+		switch {
+		case on == "" && s.Devices == nil:
+		case on == "" || len(s.Devices) != 1:
+			t.Errorf("%s: devices %+v", s.Group, s.Devices)
+		default:
+			if d := s.Devices[0]; d.ID != on || d.Name != "emulated sm_80 #"+on || d.Staged != "" || d.KernelSeconds <= 0 || d.UploadBytes <= 0 || d.WeightBytes <= 0 || d.UsedBytes < d.WeightBytes {
+				t.Errorf("%s: %+v", s.Group, d)
+			}
+		}
+	}
+	eventually(t, "the devices are measured", func() bool {
+		var text strings.Builder
+		i.Metrics.Write(&text)
+		for _, series := range []string{
+			`pimoe_device_memory_total_bytes{device="0"} 8.589934592e+09`, `pimoe_device_memory_used_bytes{device="1"} `, `pimoe_device_busy_ratio{device="1"} `,
+			`pimoe_device_weight_bytes{group="e1",replica="0",device="0"} `, `pimoe_device_kernel_seconds_total{group="e2",replica="0",device="1"} `,
+			`pimoe_device_copy_seconds_total{group="e0",replica="0",device="1",direction="up"} `, `pimoe_device_copy_bytes_total{group="e0",replica="0",device="1",direction="down"} `,
+		} {
+			if !strings.Contains(text.String(), series) {
+				return false
+			}
+		}
+		return !strings.Contains(text.String(), `pimoe_device_weight_bytes{group="e3"`)
+	})
 }

@@ -26,6 +26,8 @@ import (
 	"github.com/pimoe/pimoe/server/seal"
 )
 
+const onDevices = "needs experts on a device: TestCUDADevices"
+
 // elsewhere are metrics that need a fault or a machine that this test has not, and why.
 var elsewhere = map[string]string{
 	"pimoe_alert_notifications_total":       "needs a webhook",
@@ -36,6 +38,13 @@ var elsewhere = map[string]string{
 	"pimoe_profiles_total":                  "needs profiles at an interval",
 	"pimoe_energy_joules_total":             "needs a processor that counts energy: server/cost",
 	"pimoe_tls_certificate_expires_seconds": "the listener would speak https alone: server/tls_test.go",
+	"pimoe_device_memory_total_bytes":       onDevices,
+	"pimoe_device_memory_used_bytes":        onDevices,
+	"pimoe_device_busy_ratio":               onDevices,
+	"pimoe_device_weight_bytes":             onDevices,
+	"pimoe_device_kernel_seconds_total":     onDevices,
+	"pimoe_device_copy_seconds_total":       onDevices,
+	"pimoe_device_copy_bytes_total":         onDevices,
 	"pimoe_cache_rejected_total":            "needs a record that nobody here has written: server/cached_test.go",
 }
 

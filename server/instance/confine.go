@@ -74,21 +74,31 @@ func pins(c config.Plugins, log *slog.Logger) (host.Pins, error) {
 	return check, nil
 }
 
-// profiles tells from the catalogue how scripts are confined. With plugins.dev what they read may have changed since.
-func profiles(c config.Plugins) func(path string) (*client.Profile, error) {
-	return func(path string) (*client.Profile, error) {
-		list, err := ReadCatalogue(c)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil // only with plugins.dev
-		} else if err != nil {
-			return nil, err
+// profiles tells from the catalogue how plugins are confined that need more than a program. With plugins.dev what they read may have
+// changed since. Backend cuda has a profile of its own also where the catalogue says nothing.
+func profiles(c config.Plugins) func(backend, path string) (*client.Profile, error) {
+	return func(backend, path string) (*client.Profile, error) {
+		p, err := listedProfile(c, path)
+		if err != nil || p != nil || backend != "cuda" {
+			return p, err
 		}
-		dir, err := filepath.Abs(c.Dir)
-		if err != nil {
-			return nil, fmt.Errorf("plugins.dir: %w", err)
-		}
-		return ProfileOf(list.Profile(dir, path), c.Dev), nil
+		return &client.Profile{Name: client.ProfileCUDA}, nil
 	}
+}
+
+// listedProfile is the catalogue's for the executable at a path; nil if it has none.
+func listedProfile(c config.Plugins, path string) (*client.Profile, error) {
+	list, err := ReadCatalogue(c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // only with plugins.dev
+	} else if err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("plugins.dir: %w", err)
+	}
+	return ProfileOf(list.Profile(dir, path), c.Dev), nil
 }
 
 // ProfileOf is a catalogue's profile as a process is started with it; with any, whatever lies at its paths now.
@@ -97,7 +107,7 @@ func ProfileOf(p *catalogue.Profile, any bool) *client.Profile {
 		return nil
 	}
 	pinned := func(d catalogue.Digest) client.Pinned {
-		if any {
+		if any || d.Path == "" {
 			return client.Pinned{Path: d.Path}
 		}
 		return client.Pinned{Path: d.Path, Digest: "sha256:" + d.SHA256}

@@ -297,7 +297,7 @@ func (i *Instance) startHost(ctx context.Context, p *packer, opts Options) error
 		}
 		o.Groups = append(o.Groups, host.GroupSpec{
 			Name: plan.Name, Units: plan.Units, Backend: plan.Backend, Precision: plan.Precision, Packed: packed,
-			Replicas: plan.Replicas, MaxReplicas: plan.MaxReplicas, Standby: plan.Standby,
+			Device: plan.Device, DeviceKey: plan.DeviceKey, Replicas: plan.Replicas, MaxReplicas: plan.MaxReplicas, Standby: plan.Standby,
 			Path: pluginPath(c, plan.Plugin, "pimoe-expert-", plan.Backend), Remote: remote,
 			Spared: plan.Fallback != nil,
 		})

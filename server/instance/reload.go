@@ -145,9 +145,9 @@ func sameGroups(a, b []config.GroupPlan) bool {
 	return true
 }
 
-// settings are a plan without its units.
+// settings are a plan without its units, and without where its device is said.
 func settings(p config.GroupPlan) config.GroupPlan {
-	p.Units = nil
+	p.Units, p.DeviceKey = nil, ""
 	if p.Fallback != nil {
 		f := settings(*p.Fallback)
 		p.Fallback = &f
@@ -218,6 +218,7 @@ func (r *reload) group(ctx context.Context, i *Instance, before, plan config.Gro
 	}
 	r.renewal.Groups[plan.Name] = func(s *host.GroupSpec) error {
 		s.Backend, s.Path, s.Precision, s.Packed = plan.Backend, path, plan.Precision, packed
+		s.Device, s.DeviceKey = plan.Device, plan.DeviceKey
 		s.Units, s.Replicas, s.Standby, s.Pins = plan.Units, plan.Replicas, plan.Standby, r.judge(i)
 		if s.Remote != nil {
 			s.Remote, s.MaxReplicas = nil, plan.MaxReplicas

@@ -124,7 +124,7 @@ func share(g scaling.Grouping, heat map[expert.Unit]float64, total float64) floa
 
 // kind is all that units must share to change places: settings that belong to units, not to groups.
 func kind(p config.GroupPlan) string {
-	text := fmt.Sprintf("%s %s %s %d %d %d %s %v ", p.Backend, p.Plugin, p.Precision, p.Replicas, p.MaxReplicas, p.Standby, p.Policy, p.Substitutes)
+	text := fmt.Sprintf("%s %s %s %s %d %d %d %s %v ", p.Backend, p.Plugin, p.Precision, p.Device, p.Replicas, p.MaxReplicas, p.Standby, p.Policy, p.Substitutes)
 	if f := p.Fallback; f != nil {
 		text += fmt.Sprintf("%s %s %s ", f.Backend, f.Plugin, f.Precision)
 	}

@@ -52,7 +52,7 @@ func (i *Instance) change(ctx context.Context, c Change) func(*host.GroupSpec) e
 		}
 		if c.Backend != "" {
 			s.Backend, s.Path = c.Backend, pluginPath(i.Applied(), "", "pimoe-expert-", c.Backend)
-			s.Precision = "auto"
+			s.Precision, s.Device, s.DeviceKey = "auto", "", ""
 		}
 		if c.Plugin != "" {
 			s.Path = c.Plugin

@@ -7,6 +7,7 @@ package meter
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"log/slog"
 	"strconv"
@@ -23,6 +24,7 @@ type Host interface {
 	Running() []host.Running
 	Layout() host.Layout
 	UnitCounts(to []host.UnitCounts) []host.UnitCounts
+	Devices(ctx context.Context) ([]host.DeviceUse, error)
 }
 
 // Options say what is measured. Host is required.
@@ -43,6 +45,7 @@ type Meter struct {
 	machine   *machine
 	processes *processes
 	units     *units
+	devices   *devices
 
 	text   atomic.Pointer[[]byte] // of the last measurement
 	paused atomic.Bool
@@ -67,7 +70,7 @@ func Start(o Options) *Meter {
 	}
 	m := &Meter{
 		o: o, warned: map[string]bool{}, stop: make(chan struct{}), turned: o.Now(),
-		machine: newMachine(o.Volumes), processes: newProcesses(),
+		machine: newMachine(o.Volumes), processes: newProcesses(), devices: newDevices(),
 	}
 	if o.Every == 0 {
 		return m
@@ -112,6 +115,9 @@ func (m *Meter) Measure() {
 	p := &printer{}
 	m.note("machine", m.machine.measure(p))
 	m.processes.measure(p, m.o.Host.Running())
+	used, err := m.o.Host.Devices(context.Background()) // which has a limit of its own
+	m.note("devices", err)
+	m.devices.measure(p, used, now)
 	turn := now.Sub(m.turned) >= chooseEvery
 	if turn {
 		m.turned = now

@@ -2,6 +2,7 @@ package meter
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/metrics/catalogue"
+	"github.com/pimoe/pimoe/sdk/expert"
 )
 
 func TestMain(m *testing.M) {
@@ -42,6 +44,7 @@ type fakeHost struct {
 	layout  host.Layout
 	counts  []host.UnitCounts
 	running []host.Running
+	devices []host.DeviceUse
 }
 
 func newFakeHost(layers, experts int) *fakeHost {
@@ -64,6 +67,18 @@ func (f *fakeHost) UnitCounts(to []host.UnitCounts) []host.UnitCounts {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append(to[:0], f.counts...)
+}
+
+func (f *fakeHost) Devices(context.Context) ([]host.DeviceUse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]host.DeviceUse{}, f.devices...), nil
+}
+
+func (f *fakeHost) compute(list ...host.DeviceUse) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.devices = list
 }
 
 func (f *fakeHost) run(list ...host.Running) {
@@ -172,6 +187,47 @@ func TestWholeDisks(t *testing.T) {
 	for name, want := range all {
 		if wholeDisk(name, all) != want {
 			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}
+
+// TestDevices: the sums of a place go on when its process is another one, what it has is the present one's, and the share is that of
+// the interval.
+func TestDevices(t *testing.T) {
+	h := newFakeHost(1, 2)
+	m, r, c := start(t, h, nil)
+	for name := range series(t, r.Write) {
+		if strings.HasPrefix(name, "pimoe_device_") {
+			t.Errorf("%s without a device", name)
+		}
+	}
+	use := func(group string, pid int, id string, seconds float64, used int64) host.DeviceUse {
+		return host.DeviceUse{Group: group, PID: pid, Device: expert.Device{
+			ID: id, MemoryBytes: 1000, UsedBytes: used, WeightBytes: used / 2, KernelSeconds: seconds, UploadSeconds: seconds / 2, DownloadSeconds: seconds / 2,
+			UploadBytes: int64(seconds * 10), DownloadBytes: int64(seconds * 20),
+		}}
+	}
+	measure := func(list ...host.DeviceUse) map[string]float64 {
+		c.pass(10 * time.Second)
+		h.compute(list...)
+		m.Measure()
+		return series(t, r.Write)
+	}
+	measure(use("e0", 1, "0", 1, 300), use("e1", 2, "0", 1, 310), use("e2", 3, "1", 0, 100))
+	now := measure(use("e0", 1, "0", 2, 300), use("e1", 2, "0", 1.5, 320), use("e2", 3, "1", 9, 100)) // 2 + 1 of 10 s, and 18
+	again := measure(use("e0", 7, "0", 0.5, 400), use("e2", 3, "1", 1, 100))                          // e1 has no process, and e2 counts backwards
+	for name, want := range map[string][2]float64{
+		`pimoe_device_memory_total_bytes{device="0"}`: {1000, 1000}, `pimoe_device_memory_used_bytes{device="0"}`: {320, 400},
+		`pimoe_device_busy_ratio{device="0"}`: {0.3, 0.1}, `pimoe_device_busy_ratio{device="1"}`: {1, 0.2},
+		`pimoe_device_kernel_seconds_total{group="e0",replica="0",device="0"}`:              {2, 2.5},
+		`pimoe_device_kernel_seconds_total{group="e1",replica="0",device="0"}`:              {1.5, 1.5},
+		`pimoe_device_kernel_seconds_total{group="e2",replica="0",device="1"}`:              {9, 10},
+		`pimoe_device_copy_seconds_total{group="e0",replica="0",device="0",direction="up"}`: {1, 1.25},
+		`pimoe_device_copy_bytes_total{group="e0",replica="0",device="0",direction="down"}`: {40, 50},
+		`pimoe_device_weight_bytes{group="e0",replica="0",device="0"}`:                      {150, 200},
+	} {
+		if math.Abs(now[name]-want[0]) > 1e-9 || math.Abs(again[name]-want[1]) > 1e-9 {
+			t.Errorf("%s is %v, then %v; want %v", name, now[name], again[name], want)
 		}
 	}
 }

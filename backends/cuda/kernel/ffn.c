@@ -74,16 +74,26 @@ INLINE float element(int type, u32x4 v, u32 i) {
   return type == BF16 ? bf16(h) : f16(h);
 }
 
-// step multiplies one vector of each matrix.
-INLINE void step(int type, int ns, int rs, float (*acc)[8], const GLOBAL u32x4 *const *w, const GLOBAL float *const *x, u32 v) {
-  u32 n = vec(type);
-  u32x4 wv[2];
-  UNROLL for (int m = 0; m < ns; m++) wv[m] = w[m][v * PANEL];
-  UNROLL for (int r = 0; r < rs; r++) {
-    f32x4 xv[2];
-    UNROLL for (u32 q = 0; q < n / 4; q++) xv[q] = *(const GLOBAL f32x4 *)(x[r] + v * n + q * 4);
-    UNROLL for (int m = 0; m < ns; m++) {
-      UNROLL for (u32 i = 0; i < n; i++) acc[m][r] = fma32(element(type, wv[m], i), xv[i / 4][i % 4], acc[m][r]);
+// How many vectors, or groups, of each matrix a lane asks for before it uses the first, where there are few rows: what is under way
+// decides how fast memory is read, here 256 bytes of a block's lane. With more rows there are no registers for it.
+#define VECTORS_AHEAD 8
+#define GROUPS_AHEAD 4
+
+// steps multiplies n vectors of each matrix, from vector v on.
+INLINE void steps(int type, int ns, int rs, int n, float (*acc)[8], const GLOBAL u32x4 *const *w, const GLOBAL float *const *x, u32 v) {
+  u32 e = vec(type);
+  u32x4 wv[VECTORS_AHEAD][2];
+  UNROLL for (int k = 0; k < n; k++) {
+    UNROLL for (int m = 0; m < ns; m++) wv[k][m] = w[m][(v + k) * PANEL];
+  }
+  if (n > 1) keep_before();
+  UNROLL for (int k = 0; k < n; k++) {
+    UNROLL for (int r = 0; r < rs; r++) {
+      u32x4 xv[2];
+      UNROLL for (u32 q = 0; q < e / 4; q++) xv[q] = load16(x[r] + (v + k) * e + q * 4);
+      UNROLL for (int m = 0; m < ns; m++) {
+        UNROLL for (u32 i = 0; i < e; i++) acc[m][r] = fma32(element(type, wv[k][m], i), number(xv[i / 4][i % 4]), acc[m][r]);
+      }
     }
   }
 }
@@ -91,12 +101,11 @@ INLINE void step(int type, int ns, int rs, float (*acc)[8], const GLOBAL u32x4 *
 // dots adds to acc[n][r] the products of the lane's row of matrix n, of which there are ns, with row r of x. Weights lie in
 // vectors of 16 bytes: [panel][in / vec][32 lanes].
 INLINE void dots(int type, int ns, int rs, float (*acc)[8], const GLOBAL u32x4 *const *w, const GLOBAL float *const *x, u32 in) {
-  u32 n = vec(type), whole = in / n;
-  if (rs <= 2) { // so few products for a vector that several must be on their way at once
-    UNROLL4 for (u32 v = 0; v < whole; v++) step(type, ns, rs, acc, w, x, v);
-  } else {
-    for (u32 v = 0; v < whole; v++) step(type, ns, rs, acc, w, x, v);
+  u32 n = vec(type), whole = in / n, v = 0;
+  if (rs <= 2) {
+    for (; v + VECTORS_AHEAD <= whole; v += VECTORS_AHEAD) steps(type, ns, rs, VECTORS_AHEAD, acc, w, x, v);
   }
+  for (; v < whole; v++) steps(type, ns, rs, 1, acc, w, x, v);
   if (whole * n == in) return;
   u32x4 wv[2];
   UNROLL for (int m = 0; m < ns; m++) wv[m] = w[m][whole * PANEL];
@@ -130,7 +139,6 @@ INLINE void floats(int type, int ns, int rs, FORMAL) {
     yr[r * ys] = finish(ns, &t, o, act, acc[0][r], acc[1][r]);
   }
 }
-
 
 #define FLOATS(name, type, rs)                                        \
   KERNEL gate_up_##name##_##rs(PARAMS) { floats(type, 2, rs, ARGS); } \
@@ -189,35 +197,51 @@ INLINE void quantize(FORMAL) {
   *(GLOBAL float *)(row + padded(in) + group * 4) = scale;
 }
 
+// int8_steps multiplies n groups of inputs of each matrix, from group g on: w and x point to the panel's first group and to the
+// rows.
+INLINE void int8_steps(int ns, int rs, int n, float (*acc)[8], const GLOBAL u8 *const *w, const GLOBAL u8 *const *x, u32 groups, u32 g) {
+  u32x4 wv[GROUPS_AHEAD][2][2];
+  u32 ws[GROUPS_AHEAD][2];
+  UNROLL for (int k = 0; k < n; k++) {
+    UNROLL for (int m = 0; m < ns; m++) {
+      const GLOBAL u8 *block = w[m] + (u64)(g + k) * GROUP_BYTES;
+      UNROLL for (int h = 0; h < 2; h++) wv[k][m][h] = ((const GLOBAL u32x4 *)block)[h * PANEL + thread_x()];
+      ws[k][m] = ((const GLOBAL u16 *)(block + 2 * PANEL * 16))[thread_x()];
+    }
+  }
+  if (n > 1) keep_before();
+  UNROLL for (int k = 0; k < n; k++) {
+    UNROLL for (int r = 0; r < rs; r++) {
+      float scale = *(const GLOBAL float *)(x[r] + groups * GROUP + (g + k) * 4);
+      u32x4 xv[2];
+      UNROLL for (int h = 0; h < 2; h++) xv[h] = load16(x[r] + (g + k) * GROUP + h * 16);
+      UNROLL for (int m = 0; m < ns; m++) {
+        s32 sum = 0;
+        UNROLL for (int i = 0; i < 8; i++) sum = dot4(wv[k][m][i / 4][i % 4], xv[i / 4][i % 4], sum);
+        acc[m][r] = fma32((float)sum, bf16(ws[k][m]) * scale, acc[m][r]);
+      }
+    }
+  }
+}
+
 // int8s is floats for class int8g32, with dot products of four bytes.
 INLINE void int8s(int ns, int rs, FORMAL) {
   u32 panel = block_x() * threads_y() + thread_y(), o = panel * PANEL + thread_x(), groups = padded(in) / GROUP;
   tile t = tiles[block_y()];
   if (panel * PANEL >= out) return;
-  const GLOBAL u8 *w[2] = {(const GLOBAL u8 *)(ns == 2 ? t.gate : t.down) + (u64)panel * groups * GROUP_BYTES,
-                           (const GLOBAL u8 *)t.up + (u64)panel * groups * GROUP_BYTES};
+  u64 from = (u64)panel * groups * GROUP_BYTES;
+  const GLOBAL u8 *w[2] = {(const GLOBAL u8 *)(ns == 2 ? t.gate : t.down) + from, (const GLOBAL u8 *)t.up + from};
+  const GLOBAL u8 *xr[8];
   float acc[2][8];
-  UNROLL for (int r = 0; r < rs; r++) acc[0][r] = acc[1][r] = 0;
-  for (u32 g = 0; g < groups; g++) {
-    u32x4 wv[2][2];
-    float ws[2];
-    UNROLL for (int m = 0; m < ns; m++) {
-      const GLOBAL u8 *block = w[m] + (u64)g * GROUP_BYTES;
-      UNROLL for (int h = 0; h < 2; h++) wv[m][h] = ((const GLOBAL u32x4 *)block)[h * PANEL + thread_x()];
-      ws[m] = bf16(((const GLOBAL u16 *)(block + 2 * PANEL * 16))[thread_x()]);
-    }
-    UNROLL for (int r = 0; r < rs; r++) {
-      const GLOBAL u8 *row = (const GLOBAL u8 *)x + last(&t, (u32)r) * xs;
-      float scale = *(const GLOBAL float *)(row + groups * GROUP + g * 4);
-      u32x4 xv[2];
-      UNROLL for (int h = 0; h < 2; h++) xv[h] = ((const GLOBAL u32x4 *)(row + g * GROUP))[h];
-      UNROLL for (int m = 0; m < ns; m++) {
-        s32 sum = 0;
-        UNROLL for (int i = 0; i < 8; i++) sum = dot4(wv[m][i / 4][i % 4], xv[i / 4][i % 4], sum);
-        acc[m][r] = fma32((float)sum, ws[m] * scale, acc[m][r]);
-      }
-    }
+  UNROLL for (int r = 0; r < rs; r++) {
+    xr[r] = (const GLOBAL u8 *)x + last(&t, (u32)r) * xs;
+    acc[0][r] = acc[1][r] = 0;
   }
+  u32 g = 0;
+  if (rs <= 2) {
+    for (; g + GROUPS_AHEAD <= groups; g += GROUPS_AHEAD) int8_steps(ns, rs, GROUPS_AHEAD, acc, w, xr, groups, g);
+  }
+  for (; g < groups; g++) int8_steps(ns, rs, 1, acc, w, xr, groups, g);
   if (o >= out) return;
   GLOBAL float *yr = (GLOBAL float *)y + t.row * ys + o;
   UNROLL for (int r = 0; r < rs; r++) {

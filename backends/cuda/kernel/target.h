@@ -19,7 +19,6 @@ typedef float f32x4 __attribute__((vector_size(16)));
 #define GLOBAL __attribute__((address_space(1)))
 #define KERNEL __attribute__((nvptx_kernel)) void
 #define UNROLL _Pragma("unroll")
-#define UNROLL4 _Pragma("unroll 4")
 INLINE u32 thread_x(void) { return __nvvm_read_ptx_sreg_tid_x(); }
 INLINE u32 thread_y(void) { return __nvvm_read_ptx_sreg_tid_y(); }
 INLINE u32 threads_y(void) { return __nvvm_read_ptx_sreg_ntid_y(); }
@@ -31,7 +30,6 @@ INLINE u32 block_y(void) { return __nvvm_read_ptx_sreg_ctaid_y(); }
 #define GLOBAL
 #define KERNEL void
 #define UNROLL
-#define UNROLL4
 #include "cudaemu_thread.h"
 
 #endif
@@ -60,6 +58,25 @@ INLINE s32 dot4(u32 a, u32 b, s32 acc) {
 #else
   for (int i = 0; i < 32; i += 8) acc += (s32)(s8)(a >> i) * (s8)(b >> i);
   return acc;
+#endif
+}
+
+// load16 reads 16 bytes that nobody writes meanwhile, at once: compilers like to take them apart where they are used one by one.
+INLINE u32x4 load16(const GLOBAL void *p) {
+#ifdef __NVPTX__
+  u32 a, b, c, d;
+  __asm__("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "l"(p));
+  return (u32x4){a, b, c, d};
+#else
+  return *(const u32x4 *)p;
+#endif
+}
+
+// keep_before keeps the loads before it from being moved behind it. It is a barrier of the warp, whose threads are together anyway:
+// assemblers are free to put a load right before its use, and put it there.
+INLINE void keep_before(void) {
+#ifdef __NVPTX__
+  __asm__ volatile("bar.warp.sync 0xffffffff;" ::: "memory");
 #endif
 }
 

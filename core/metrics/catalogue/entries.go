@@ -7,6 +7,7 @@ const (
 	whenSeen     = whenMeasured + ", and the system shows the process to the host"
 	whenPlugins  = "`experts.isolation` is process"
 	whenUnits    = whenMeasured + ", and `experts.isolation` is process"
+	whenDevices  = whenMeasured + ", and experts are computed on devices, such as GPUs (docs/cuda.md)"
 	whenTenants  = "the scraper's role is operator or higher"
 	whenRedis    = "`redis.url` is set"
 	whenState    = "`state.file` is not off"
@@ -114,6 +115,14 @@ var entries = []Metric{
 	{"pimoe_layer_entropy_ratio", Gauge, "ratio", "Entropy of a layer's routes of the last minute, over that of perfectly even ones", []string{"layer"}, Experts, whenUnits},
 	{"pimoe_layer_balance_ratio", Gauge, "1", "Rows of a layer's busiest expert in the last minute, over the mean; 1 is even", []string{"layer"}, Experts, whenUnits},
 	{"pimoe_layer_drift_ratio", Gauge, "ratio", "Share of a layer's rows that goes elsewhere in the last minute than in the last half hour (total variation)", []string{"layer"}, Experts, whenUnits},
+
+	{"pimoe_device_memory_total_bytes", Gauge, "bytes", "Memory of a device that experts are computed on", []string{"device"}, Experts, whenDevices},
+	{"pimoe_device_memory_used_bytes", Gauge, "bytes", "Memory of the device that is in use, by whomever", []string{"device"}, Experts, whenDevices},
+	{"pimoe_device_busy_ratio", Gauge, "ratio", "Kernels and copies of all this host's processes on the device over the last interval; what overlaps counts twice, up to 1", []string{"device"}, Experts, whenDevices},
+	{"pimoe_device_weight_bytes", Gauge, "bytes", "Weights of an expert process that lie on the device", []string{"group", "replica", "device"}, Experts, whenDevices},
+	{"pimoe_device_kernel_seconds_total", Counter, "seconds", "Time of its kernels, by the device's own events", []string{"group", "replica", "device"}, Experts, whenDevices},
+	{"pimoe_device_copy_seconds_total", Counter, "seconds", "Time of copying rows to the device (up) and from it (down), by the same", []string{"group", "replica", "device", "direction"}, Experts, whenDevices},
+	{"pimoe_device_copy_bytes_total", Counter, "bytes", "Bytes copied so", []string{"group", "replica", "device", "direction"}, Experts, whenDevices},
 
 	{"pimoe_router_calls_total", Counter, "calls", "Calls of the router by who has answered: plugin, stand-in or in-process", []string{"source"}, Router, ""},
 	{"pimoe_router_errors_total", Counter, "calls", "Calls of the router's plugin that failed", nil, Router, whenPlugins},

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	"github.com/pimoe/pimoe/backends/cuda"
 	"github.com/pimoe/pimoe/plugins/experts/ffn"
@@ -30,29 +29,21 @@ func main() {
 	}
 	log := serve.Logger()
 	uploaded := progress{log: log}
-	backend := cuda.New(cuda.Options{Device: -1, Progress: uploaded.add, Lost: func(err error) {
+	backend := cuda.New(cuda.Options{Device: -1, Progress: uploaded.add, Shared: shared(log), Lost: func(err error) {
 		fmt.Fprintln(os.Stderr, "backend cuda has lost its device:", err)
 		os.Exit(exitLost)
 	}})
-	go report(log, backend)
-	serve.Expert(ffn.New(backend, ffn.Options{Version: "1"})) // until the process ends
+	serve.Expert(ffn.NewOnDevice(backend, gpu{backend}, ffn.Options{Version: "1"})) // until the process ends
 }
 
-// reportEvery is often enough to see a device that is slow or full, and seldom enough not to fill a log.
-const reportEvery = time.Minute
-
-// report logs what the device did in the last minute, if that is anything.
-func report(log *slog.Logger, b *cuda.Backend) {
-	var before cuda.Stats
-	for range time.Tick(reportEvery) {
-		s := b.Stats()
-		if s.Calls > before.Calls {
-			run, copies := s.RunSeconds-before.RunSeconds, s.CopySeconds-before.CopySeconds
-			log.Info("device", "number", s.Device.Number, "name", s.Device.Name, "calls", s.Calls-before.Calls, "rows", s.Rows-before.Rows,
-				"kernel_seconds", run, "copy_seconds", copies, "busy_ratio", (run+copies)/reportEvery.Seconds(),
-				"weight_mib", s.Weights>>20, "free_mib", s.Free>>20)
+// shared logs how rows reach the device.
+func shared(log *slog.Logger) func(why error) {
+	return func(why error) {
+		if why != nil {
+			log.Warn("shared memory is not pinned: rows are copied once more on their way", "why", why.Error())
+			return
 		}
-		before = s
+		log.Info("shared memory is pinned: the device copies rows by itself")
 	}
 }
 

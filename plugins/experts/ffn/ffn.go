@@ -5,7 +5,8 @@
 // with act the SiLU of SwiGLU blocks (Shazeer 2020) or the tanh form of GELU. It implements sdk/expert; the programs
 // pimoe-expert-NAME serve it, and `--isolation inproc` calls it directly.
 //
-// It refuses weights of mixed numeric classes, units it was not given, and parameters: it has none.
+// It refuses weights of mixed numeric classes, units it was not given, and parameters other than those of a device, which OnDevice
+// has.
 package ffn
 
 import (
@@ -32,6 +33,7 @@ type Expert struct {
 	backend backends.Backend
 	threads int
 	info    sdk.Info
+	params  func(map[string]string) error // takes those of a spec
 
 	mu    sync.RWMutex // guards model and pool and, in Info, info.NumericClass
 	model *model       // nil before Load and after Close
@@ -54,7 +56,14 @@ func New(be backends.Backend, o Options) *Expert {
 		o.Threads = team.Cores()
 	}
 	info := sdk.Info{Name: o.Name, Kind: sdk.KindExpert, Version: o.Version, Capabilities: packings(be)}
-	return &Expert{backend: be, threads: o.Threads, info: info}
+	return &Expert{backend: be, threads: o.Threads, info: info, params: noParams}
+}
+
+func noParams(given map[string]string) error {
+	for name := range given {
+		return fmt.Errorf("%w: unknown parameter %q: the ffn expert has none", sdk.ErrInvalid, name)
+	}
+	return nil
 }
 
 // classes are all that a backend may compute in.
@@ -85,7 +94,7 @@ func (e *Expert) Load(ctx context.Context, spec expert.Spec) error {
 	if e.model != nil {
 		return fmt.Errorf("%w: load: the expert is loaded already", sdk.ErrInvalid)
 	}
-	m, class, err := load(ctx, e.backend, spec)
+	m, class, err := load(ctx, e.backend, spec, e.params)
 	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}

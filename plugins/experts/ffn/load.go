@@ -12,7 +12,7 @@ import (
 )
 
 // load checks a spec and prepares its units with the backend. It gives the numeric class of all of them.
-func load(ctx context.Context, be backends.Backend, spec expert.Spec) (*model, string, error) {
+func load(ctx context.Context, be backends.Backend, spec expert.Spec, params func(map[string]string) error) (*model, string, error) {
 	m := &model{hidden: spec.Hidden, intermediate: spec.Intermediate, units: make(map[expert.Unit]backends.FFN, len(spec.Units))}
 	switch {
 	case m.hidden < 1 || m.intermediate < 1:
@@ -20,8 +20,8 @@ func load(ctx context.Context, be backends.Backend, spec expert.Spec) (*model, s
 	case len(spec.Units) == 0:
 		return nil, "", fmt.Errorf("%w: no units", sdk.ErrInvalid)
 	}
-	for name := range spec.Params {
-		return nil, "", fmt.Errorf("%w: unknown parameter %q: the ffn expert has none", sdk.ErrInvalid, name)
+	if err := params(spec.Params); err != nil {
+		return nil, "", err
 	}
 	m.grouped, _ = be.(backends.Grouped)
 	class, err := classOf(be, spec)

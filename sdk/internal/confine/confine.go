@@ -29,6 +29,16 @@ const (
 	MeasureProfile      = "profile"
 )
 
+// Profile says what a process gets beyond that of a plain program.
+type Profile string
+
+// The profiles.
+const (
+	ProfileNone   Profile = ""
+	ProfilePython Profile = "python" // an interpreter with libraries of its own
+	ProfileCUDA   Profile = "cuda"   // a program that computes on NVIDIA's devices
+)
+
 // Policy is what the host wants of the measures that leave a choice.
 type Policy struct {
 	FirstUser, Users uint32 // the range of user ids, one for each process; 0 users = the host's own

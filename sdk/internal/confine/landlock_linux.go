@@ -24,7 +24,7 @@ const (
 const hugePages = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 
 // systemFolders are where programs that are linked dynamically find their libraries.
-var systemFolders = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"}
+var systemFolders = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}
 
 // landlockABI is the version of the kernel's interface, or why there is none.
 var landlockABI = sync.OnceValues(func() (int, error) {
@@ -58,7 +58,7 @@ func handled(abi int) (files, network, scope uint64) {
 }
 
 // ruleset makes the rules of one process, all but that for its own threads. The descriptor is the caller's.
-func ruleset(abi int, dir string, dynamic, interpreted bool, reads []string) (fd int, err error) {
+func ruleset(abi int, s Spec) (fd int, err error) {
 	var attr unix.LandlockRulesetAttr
 	attr.Handled_access_fs, attr.Handled_access_net, attr.Scoped = handled(abi)
 	size := unsafe.Offsetof(attr.Scoped) + unsafe.Sizeof(attr.Scoped)
@@ -72,34 +72,48 @@ func ruleset(abi int, dir string, dynamic, interpreted bool, reads []string) (fd
 		return -1, fmt.Errorf("create rules: %w", errno)
 	}
 	fd = int(r)
-	err = allow(fd, dir, ownFolder)
-	if err == nil {
-		err = allowThere(fd, hugePages, readFile)
-	}
-	if interpreted && err == nil {
-		err = allowThere(fd, "/dev/urandom", readFile) // gRPC's C++ core knows no other source of chance
-	}
-	for _, path := range reads {
-		if err == nil {
-			err = allow(fd, path, readTree)
-		}
-	}
-	if dynamic {
-		for _, path := range systemFolders {
-			access := uint64(runTree)
-			if path == "/etc/ld.so.cache" {
-				access = readFile
-			}
-			if err == nil {
-				err = allowThere(fd, path, access)
-			}
-		}
-	}
-	if err != nil {
+	if err := allowAll(fd, s, attr.Handled_access_fs); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
+}
+
+// allowAll adds the rules of one process to a set that knows certain rights.
+func allowAll(fd int, s Spec, known uint64) error {
+	if err := allow(fd, s.Dir, ownFolder); err != nil {
+		return err
+	}
+	for _, path := range s.Reads {
+		if err := allow(fd, path, readTree); err != nil {
+			return err
+		}
+	}
+	there := []access{{hugePages, readFile}}
+	switch s.Profile {
+	case ProfilePython:
+		there = append(there, access{"/dev/urandom", readFile}) // gRPC's C++ core knows no other source of chance
+	case ProfileCUDA:
+		there = append(there, nvidia()...)
+	}
+	if s.Exe.dynamic {
+		for _, path := range systemFolders {
+			there = append(there, access{path, runTree})
+		}
+		there = append(there, access{"/etc/ld.so.cache", readFile})
+	}
+	for _, a := range there {
+		if err := allowThere(fd, a.path, a.rights&known); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// access is what a process may do with what lies at a path, if anything does.
+type access struct {
+	path   string
+	rights uint64
 }
 
 func allow(ruleset int, path string, access uint64) error {

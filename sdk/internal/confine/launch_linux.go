@@ -40,10 +40,8 @@ type Spec struct {
 	Tree    *cgroup.Tree
 	NoTree  string // why there is no Tree
 	Policy  Policy
-	// Interpreted says that the program is an interpreter, which needs some system calls more, and Reads which folders with
-	// its libraries it may read.
-	Interpreted bool
-	Reads       []string
+	Profile Profile
+	Reads   []string // folders with libraries that it may read
 }
 
 // Launch is a start under way. Start Cmd, then call Wait, then Close.
@@ -119,7 +117,7 @@ func (l *Launch) prepare(s Spec) error {
 	if err := l.texts(s.Args, s.Env); err != nil {
 		return err
 	}
-	if err := l.seccomp(s.Exe.dynamic, s.Interpreted); err != nil {
+	if err := l.seccomp(s.Exe.dynamic, s.Profile); err != nil {
 		return err
 	}
 	l.Cmd = &exec.Cmd{
@@ -181,7 +179,7 @@ func (l *Launch) landlock(s Spec) bool {
 		l.noRules = err
 		return false
 	}
-	fd, err := ruleset(abi, s.Dir, s.Exe.dynamic, s.Interpreted, s.Reads)
+	fd, err := ruleset(abi, s)
 	if err != nil {
 		l.noRules = err
 		return false
@@ -290,9 +288,9 @@ func (l *Launch) texts(args, env []string) error {
 	return err
 }
 
-func (l *Launch) seccomp(dynamic, interpreted bool) error {
+func (l *Launch) seccomp(dynamic bool, profile Profile) error {
 	p := l.plan
-	rules := append(table(l.ownUser, dynamic, interpreted), once(int(p.Exe), p.Empty, p.Argv, p.Env))
+	rules := append(table(l.ownUser, dynamic, profile), once(int(p.Exe), p.Empty, p.Argv, p.Env))
 	l.rules = count(rules)
 	prog, err := assemble(rules)
 	if err != nil {

@@ -28,8 +28,8 @@ type Spec struct {
 	NoTree  string
 	Policy  Policy
 
-	Interpreted bool
-	Reads       []string
+	Profile Profile
+	Reads   []string
 }
 
 // Executable exists so that callers compile; Seal refuses to make one.

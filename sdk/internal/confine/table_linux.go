@@ -16,8 +16,8 @@ const (
 // table is what a plugin needs: Go's runtime, gRPC over a Unix socket that it listens on, shared memory, and a C library
 // that starts. Most calls are those that strace shows of the project's plugins in all their phases; the others are what
 // the C library and gRPC do in other moments (signals, errors, end). ownUser says that no other process has its user id;
-// dynamic that a loader begins the program, interpreted that it is an interpreter with libraries of its own.
-func table(ownUser, dynamic, interpreted bool) []rule {
+// dynamic that a loader begins the program.
+func table(ownUser, dynamic bool, profile Profile) []rule {
 	rules := []rule{
 		// Descriptors. openat: Landlock decides which.
 		{name: "read", number: unix.SYS_READ}, {name: "write", number: unix.SYS_WRITE}, {name: "writev", number: unix.SYS_WRITEV},
@@ -79,9 +79,13 @@ func table(ownUser, dynamic, interpreted bool) []rule {
 	if dynamic { // the loader looks at libraries by it. Landlock does not hide what a file's owner, mode and size are
 		rules = append(rules, rule{name: fstatatName, number: fstatat})
 	}
-	if interpreted {
+	switch profile {
+	case ProfilePython:
 		rules = append(rules, interpreterRules...)
 		rules = append(rules, interpreterArchitecture...)
+	case ProfileCUDA:
+		rules = append(rules, nvidiaRules...)
+		rules = append(rules, nvidiaArchitecture...)
 	}
 	rules = append(rules, architectureRules...)
 	for _, h := range hopeless {

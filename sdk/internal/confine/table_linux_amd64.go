@@ -15,6 +15,9 @@ var interpreterArchitecture = []rule{
 	{name: "dup2", number: unix.SYS_DUP2},
 }
 
+// nvidiaArchitecture are older calls, too: the driver's library looks by stat whether its devices are there.
+var nvidiaArchitecture = []rule{{name: "poll", number: unix.SYS_POLL}, {name: "stat", number: unix.SYS_STAT}}
+
 // architectureRules: AMX must be asked for, and the C library sets its thread's base.
 var architectureRules = []rule{
 	{name: "arch_prctl", number: unix.SYS_ARCH_PRCTL, checks: []check{only("code is ARCH_SET_FS, ARCH_GET_XCOMP_PERM or ARCH_REQ_XCOMP_PERM", 0, 0x1002, 0x1022, 0x1023)}},

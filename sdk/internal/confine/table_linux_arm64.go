@@ -13,3 +13,5 @@ var architectureRules []rule
 
 // interpreterArchitecture is readlink by its newer name.
 var interpreterArchitecture = []rule{{name: "readlinkat", number: unix.SYS_READLINKAT}}
+
+var nvidiaArchitecture []rule

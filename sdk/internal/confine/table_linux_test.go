@@ -25,7 +25,9 @@ func specificationOf(rules []rule) string {
 
 // TestSpecification holds the table against the file that people read. PIMOE_TEST_UPDATE=1 rewrites it.
 func TestSpecification(t *testing.T) {
-	for name, rules := range map[string][]rule{"": table(true, false, false), "_python": table(true, true, true)} {
+	for name, rules := range map[string][]rule{
+		"": table(true, false, ProfileNone), "_python": table(true, true, ProfilePython), "_cuda": table(true, true, ProfileCUDA),
+	} {
 		compareSpecification(t, filepath.Join("testdata", "syscalls"+name+"_"+runtime.GOARCH+".txt"), append(rules, once(9, 1, 2, 3)))
 	}
 }
@@ -47,13 +49,15 @@ func compareSpecification(t *testing.T, path string, rules []rule) {
 	}
 }
 
-// TestAtMostSixty: in every form of the table of a program, some more for an interpreter, and no number twice.
+// TestAtMostSixty: in every form of the table of a program, some more for an interpreter and for NVIDIA's driver, and no number twice.
 func TestAtMostSixty(t *testing.T) {
 	for _, ownUser := range []bool{false, true} {
 		for _, dynamic := range []bool{false, true} {
-			checkTable(t, append(table(ownUser, dynamic, false), once(9, 1, 2, 3)), 60)
+			checkTable(t, append(table(ownUser, dynamic, ProfileNone), once(9, 1, 2, 3)), 60)
 		}
-		checkTable(t, append(table(ownUser, true, true), once(9, 1, 2, 3)), 72)
+		for _, p := range []Profile{ProfilePython, ProfileCUDA} {
+			checkTable(t, append(table(ownUser, true, p), once(9, 1, 2, 3)), 72)
+		}
 	}
 }
 

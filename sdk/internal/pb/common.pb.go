@@ -272,10 +272,12 @@ func (*StatsRequest) Descriptor() ([]byte, []int) {
 
 // StatsReply counts what a process has done since its start, over both transports.
 type StatsReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Calls         uint64                 `protobuf:"varint,1,opt,name=calls,proto3" json:"calls,omitempty"`
-	Rows          uint64                 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
-	Errors        uint64                 `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Calls  uint64                 `protobuf:"varint,1,opt,name=calls,proto3" json:"calls,omitempty"`
+	Rows   uint64                 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	Errors uint64                 `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Of a plugin with the capability "devices": what computes for it beside the machine's processors, at most 64.
+	Devices       []*Device `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +333,138 @@ func (x *StatsReply) GetErrors() uint64 {
 	return 0
 }
 
+func (x *StatsReply) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// Device is a GPU or the like, and what it has done for this process since its start. The seconds are the device's own.
+type Device struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                                     // as an operator names it, such as "0"
+	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                                                 // for people
+	MemoryBytes     uint64                 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`               // of the device
+	MemoryUsedBytes uint64                 `protobuf:"varint,4,opt,name=memory_used_bytes,json=memoryUsedBytes,proto3" json:"memory_used_bytes,omitempty"` // of them, by whomever
+	WeightBytes     uint64                 `protobuf:"varint,5,opt,name=weight_bytes,json=weightBytes,proto3" json:"weight_bytes,omitempty"`               // of them, by this process's weights
+	KernelSeconds   float64                `protobuf:"fixed64,6,opt,name=kernel_seconds,json=kernelSeconds,proto3" json:"kernel_seconds,omitempty"`
+	UploadSeconds   float64                `protobuf:"fixed64,7,opt,name=upload_seconds,json=uploadSeconds,proto3" json:"upload_seconds,omitempty"`
+	DownloadSeconds float64                `protobuf:"fixed64,8,opt,name=download_seconds,json=downloadSeconds,proto3" json:"download_seconds,omitempty"`
+	UploadBytes     uint64                 `protobuf:"varint,9,opt,name=upload_bytes,json=uploadBytes,proto3" json:"upload_bytes,omitempty"` // of calls
+	DownloadBytes   uint64                 `protobuf:"varint,10,opt,name=download_bytes,json=downloadBytes,proto3" json:"download_bytes,omitempty"`
+	Staged          string                 `protobuf:"bytes,11,opt,name=staged,proto3" json:"staged,omitempty"` // why rows are copied once more between shared memory and the device; empty = they are not
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_common_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_common_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_common_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Device) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Device) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Device) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Device) GetMemoryUsedBytes() uint64 {
+	if x != nil {
+		return x.MemoryUsedBytes
+	}
+	return 0
+}
+
+func (x *Device) GetWeightBytes() uint64 {
+	if x != nil {
+		return x.WeightBytes
+	}
+	return 0
+}
+
+func (x *Device) GetKernelSeconds() float64 {
+	if x != nil {
+		return x.KernelSeconds
+	}
+	return 0
+}
+
+func (x *Device) GetUploadSeconds() float64 {
+	if x != nil {
+		return x.UploadSeconds
+	}
+	return 0
+}
+
+func (x *Device) GetDownloadSeconds() float64 {
+	if x != nil {
+		return x.DownloadSeconds
+	}
+	return 0
+}
+
+func (x *Device) GetUploadBytes() uint64 {
+	if x != nil {
+		return x.UploadBytes
+	}
+	return 0
+}
+
+func (x *Device) GetDownloadBytes() uint64 {
+	if x != nil {
+		return x.DownloadBytes
+	}
+	return 0
+}
+
+func (x *Device) GetStaged() string {
+	if x != nil {
+		return x.Staged
+	}
+	return ""
+}
+
 type DrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -339,7 +473,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_common_proto_msgTypes[6]
+	mi := &file_common_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +485,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_common_proto_msgTypes[6]
+	mi := &file_common_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +498,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_common_proto_rawDescGZIP(), []int{6}
+	return file_common_proto_rawDescGZIP(), []int{7}
 }
 
 // DrainReply is sent when the last running call has ended. New calls are refused with UNAVAILABLE from the moment the
@@ -377,7 +511,7 @@ type DrainReply struct {
 
 func (x *DrainReply) Reset() {
 	*x = DrainReply{}
-	mi := &file_common_proto_msgTypes[7]
+	mi := &file_common_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +523,7 @@ func (x *DrainReply) String() string {
 func (*DrainReply) ProtoMessage() {}
 
 func (x *DrainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_common_proto_msgTypes[7]
+	mi := &file_common_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +536,7 @@ func (x *DrainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReply.ProtoReflect.Descriptor instead.
 func (*DrainReply) Descriptor() ([]byte, []int) {
-	return file_common_proto_rawDescGZIP(), []int{7}
+	return file_common_proto_rawDescGZIP(), []int{8}
 }
 
 // Matrix is rows of float32. data holds rows * cols values, row-major, little-endian IEEE 754, without gaps.
@@ -417,7 +551,7 @@ type Matrix struct {
 
 func (x *Matrix) Reset() {
 	*x = Matrix{}
-	mi := &file_common_proto_msgTypes[8]
+	mi := &file_common_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +563,7 @@ func (x *Matrix) String() string {
 func (*Matrix) ProtoMessage() {}
 
 func (x *Matrix) ProtoReflect() protoreflect.Message {
-	mi := &file_common_proto_msgTypes[8]
+	mi := &file_common_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +576,7 @@ func (x *Matrix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Matrix.ProtoReflect.Descriptor instead.
 func (*Matrix) Descriptor() ([]byte, []int) {
-	return file_common_proto_rawDescGZIP(), []int{8}
+	return file_common_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Matrix) GetRows() uint32 {
@@ -483,12 +617,26 @@ const file_common_proto_rawDesc = "" +
 	"\vPingRequest\"'\n" +
 	"\tPingReply\x12\x1a\n" +
 	"\bdraining\x18\x01 \x01(\bR\bdraining\"\x0e\n" +
-	"\fStatsRequest\"N\n" +
+	"\fStatsRequest\"z\n" +
 	"\n" +
 	"StatsReply\x12\x14\n" +
 	"\x05calls\x18\x01 \x01(\x04R\x05calls\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\x04R\x04rows\x12\x16\n" +
-	"\x06errors\x18\x03 \x01(\x04R\x06errors\"\x0e\n" +
+	"\x06errors\x18\x03 \x01(\x04R\x06errors\x12*\n" +
+	"\adevices\x18\x04 \x03(\v2\x10.pimoe.v1.DeviceR\adevices\"\xf9\x02\n" +
+	"\x06Device\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x04R\vmemoryBytes\x12*\n" +
+	"\x11memory_used_bytes\x18\x04 \x01(\x04R\x0fmemoryUsedBytes\x12!\n" +
+	"\fweight_bytes\x18\x05 \x01(\x04R\vweightBytes\x12%\n" +
+	"\x0ekernel_seconds\x18\x06 \x01(\x01R\rkernelSeconds\x12%\n" +
+	"\x0eupload_seconds\x18\a \x01(\x01R\ruploadSeconds\x12)\n" +
+	"\x10download_seconds\x18\b \x01(\x01R\x0fdownloadSeconds\x12!\n" +
+	"\fupload_bytes\x18\t \x01(\x04R\vuploadBytes\x12%\n" +
+	"\x0edownload_bytes\x18\n" +
+	" \x01(\x04R\rdownloadBytes\x12\x16\n" +
+	"\x06staged\x18\v \x01(\tR\x06staged\"\x0e\n" +
 	"\fDrainRequest\"\f\n" +
 	"\n" +
 	"DrainReply\"D\n" +
@@ -509,7 +657,7 @@ func file_common_proto_rawDescGZIP() []byte {
 	return file_common_proto_rawDescData
 }
 
-var file_common_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_common_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_common_proto_goTypes = []any{
 	(*InfoRequest)(nil),  // 0: pimoe.v1.InfoRequest
 	(*InfoReply)(nil),    // 1: pimoe.v1.InfoReply
@@ -517,16 +665,18 @@ var file_common_proto_goTypes = []any{
 	(*PingReply)(nil),    // 3: pimoe.v1.PingReply
 	(*StatsRequest)(nil), // 4: pimoe.v1.StatsRequest
 	(*StatsReply)(nil),   // 5: pimoe.v1.StatsReply
-	(*DrainRequest)(nil), // 6: pimoe.v1.DrainRequest
-	(*DrainReply)(nil),   // 7: pimoe.v1.DrainReply
-	(*Matrix)(nil),       // 8: pimoe.v1.Matrix
+	(*Device)(nil),       // 6: pimoe.v1.Device
+	(*DrainRequest)(nil), // 7: pimoe.v1.DrainRequest
+	(*DrainReply)(nil),   // 8: pimoe.v1.DrainReply
+	(*Matrix)(nil),       // 9: pimoe.v1.Matrix
 }
 var file_common_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	6, // 0: pimoe.v1.StatsReply.devices:type_name -> pimoe.v1.Device
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_common_proto_init() }
@@ -540,7 +690,7 @@ func file_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_common_proto_rawDesc), len(file_common_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -79,6 +79,9 @@ func (Ticket) Leave() {}
 // Attach refuses.
 func Attach(Layout, []int, *os.File, *os.File) (*Plugin, error) { return nil, errNone }
 
+// Memory is none.
+func (*Plugin) Memory() (calls, answers []byte) { return nil, nil }
+
 // Serve has nothing to serve.
 func (*Plugin) Serve(Handler) {}
 

@@ -95,6 +95,9 @@ func (p *Plugin) checkHeader() error {
 	return nil
 }
 
+// Memory is where calls come, which may only be read, and where answers go. It lasts until Stop.
+func (p *Plugin) Memory() (calls, answers []byte) { return p.req, p.res }
+
 // Serve starts the lanes and the heartbeat, and returns. Calls run concurrently, one a lane.
 func (p *Plugin) Serve(h Handler) {
 	p.handler = h

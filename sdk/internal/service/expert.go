@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -40,11 +41,22 @@ func (s *Expert) Close() (err error) {
 	return err
 }
 
-// info fills in the kind, which the author can't choose.
+// info fills in what the author can't choose: the kind, and the capability of one that tells of devices.
 func (s *Expert) info() *pb.InfoReply {
 	i := s.expert.Info()
 	i.Kind = sdk.KindExpert
+	if _, tells := s.expert.(expert.Reporting); tells && !i.Has(sdk.CapDevices) {
+		i.Capabilities = append(slices.Clone(i.Capabilities), sdk.CapDevices)
+	}
 	return wire.Info(i)
+}
+
+// Share implements Sharing.
+func (s *Expert) Share(calls, answers []byte) (release func() error) {
+	if e, wants := s.expert.(expert.Sharing); wants {
+		return e.Share(calls, answers)
+	}
+	return func() error { return nil }
 }
 
 // Info implements the gRPC service.
@@ -113,7 +125,11 @@ func (s *Expert) Ping(context.Context, *pb.PingRequest) (*pb.PingReply, error) {
 
 // Stats implements the gRPC service.
 func (s *Expert) Stats(context.Context, *pb.StatsRequest) (*pb.StatsReply, error) {
-	return s.counts(), nil
+	out := s.counts()
+	if e, tells := s.expert.(expert.Reporting); tells {
+		out.Devices = wire.Devices(e.Devices())
+	}
+	return out, nil
 }
 
 // Drain implements the gRPC service.
@@ -121,4 +137,7 @@ func (s *Expert) Drain(ctx context.Context, _ *pb.DrainRequest) (*pb.DrainReply,
 	return &pb.DrainReply{}, wire.ToStatus(wire.FromContext(s.Finish(ctx)))
 }
 
-var _ Service = (*Expert)(nil)
+var (
+	_ Service = (*Expert)(nil)
+	_ Sharing = (*Expert)(nil)
+)

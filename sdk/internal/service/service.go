@@ -35,6 +35,11 @@ type Service interface {
 	Close() error
 }
 
+// Sharing is a Service that is told of the plane's memory before the first call. release comes after the last one.
+type Sharing interface {
+	Share(calls, answers []byte) (release func() error)
+}
+
 // gate counts the calls that are inside and keeps new ones out while draining.
 type gate struct {
 	mu       sync.Mutex // guards all below

@@ -17,6 +17,7 @@ import (
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
+	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/progress"
 	"github.com/pimoe/pimoe/server/cmd/pimoe/internal/table"
 )
@@ -94,7 +95,7 @@ func (a *app) askExperts(c *cobra.Command, admin string) ([]byte, error) {
 // expertsShow tells everything about the processes of one group.
 func (a *app) expertsShow(admin *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "show GROUP", Short: "Show how many processes an expert group has and why, and how they, or the router's, are confined", Args: cobra.ExactArgs(1),
+		Use: "show GROUP", Short: "Show how many processes an expert group has and why, how they, or the router's, are confined, and their devices", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			body, err := a.askExperts(c, *admin)
 			if err != nil {
@@ -112,6 +113,21 @@ type shown struct {
 	Endpoint    string           `json:"endpoint,omitempty"`
 	Zone        string           `json:"zone,omitempty"`
 	Confinement []client.Measure `json:"confinement"`
+	Devices     []expert.Device  `json:"devices,omitempty"`
+}
+
+// deviceRows are lines of the table of measures about the devices of a process.
+func (s shown) deviceRows() (rows [][]string) {
+	for _, d := range s.Devices {
+		detail := fmt.Sprintf("%s: %s of weights, %s of %s in use, kernels %.3f s, copies %.3f s for %s up and %.3f s for %s down", d.Name,
+			progress.Size(d.WeightBytes), progress.Size(d.UsedBytes), progress.Size(d.MemoryBytes), d.KernelSeconds,
+			d.UploadSeconds, progress.Size(d.UploadBytes), d.DownloadSeconds, progress.Size(d.DownloadBytes))
+		if d.Staged != "" {
+			detail += "; rows are copied once more: " + d.Staged
+		}
+		rows = append(rows, []string{s.Process, pid(s.PID), "device " + d.ID, "computes", detail})
+	}
+	return rows
 }
 
 func (a *app) printConfinement(body []byte, name string) error {
@@ -128,7 +144,7 @@ func (a *app) printConfinement(body []byte, name string) error {
 	}
 	for _, s := range list.Experts {
 		if s.Group == name {
-			out = append(out, shown{replicaName(s), s.PID, s.Endpoint, s.Zone, s.Confinement})
+			out = append(out, shown{replicaName(s), s.PID, s.Endpoint, s.Zone, s.Confinement, s.Devices})
 		}
 	}
 	if len(out) == 0 {
@@ -152,6 +168,7 @@ func (a *app) printConfinement(body []byte, name string) error {
 			}
 			rows = append(rows, []string{p.Process, pid(p.PID), m.Name, state, m.Detail})
 		}
+		rows = append(rows, p.deviceRows()...)
 	}
 	return table.Write(a.out, []string{"PROCESS", "PID", "MEASURE", "STATE", "DETAIL"}, rows)
 }

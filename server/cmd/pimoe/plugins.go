@@ -87,7 +87,11 @@ func confinedAs(p *catalogue.Profile) string {
 	for _, r := range p.Reads {
 		reads = append(reads, r.Path)
 	}
-	return fmt.Sprintf("%s script, wider: %s reads %s", p.Name, p.Interpreter.Path, cmp.Or(strings.Join(reads, " "), "nothing more"))
+	what, who := "program", "NVIDIA's devices,"
+	if p.Interpreter.Path != "" {
+		what, who = "script", p.Interpreter.Path
+	}
+	return fmt.Sprintf("%s %s, wider: %s reads %s", p.Name, what, who, cmp.Or(strings.Join(reads, " "), "nothing more"))
 }
 
 // pluginState says what a host would make of an executable.

@@ -12,22 +12,22 @@ import (
 	"github.com/pimoe/pimoe/sdk/client"
 )
 
-// scriptFlags say how a plugin that is a script is confined.
+// scriptFlags say how a plugin is confined that needs more than a program, such as a script.
 type scriptFlags struct {
 	name  string
 	reads []string
 }
 
 func (s *scriptFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&s.name, "profile", "", "`confinement` of a script: python")
-	c.Flags().StringSliceVar(&s.reads, "reads", nil, "`folders` with libraries that the script may read")
+	c.Flags().StringVar(&s.name, "profile", "", "wider `confinement`: python for a script, cuda for a program on NVIDIA's devices")
+	c.Flags().StringSliceVar(&s.reads, "reads", nil, "`folders` with libraries that it may read")
 }
 
 // any is the profile with whatever lies at its paths; nil for a program.
 func (s *scriptFlags) any() (*client.Profile, error) {
 	if s.name == "" {
 		if len(s.reads) > 0 {
-			return nil, usageError{errors.New("--reads is for a script: want --profile python, too")}
+			return nil, usageError{errors.New("--reads is for a profile: want --profile python or cuda, too")}
 		}
 		return nil, nil
 	}
@@ -46,7 +46,7 @@ func (s *scriptFlags) any() (*client.Profile, error) {
 }
 
 // pinned is the profile for the catalogue with the digests of what lies at its paths now. Without flags it is the one that the
-// script had before, with new digests.
+// plugin had before, with new digests.
 func (s *scriptFlags) pinned(script string, before *catalogue.Profile) (*catalogue.Profile, error) {
 	p, err := s.any()
 	if err != nil {
@@ -65,8 +65,10 @@ func (s *scriptFlags) pinned(script string, before *catalogue.Profile) (*catalog
 		return nil, fmt.Errorf("pin: %w", err)
 	}
 	out := &catalogue.Profile{Name: p.Name}
-	if out.Interpreter, err = pinnedFile(p.Interpreter.Path); err != nil {
-		return nil, err
+	if p.Interpreter.Path != "" {
+		if out.Interpreter, err = pinnedFile(p.Interpreter.Path); err != nil {
+			return nil, err
+		}
 	}
 	for _, r := range p.Reads {
 		digest, err := client.TreeDigest(r.Path, false)

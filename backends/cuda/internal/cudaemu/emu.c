@@ -14,6 +14,7 @@
 //   alloc N         the allocation that would be number N, and all later ones, find no memory
 //   launch N        launch number N and later ones fail, and with them the context
 //   copy US         a copy takes so many microseconds more
+//   register CODE   memory that a process has already can't be pinned
 //   once 1          the file is removed as soon as it has made something fail
 #define _GNU_SOURCE
 #include "cuda.h"
@@ -50,7 +51,7 @@ enum { KERNELS = sizeof kernels / sizeof *kernels };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct {
-  long devices, sm, memory, driver, init, lost, alloc, launch, copy, once;
+  long devices, sm, memory, driver, init, lost, alloc, launch, copy, registering, once;
 } conf;
 static char conf_path[4096];
 static struct timespec conf_seen;
@@ -80,6 +81,7 @@ static void read_conf(void) {
   if (!strcmp(key, #name)) conf.name = value;
     KEY(devices) KEY(sm) KEY(memory) KEY(driver) KEY(init) KEY(lost) KEY(alloc) KEY(launch) KEY(copy) KEY(once)
 #undef KEY
+    if (!strcmp(key, "register")) conf.registering = value; // a word of the language
   }
   fclose(f);
 }
@@ -349,6 +351,46 @@ CUresult cuMemFreeHost(void *pointer) {
   pthread_mutex_lock(&lock);
   free(pointer);
   return leave(failed);
+}
+
+// Memory that a process has already and that the driver has pinned: whole pages, each of which it may read, and write unless it
+// says that it only reads.
+enum { REGISTERED = 64 };
+static struct {
+  void *begin;
+  size_t bytes;
+} registered[REGISTERED];
+
+CUresult cuMemHostRegister(void *pointer, size_t bytes, unsigned int flags) {
+  ENTER_CONTEXT
+  if (conf.registering) return leave(fail((CUresult)conf.registering));
+  if (!bytes || (uintptr_t)pointer % 4096) return leave(CUDA_ERROR_INVALID_VALUE);
+  int place = -1;
+  for (int i = 0; i < REGISTERED; i++) {
+    char *begin = registered[i].begin;
+    if (!begin)
+      place = i;
+    else if ((char *)pointer < begin + registered[i].bytes && begin < (char *)pointer + bytes)
+      return leave(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+  }
+  if (place < 0) return leave(CUDA_ERROR_OUT_OF_MEMORY);
+  for (size_t at = 0; at < bytes; at += 4096) { // what the process has no right to ends it here, and not at the first copy
+    volatile char *page = (char *)pointer + at;
+    char c = *page;
+    if (!(flags & CU_MEMHOSTREGISTER_READ_ONLY)) __atomic_compare_exchange_n(page, &c, c, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  }
+  registered[place].begin = pointer, registered[place].bytes = bytes;
+  return leave(CUDA_SUCCESS);
+}
+CUresult cuMemHostUnregister(void *pointer) {
+  ENTER_CONTEXT
+  drain_all(); // as the driver does
+  for (int i = 0; i < REGISTERED; i++)
+    if (pointer && registered[i].begin == pointer) {
+      registered[i].begin = NULL;
+      return leave(CUDA_SUCCESS);
+    }
+  return leave(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
 }
 
 static CUresult copied(CUdeviceptr device, size_t bytes, work w, CUstream stream) {
