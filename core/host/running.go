@@ -9,23 +9,36 @@ import (
 	"github.com/pimoe/pimoe/sdk/expert"
 )
 
-// bytesRead sums up what groups have read, unit by unit: a unit may move to another group, and its weights may become others.
+// UnitWork is what a unit has had to do since the host's start, and for which group.
+type UnitWork struct {
+	expert.Unit
+	Heat
+	Group string // that serves it now
+	Size  int64  // bytes of its weights
+	Bytes int64  // of weights that its calls have had to read
+}
+
+// bytesRead sums up what units and groups have read: a unit may move to another group, and its weights may become others.
 type bytesRead struct {
-	mu     sync.Mutex // guards both
+	mu     sync.Mutex // guards all
 	calls  []int64    // of each unit when it was last counted, by layer, then expert
+	units  []int64    // bytes, in the same order
 	groups map[string]int64
 }
 
-// BytesRead is how many bytes of weights the groups' calls have had to read since the host's start: each call reads every unit
-// that it has rows for once, however many rows that are. In process nothing counts them.
-func (h *Host) BytesRead() map[string]int64 {
+// Work puts what each unit has had to do into to, group by group, and returns it with the bytes of weights that the groups' calls
+// have had to read: each call reads every unit that it has rows for once, however many rows that are. to may be nil. In process
+// nothing counts them.
+func (h *Host) Work(to []UnitWork) ([]UnitWork, map[string]int64) {
+	to = to[:0]
 	if h.heat == nil {
-		return nil
+		return to, nil
 	}
-	h.read.mu.Lock()
-	defer h.read.mu.Unlock()
-	if h.read.groups == nil {
-		h.read.calls, h.read.groups = make([]int64, len(h.heat.units)), map[string]int64{}
+	read := &h.read
+	read.mu.Lock()
+	defer read.mu.Unlock()
+	if read.groups == nil {
+		read.calls, read.units, read.groups = make([]int64, len(h.heat.units)), make([]int64, len(h.heat.units)), map[string]int64{}
 	}
 	for _, s := range h.groups {
 		g := s.own()
@@ -38,14 +51,18 @@ func (h *Host) BytesRead() map[string]int64 {
 				continue
 			}
 			at := layer*h.heat.experts + u.Expert
-			now := h.heat.units[at].calls.Load()
-			if more := now - h.read.calls[at]; more > 0 {
-				h.read.groups[s.name] += more * h.unitBytes(g.spec, u)
-				h.read.calls[at] = now
+			done, size := &h.heat.units[at], h.unitBytes(g.spec, u)
+			w := UnitWork{Unit: u, Heat: Heat{Rows: done.rows.Load(), Calls: done.calls.Load()}, Group: s.name, Size: size}
+			if more := w.Calls - read.calls[at]; more > 0 {
+				read.groups[s.name] += more * size
+				read.units[at] += more * size
+				read.calls[at] = w.Calls
 			}
+			w.Bytes = read.units[at]
+			to = append(to, w)
 		}
 	}
-	return maps.Clone(h.read.groups)
+	return to, maps.Clone(read.groups)
 }
 
 // WeightBytes are the bytes of the weights of all units; replicas map the same files. In process nothing says them.

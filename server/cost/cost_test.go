@@ -299,10 +299,19 @@ func BenchmarkLook(b *testing.B) {
 	for i := range parts {
 		parts[i] = Part{Name: fmt.Sprint("e", i), PID: os.Getpid()}
 	}
-	l := New(Options{Read: func() Reading { return s.Read(0, parts) }})
+	var work []Work
+	for i := range 6144 { // the units of 48 layers with 128 experts
+		work = append(work, Work{Unit: Unit{fmt.Sprint("e", i/96), i % 96, i / 96}, Size: 1 << 20})
+	}
+	l := New(Options{Read: func() Reading { r := s.Read(0, parts); r.Units = work; return r }})
 	for b.Loop() {
 		for t := range 8 {
 			l.Rows(fmt.Sprint("t", t), 4)
+		}
+		for i := range work {
+			if i%8 == 0 {
+				work[i].Rows, work[i].Done, work[i].Bytes = work[i].Rows+4, work[i].Done+20, work[i].Bytes+1<<20
+			}
 		}
 		l.Look()
 	}

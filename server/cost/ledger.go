@@ -17,6 +17,8 @@ const (
 	unnamed = "(none)"
 	// maxTenants bounds the names that are counted apart where nobody says how many: a token can name any tenant.
 	maxTenants = 256
+	// maxUnits bounds a report of units where nobody says how many.
+	maxUnits = 256
 	// lookEvery is short beside a person's request and long beside a look, which costs microseconds; restEvery is while nothing is
 	// computed.
 	lookEvery = 100 * time.Millisecond
@@ -43,6 +45,7 @@ type Part struct {
 // Reading is what the system says at a look.
 type Reading struct {
 	Parts  []Part
+	Units  []Work           // of all groups, each group's together; only lent until the next reading
 	Busy   time.Duration    // that the machine's processors were busy since its start
 	Energy map[string]int64 // microjoules since the reader was made, by domain; empty = can't be read
 	Levels Levels
@@ -62,6 +65,8 @@ type Options struct {
 	Every time.Duration    // 0 = ten looks a second
 	// Tenants is how many are counted apart, the first ones; 0 = 256.
 	Tenants int
+	// Units is how many are reported apart, the dearest ones; 0 = 256.
+	Units int
 }
 
 // account is what one tenant has used.
@@ -82,6 +87,7 @@ type Ledger struct {
 	rows     map[string]int64 // of steps that have ended since the last look
 	under    bool             // a step is under way
 	accounts map[string]*account
+	units    *units
 	last     map[process]time.Duration
 	bytes    map[string]int64
 	busy     time.Duration
@@ -128,11 +134,16 @@ func New(o Options) *Ledger {
 	if o.Tenants == 0 {
 		o.Tenants = maxTenants
 	}
+	if o.Units == 0 {
+		o.Units = maxUnits
+	}
 	l := &Ledger{
 		o: o, stop: make(chan struct{}), began: o.Now(), rows: map[string]int64{}, accounts: map[string]*account{},
 		last: map[process]time.Duration{}, bytes: map[string]int64{}, energy: map[string]int64{}, spent: map[string]int64{},
 	}
-	l.measure(o.Read())
+	first := o.Read()
+	l.measure(first)
+	l.units = newUnits(first.Units)
 	l.minute = minute{began: l.began, used: map[string]int64{}}
 	return l
 }
@@ -224,6 +235,7 @@ func (l *Ledger) Look() (busy bool) {
 	reading := l.o.Read()
 	used := l.measure(reading)
 	l.charge(used, rows)
+	l.units.charge(used, reading.Units, !busy)
 	l.rise(used, reading.Levels)
 	return busy
 }

@@ -3,6 +3,7 @@ package instance
 import (
 	"os"
 
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/server/cost"
 	"github.com/pimoe/pimoe/server/memory"
@@ -11,10 +12,11 @@ import (
 // openCosts makes the ledger of what requests cost, which the engine tells of rows. The engine is there before the first look
 // after this one.
 func (i *Instance) openCosts() {
-	system := cost.OpenSystem()
-	i.Costs = cost.New(cost.Options{Tenants: max(i.Config.Metrics.Tenants, 1), Read: func() cost.Reading {
-		r := system.Read(i.hostBytes(), i.processes())
-		r.Levels = i.levels()
+	system, parts := cost.OpenSystem(), &parts{host: i.Host}
+	i.Costs = cost.New(cost.Options{Tenants: max(i.Config.Metrics.Tenants, 1), Units: max(i.Config.Metrics.Units, 1), Read: func() cost.Reading {
+		processes, units := parts.read()
+		r := system.Read(i.hostBytes(), processes)
+		r.Levels, r.Units = i.levels(), units
 		return r
 	}})
 }
@@ -27,14 +29,29 @@ func (i *Instance) hostBytes() int64 {
 	return int64(i.Engine.Stats().Steps) * i.trunkBytes
 }
 
-// processes are the parts of the host that have a process.
-func (i *Instance) processes() []cost.Part {
-	bytes := i.Host.BytesRead()
-	var out []cost.Part
-	for _, p := range i.Host.Running() {
-		out = append(out, cost.Part{Name: p.Name, PID: p.PID, Bytes: bytes[p.Name]})
+// parts are the parts of the host that have a process, and what their units have done; ten times a second, in memory that is
+// used again.
+type parts struct {
+	host  *host.Host
+	work  []host.UnitWork
+	units []cost.Work
+}
+
+func (p *parts) read() (processes []cost.Part, units []cost.Work) {
+	var bytes map[string]int64
+	p.work, bytes = p.host.Work(p.work)
+	for _, r := range p.host.Running() {
+		processes = append(processes, cost.Part{Name: r.Name, PID: r.PID, Bytes: bytes[r.Name]})
 	}
-	return out
+	p.units = p.units[:0]
+	for i := range p.work {
+		w := &p.work[i]
+		p.units = append(p.units, cost.Work{
+			Unit: cost.Unit{Group: w.Group, Layer: w.Layer, Expert: w.Expert},
+			Size: w.Size, Rows: w.Rows, Done: int64(w.Work()), Bytes: w.Bytes,
+		})
+	}
+	return processes, p.units
 }
 
 // sizeOfTrunk notes how large the weights of the trunk are, as they are computed with.
