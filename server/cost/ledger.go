@@ -34,6 +34,12 @@ func (u *Used) add(o Used) {
 	u.Energy += o.Energy
 }
 
+// The parts that are no expert groups.
+const (
+	hostPart   = "host"
+	routerPart = "router"
+)
+
 // Part is one part of the host and its counters, which only grow.
 type Part struct {
 	Name  string        // host, router or a group's name; several may have the same
@@ -45,7 +51,6 @@ type Part struct {
 // Reading is what the system says at a look.
 type Reading struct {
 	Parts  []Part
-	Units  []Work           // of all groups, each group's together; only lent until the next reading
 	Busy   time.Duration    // that the machine's processors were busy since its start
 	Energy map[string]int64 // microjoules since the reader was made, by domain; empty = can't be read
 	Levels Levels
@@ -61,6 +66,7 @@ type Levels struct {
 // Options are what a Ledger works with.
 type Options struct {
 	Read  func() Reading   // it is not called by two goroutines at once
+	Work  func() []Work    // of all units, each group's together, only lent until the next call; nil = nobody counts it
 	Now   func() time.Time // nil = time.Now
 	Every time.Duration    // 0 = ten looks a second
 	// Tenants is how many are counted apart, the first ones; 0 = 256.
@@ -141,9 +147,11 @@ func New(o Options) *Ledger {
 		o: o, stop: make(chan struct{}), began: o.Now(), rows: map[string]int64{}, accounts: map[string]*account{},
 		last: map[process]time.Duration{}, bytes: map[string]int64{}, energy: map[string]int64{}, spent: map[string]int64{},
 	}
-	first := o.Read()
-	l.measure(first)
-	l.units = newUnits(first.Units)
+	if o.Work == nil {
+		o.Work = func() []Work { return nil }
+	}
+	l.measure(o.Read())
+	l.units = newUnits(o.Work, l.began)
 	l.minute = minute{began: l.began, used: map[string]int64{}}
 	return l
 }
@@ -235,7 +243,7 @@ func (l *Ledger) Look() (busy bool) {
 	reading := l.o.Read()
 	used := l.measure(reading)
 	l.charge(used, rows)
-	l.units.charge(used, reading.Units, !busy)
+	l.units.charge(used, !busy, l.o.Now())
 	l.rise(used, reading.Levels)
 	return busy
 }

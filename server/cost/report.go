@@ -89,13 +89,14 @@ func (l *Ledger) Report(model string) Report {
 		all[name] = &u
 	}
 	r.Total, r.Per1000, r.Parts = total.figures(measured), total.per1000(r.Tokens, measured), partCosts(all, r.Tokens, measured)
+	l.units.share(l.o.Now())
 	r.Experts = l.units.costs(l.o.Units, r.Tokens, measured)
 	return r
 }
 
 // inOrder are the names of parts: the host and the router, then groups.
 func inOrder[T any](parts map[string]T) []string {
-	rank := map[string]int{"host": -2, "router": -1}
+	rank := map[string]int{hostPart: -2, routerPart: -1}
 	return slices.SortedFunc(maps.Keys(parts), func(a, b string) int {
 		return cmp.Or(cmp.Compare(rank[a], rank[b]), cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) // e9 before e10
 	})

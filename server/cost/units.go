@@ -3,6 +3,7 @@ package cost
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // Unit is an expert of a layer, and the group that serves it.
@@ -21,24 +22,30 @@ type Work struct {
 	Bytes int64 // of weights that its calls have read
 }
 
-// units are the accounts of units. What a group has used between two looks is shared by the units that have ended calls in
-// between: CPU time and energy by what they have done times the size of their weights, bytes by what they have read. Before a call
-// has ended, it waits; while nothing is computed it is nobody's. So the accounts of a group add up to what it has used.
+// units are the accounts of units. What a group has used waits until units are looked at, about once a second, and is shared by
+// those that have ended calls in between: CPU time and energy by what they have done times the size of their weights, bytes by
+// what they have read. What a group uses while nothing is computed is nobody's. So the accounts of a group add up to what it
+// has used.
 type units struct {
+	read     func() []Work // each group's together; only lent until the next call
 	accounts map[Unit]*unitAccount
-	order    []*unitAccount // as in the last look
-	seen     map[place]*Work
+	seen     map[place]*counted
 	groups   map[string]*groupAccount
-
-	done, read []int64 // the weights of a group's units, at a look
+	shared   time.Time // when they were last looked at
 }
+
+// unitsEvery is the time between two looks at units: there are thousands of them in a large model, and whose work it was does
+// not change within a second.
+const unitsEvery = time.Second
 
 // place is a unit wherever it is served.
 type place struct{ layer, expert int }
 
+// counted are the counters of a unit when they were last shared by.
+type counted struct{ rows, done, bytes int64 }
+
 type unitAccount struct {
 	Unit
-	seen *Work // its counters at the last look that shared something; another group's account of the unit has the same
 	rows int64
 	used Used
 }
@@ -46,88 +53,88 @@ type unitAccount struct {
 // groupAccount is what a group has used that is no unit's.
 type groupAccount struct{ idle, waiting Used }
 
-func newUnits(work []Work) *units {
-	us := &units{accounts: map[Unit]*unitAccount{}, seen: map[place]*Work{}, groups: map[string]*groupAccount{}}
-	for i := range work {
-		us.account(i, &work[i])
+func newUnits(read func() []Work, now time.Time) *units {
+	us := &units{read: read, accounts: map[Unit]*unitAccount{}, seen: map[place]*counted{}, groups: map[string]*groupAccount{}, shared: now}
+	for _, w := range read() {
+		us.since(&w)
 	}
 	return us
 }
 
-// account is that of a unit, which is at i in this look. One that was never seen counts from now on.
-func (us *units) account(i int, w *Work) *unitAccount {
-	if i < len(us.order) && us.order[i].Unit == w.Unit {
-		return us.order[i]
+// since is what a unit had done when it was last looked at. One that was never seen counts from now on.
+func (us *units) since(w *Work) *counted {
+	at := place{w.Layer, w.Expert}
+	c := us.seen[at]
+	if c == nil {
+		c = &counted{w.Rows, w.Done, w.Bytes}
+		us.seen[at] = c
 	}
-	a := us.accounts[w.Unit]
-	if a == nil {
-		at := place{w.Layer, w.Expert}
-		if us.seen[at] == nil {
-			now := *w
-			us.seen[at] = &now
-		}
-		a = &unitAccount{Unit: w.Unit, seen: us.seen[at]}
-		us.accounts[w.Unit] = a
-	}
-	us.order = append(us.order[:min(i, len(us.order))], a)
-	return a
+	return c
 }
 
-// charge takes a look: what parts have used, and what the units had done by then, group by group. idle says that nothing was
-// computed.
-func (us *units) charge(used map[string]Used, work []Work, idle bool) {
+// charge takes a look at what parts have used. idle says that nothing was computed.
+func (us *units) charge(used map[string]Used, idle bool, now time.Time) {
+	for name, u := range used {
+		if name == hostPart || name == routerPart {
+			continue // no unit is theirs
+		}
+		g := us.groups[name]
+		if g == nil {
+			g = &groupAccount{}
+			us.groups[name] = g
+		}
+		if idle {
+			g.idle.add(u)
+		} else {
+			g.waiting.add(u)
+		}
+	}
+	if now.Sub(us.shared) >= unitsEvery {
+		us.share(now)
+	}
+}
+
+// share gives the units what waits for them.
+func (us *units) share(now time.Time) {
+	us.shared = now
+	work := us.read()
+	for len(work) > 0 {
+		n := 1
+		for n < len(work) && work[n].Group == work[0].Group {
+			n++
+		}
+		if g := us.groups[work[0].Group]; g != nil { // else it has no process here, and nothing waits
+			us.among(work[:n], g)
+		}
+		work = work[n:]
+	}
+}
+
+// among shares what waits in a group.
+func (us *units) among(work []Work, g *groupAccount) {
+	var busy []*Work
+	var done, read []int64
 	for i := range work {
-		us.account(i, &work[i])
-	}
-	for from := 0; from < len(work); {
-		to := from + 1
-		for to < len(work) && work[to].Group == work[from].Group {
-			to++
+		w := &work[i]
+		c := us.since(w)
+		if w.Done == c.done {
+			continue
 		}
-		if u, running := used[work[from].Group]; running { // else its counters wait with it
-			us.group(u, work[from:to], from, idle)
+		busy, done, read = append(busy, w), append(done, (w.Done-c.done)*w.Size), append(read, w.Bytes-c.bytes)
+	}
+	cpu, bytes, energy := share(g.waiting.CPU, done), share(g.waiting.Bytes, read), share(g.waiting.Energy, done)
+	for i, w := range busy {
+		a, c := us.accounts[w.Unit], us.since(w)
+		if a == nil {
+			a = &unitAccount{Unit: w.Unit}
+			us.accounts[w.Unit] = a
 		}
-		from = to
+		used := Used{cpu[i], bytes[i], energy[i]}
+		a.used.add(used)
+		g.waiting.add(Used{-used.CPU, -used.Bytes, -used.Energy})
+		a.rows += w.Rows - c.rows
+		*c = counted{w.Rows, w.Done, w.Bytes}
 	}
-}
-
-// group takes a group's part of a look; its units are at from and behind.
-func (us *units) group(u Used, work []Work, from int, idle bool) {
-	g := us.groups[work[0].Group]
-	if g == nil {
-		g = &groupAccount{}
-		us.groups[work[0].Group] = g
-	}
-	g.waiting.add(u)
-	us.done, us.read = us.done[:0], us.read[:0]
-	sum := int64(0)
-	for i := range work {
-		w, a := &work[i], us.order[from+i]
-		done := (w.Done - a.seen.Done) * w.Size
-		us.done, us.read = append(us.done, done), append(us.read, w.Bytes-a.seen.Bytes)
-		sum += done
-	}
-	switch {
-	case sum > 0:
-		cpu, bytes, energy := share(g.waiting.CPU, us.done), share(g.waiting.Bytes, us.read), share(g.waiting.Energy, us.done)
-		for i := range work {
-			a := us.order[from+i]
-			a.used.add(Used{cpu[i], bytes[i], energy[i]})
-			a.rows += work[i].Rows - a.seen.Rows
-			*a.seen = work[i]
-		}
-		g.waiting = Used{Bytes: g.waiting.Bytes - total(bytes)}
-	case idle:
-		g.idle.add(g.waiting)
-		g.waiting = Used{}
-	}
-}
-
-func total(parts []int64) (sum int64) {
-	for _, p := range parts {
-		sum += p
-	}
-	return sum
 }
 
 // UnitCost is what a unit has cost, or of a group several together.

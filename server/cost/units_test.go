@@ -9,7 +9,7 @@ import (
 
 // do has a unit's counters go on, as a call with rows would.
 func (m *machine) do(unit, rows int) {
-	w := &m.reading.Units[unit]
+	w := &m.units[unit]
 	w.Rows += int64(rows)
 	w.Done += int64(rows + 16)
 	w.Bytes += w.Size
@@ -27,7 +27,7 @@ func partOf(group string) int {
 func withUnits() *machine {
 	m := newMachine()
 	m.reading.Parts = append(m.reading.Parts, Part{Name: "e1", PID: 3})
-	m.reading.Units = []Work{
+	m.units = []Work{
 		{Unit: Unit{"e0", 0, 0}, Size: 100, Rows: 7, Done: 23, Bytes: 100}, {Unit: Unit{"e0", 1, 0}, Size: 100},
 		{Unit: Unit{"e1", 0, 1}, Size: 50}, {Unit: Unit{"e1", 1, 1}, Size: 250},
 	}
@@ -45,6 +45,7 @@ func TestTheRuleOfUnits(t *testing.T) {
 	l := m.ledger()
 	step := func(tokens int, cpu time.Duration, do func()) {
 		m.use(0, cpu, 0, 0)
+		m.now = m.now.Add(unitsEvery)
 		m.reading.Parts[2].CPU += cpu
 		do()
 		l.Begin()
@@ -102,7 +103,7 @@ func TestUnitsSumUpToTheirGroup(t *testing.T) {
 		case 100: // a new process, whose counter begins at 0
 			parts[1].PID, parts[1].CPU = parts[1].PID+1, 0
 		case 300: // a unit is served by the other group
-			m.reading.Units[1].Group = map[string]string{"e0": "e1", "e1": "e0"}[m.reading.Units[1].Group]
+			m.units[1].Group = map[string]string{"e0": "e1", "e1": "e0"}[m.units[1].Group]
 		}
 		l.Begin()
 		for range rng.IntN(3) {

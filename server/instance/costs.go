@@ -12,13 +12,15 @@ import (
 // openCosts makes the ledger of what requests cost, which the engine tells of rows. The engine is there before the first look
 // after this one.
 func (i *Instance) openCosts() {
-	system, parts := cost.OpenSystem(), &parts{host: i.Host}
-	i.Costs = cost.New(cost.Options{Tenants: max(i.Config.Metrics.Tenants, 1), Units: max(i.Config.Metrics.Units, 1), Read: func() cost.Reading {
-		processes, units := parts.read()
-		r := system.Read(i.hostBytes(), processes)
-		r.Levels, r.Units = i.levels(), units
-		return r
-	}})
+	system, work := cost.OpenSystem(), &unitWork{host: i.Host}
+	i.Costs = cost.New(cost.Options{
+		Tenants: max(i.Config.Metrics.Tenants, 1), Units: max(i.Config.Metrics.Units, 1), Work: work.read,
+		Read: func() cost.Reading {
+			r := system.Read(i.hostBytes(), i.processes())
+			r.Levels = i.levels()
+			return r
+		},
+	})
 }
 
 // hostBytes is what the trunk's steps have had to read: each reads all of its weights.
@@ -29,29 +31,33 @@ func (i *Instance) hostBytes() int64 {
 	return int64(i.Engine.Stats().Steps) * i.trunkBytes
 }
 
-// parts are the parts of the host that have a process, and what their units have done; ten times a second, in memory that is
-// used again.
-type parts struct {
-	host  *host.Host
-	work  []host.UnitWork
-	units []cost.Work
+// processes are the parts of the host that have a process.
+func (i *Instance) processes() []cost.Part {
+	bytes := i.Host.BytesRead()
+	var out []cost.Part
+	for _, p := range i.Host.Running() {
+		out = append(out, cost.Part{Name: p.Name, PID: p.PID, Bytes: bytes[p.Name]})
+	}
+	return out
 }
 
-func (p *parts) read() (processes []cost.Part, units []cost.Work) {
-	var bytes map[string]int64
-	p.work, bytes = p.host.Work(p.work)
-	for _, r := range p.host.Running() {
-		processes = append(processes, cost.Part{Name: r.Name, PID: r.PID, Bytes: bytes[r.Name]})
-	}
-	p.units = p.units[:0]
-	for i := range p.work {
-		w := &p.work[i]
-		p.units = append(p.units, cost.Work{
+// unitWork says what the host's units have done, in memory that is used again.
+type unitWork struct {
+	host *host.Host
+	list []host.UnitWork
+	out  []cost.Work
+}
+
+func (u *unitWork) read() []cost.Work {
+	u.list, u.out = u.host.Work(u.list), u.out[:0]
+	for i := range u.list {
+		w := &u.list[i]
+		u.out = append(u.out, cost.Work{
 			Unit: cost.Unit{Group: w.Group, Layer: w.Layer, Expert: w.Expert},
 			Size: w.Size, Rows: w.Rows, Done: int64(w.Work()), Bytes: w.Bytes,
 		})
 	}
-	return processes, p.units
+	return u.out
 }
 
 // sizeOfTrunk notes how large the weights of the trunk are, as they are computed with.
