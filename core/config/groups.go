@@ -78,21 +78,18 @@ func (e Experts) groups(sparseLayers []int, experts int, r remedy) (plans []Grou
 			return nil, nil, Problems(bad)
 		}
 		plans = split(bases, traitsOf)
+		if bad := e.elsewhere(plans); bad != nil {
+			return nil, nil, Problems(bad)
+		}
 		if n := processes(plans); n > e.MaxProcesses {
 			return nil, nil, Problems{{Key: "experts.max_processes", Value: strconv.Itoa(e.MaxProcesses),
 				Want: fmt.Sprintf("at least %d: experts.group and experts.overrides make that many processes", n)}}
-		}
-		if bad := e.elsewhere(plans); bad != nil {
-			return nil, nil, Problems(bad)
 		}
 		e.nameDevices(plans, layers, experts)
 		return plans, nil, nil
 	}
 	if plans, notes, err = e.regular(layers, experts, traitsOf); err != nil {
 		return nil, nil, err
-	}
-	if bad := e.elsewhere(plans); bad != nil {
-		return nil, nil, Problems(bad)
 	}
 	e.nameDevices(plans, layers, experts)
 	return plans, notes, nil
@@ -134,10 +131,18 @@ func (e Experts) regular(layers []int, experts int, traitsOf map[expert.Unit]tra
 	if byLayer {
 		want, noun = len(layers), "layers"
 	}
-	for n := min(want, e.MaxProcesses); n >= 1; n-- { // overrides may split groups and add processes
+	most := min(want, e.MaxProcesses)
+	if len(e.Remote) > 0 {
+		most = want // groups that run elsewhere take none of them
+	}
+	for n := most; n >= 1; n-- { // overrides may split groups and add processes
 		plans := split(roundRobin(layers, experts, n, byLayer), traitsOf)
+		bad := e.elsewhere(plans)
 		if processes(plans) > e.MaxProcesses {
 			continue
+		}
+		if bad != nil {
+			return nil, nil, Problems(bad)
 		}
 		var notes []string
 		if n < want {
@@ -146,7 +151,9 @@ func (e Experts) regular(layers []int, experts int, traitsOf map[expert.Unit]tra
 		}
 		return plans, notes, nil
 	}
-	n := processes(split(roundRobin(layers, experts, 1, byLayer), traitsOf))
+	one := split(roundRobin(layers, experts, 1, byLayer), traitsOf)
+	e.elsewhere(one)
+	n := processes(one)
 	return nil, nil, Problems{{Key: "experts.max_processes", Value: strconv.Itoa(e.MaxProcesses),
 		Want: fmt.Sprintf("at least %d: experts.replicas, experts.standby and experts.overrides need that many processes", n)}}
 }
@@ -217,10 +224,13 @@ func free(name string, taken map[string]bool) string {
 	return out
 }
 
+// processes is how many the groups have here. One that runs elsewhere has none, but its fallback has.
 func processes(plans []GroupPlan) int {
 	n := 0
 	for _, p := range plans {
-		n += p.Replicas + p.Standby
+		if p.Remote == nil {
+			n += p.Replicas + p.Standby
+		}
 		if p.Fallback != nil {
 			n += p.Fallback.Replicas
 		}

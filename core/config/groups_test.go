@@ -160,6 +160,40 @@ func TestGroupsCoverEveryUnitOnce(t *testing.T) {
 	}
 }
 
+// TestRemoteGroupsAreNoProcesses: what runs on other machines takes nothing of experts.max_processes, but its fallback does.
+func TestRemoteGroupsAreNoProcesses(t *testing.T) {
+	const far = "\nremote: [{group: %s, endpoints: [127.0.0.1:7070]}]"
+	for _, c := range []struct {
+		name, yaml, group string
+		groups, here      int
+	}{
+		{"all elsewhere", "max_processes: 2", `"*"`, 6, 0},
+		{"one elsewhere", "max_processes: 2", "e1", 3, 2},
+		{"one of a list", "max_processes: 1\ngroup: {near: [{layers: all, experts: 0-2}], far: [{layers: all, experts: 3-5}]}", "far", 2, 1},
+		{"replicas there are endpoints", "max_processes: 2\nreplicas: 2\nstandby: 0", `"*"`, 6, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			plans, notes, err := expertsOf(t, c.yaml+fmt.Sprintf(far, c.group)).Groups([]int{0, 1}, 6)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := processes(plans); len(plans) != c.groups || n != c.here {
+				t.Errorf("%d groups with %d processes here, want %d with %d; notes %q\n%s", len(plans), n, c.groups, c.here, notes, planText(plans))
+			}
+		})
+	}
+	c := Default()
+	c.Policy, c.Degraded.Fallback, c.Experts.MaxProcesses = "fallback", Alternative{Backend: "int8"}, 4
+	c.Experts.Remote = []Remote{{Group: "*", Endpoints: []string{"127.0.0.1:7070"}}}
+	plans, _, err := c.Groups([]int{0, 1}, 6)
+	if n := processes(plans); err != nil || len(plans) != 4 || n != 4 {
+		t.Errorf("%d groups with %d fallbacks here, %v", len(plans), n, err)
+	}
+	if _, _, err := expertsOf(t, "max_processes: 2"+fmt.Sprintf(far, "e9")).Groups([]int{0}, 6); err == nil || !strings.Contains(err.Error(), "experts.remote[0].group") {
+		t.Errorf("a group that is not there: %v", err)
+	}
+}
+
 // TestPolicyGroups: units of different policies are in different groups, and those with a fallback have one beside them,
 // which counts as a process.
 func TestPolicyGroups(t *testing.T) {

@@ -36,7 +36,7 @@ var about = map[string]string{
 	"router.plugin":                          "NAME of the executable pimoe-router-NAME.",
 	"router.params":                          "Parameters of the router plugin, such as seed.",
 	"experts.group":                          "Which units share a process: expert (expert i of every layer), layer, or a map NAME: [{layers, experts}].",
-	"experts.max_processes":                  "Most expert processes; experts beyond it are grouped round robin.",
+	"experts.max_processes":                  "Most expert processes on this machine; experts beyond it are grouped round robin.",
 	"experts.backend":                        "NAME of the executable pimoe-expert-NAME: cpu, int8, cuda, ref or another plugin.",
 	"experts.precision":                      "Numeric class, such as f32, bf16w-f32, bf16 or int8g32; auto is the backend's own for the dtype of the weights.",
 	"experts.device":                         "Number of the device that a backend with devices, such as cuda, computes on; auto: each process takes the one with the most free memory when it starts.",

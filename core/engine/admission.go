@@ -138,23 +138,30 @@ func (a *admission) leave(key flowKey) {
 }
 
 // speed is how many tokens a second are worked off while requests wait, over the last seconds of such time.
-type speed struct{ tokens, seconds float64 }
+type speed struct {
+	tokens, seconds float64
+	steps           int // that were measured, up to speedSteps
+}
 
 const (
 	// speedMemory is over how many seconds speed is measured: long beside a step, short beside a reader's patience.
 	speedMemory = 2
 	// speedLeast is how many seconds must have been measured before anybody is refused by them.
 	speedLeast = 0.25
+	// speedSteps is how many steps must have been: the first one with a queue behind it may have waited for a core, which says
+	// nothing of the next ones. From then on one slow step is a small part of what is remembered.
+	speedSteps = 4
 )
 
 func (s *speed) add(tokens float64, took time.Duration) {
+	s.steps = min(s.steps+1, speedSteps)
 	fade := math.Exp(-took.Seconds() / speedMemory)
 	s.tokens, s.seconds = s.tokens*fade+tokens, s.seconds*fade+took.Seconds()
 }
 
 // rate is 0 while too little is known.
 func (s *speed) rate() float64 {
-	if s.seconds < speedLeast {
+	if s.seconds < speedLeast || s.steps < speedSteps {
 		return 0
 	}
 	return s.tokens / s.seconds

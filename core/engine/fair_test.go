@@ -308,6 +308,35 @@ func TestComeAgain(t *testing.T) {
 	}
 }
 
+// One slow step with a queue behind it, as while another program starts on the same cores, has nobody refused; several have.
+func TestOneSlowStep(t *testing.T) {
+	w := newWorld(1, nil)
+	key := flowKey{tenant: "a"}
+	w.limits.MaxQueueTime = 2 * time.Second
+	a := w.admission
+	for range 150 {
+		a.enter(key, &w.limits, 2)
+	}
+	refused := func() bool { return a.check(key, &w.limits, w.now, time.Time{}) != nil }
+	const stall = 600 * time.Millisecond
+	a.speed.add(64, stall)
+	if refused() {
+		t.Error("refused by a single step")
+	}
+	for range 4 {
+		a.speed.add(64, 10*time.Millisecond)
+	}
+	if a.speed.add(64, stall); refused() {
+		t.Error("refused by a second slow step among quick ones")
+	}
+	for range 4 {
+		a.speed.add(64, stall)
+	}
+	if !refused() {
+		t.Errorf("taken by a host that works off %.0f tokens a second, with %.0f before it", a.speed.rate(), a.queued)
+	}
+}
+
 // A full queue takes those whose tenant has less than its share of it, and never more than twice as many in all.
 func TestFullQueue(t *testing.T) {
 	w := newWorld(1, nil)

@@ -9,10 +9,11 @@ import (
 	"github.com/pimoe/pimoe/sdk/expert"
 )
 
-// bytesRead sums up what groups have read, unit by unit: a unit may move to another group, and its weights may become others.
+// bytesRead sums up what units and groups have read: a unit may move to another group, and its weights may become others.
 type bytesRead struct {
-	mu     sync.Mutex // guards both
+	mu     sync.Mutex // guards all
 	calls  []int64    // of each unit when it was last counted, by layer, then expert
+	units  []int64    // bytes, in the same order
 	groups map[string]int64
 }
 
@@ -24,28 +25,76 @@ func (h *Host) BytesRead() map[string]int64 {
 	}
 	h.read.mu.Lock()
 	defer h.read.mu.Unlock()
-	if h.read.groups == nil {
-		h.read.calls, h.read.groups = make([]int64, len(h.heat.units)), map[string]int64{}
+	h.countRead()
+	return maps.Clone(h.read.groups)
+}
+
+// countRead takes the calls since it was last called. The caller holds read.mu.
+func (h *Host) countRead() {
+	r := &h.read
+	if r.groups == nil {
+		r.calls, r.units, r.groups = make([]int64, len(h.heat.units)), make([]int64, len(h.heat.units)), map[string]int64{}
 	}
+	h.eachUnit(func(s *seat, g *group, u expert.Unit, at int) {
+		now := h.heat.units[at].calls.Load()
+		if more := now - r.calls[at]; more > 0 {
+			bytes := more * h.unitBytes(g.spec, u)
+			r.groups[s.name] += bytes
+			r.units[at] += bytes
+			r.calls[at] = now
+		}
+	})
+}
+
+// eachUnit calls f for every unit, group by group, with its place in heat.
+func (h *Host) eachUnit(f func(s *seat, g *group, u expert.Unit, at int)) {
 	for _, s := range h.groups {
 		g := s.own()
 		if g == nil {
 			continue
 		}
 		for _, u := range g.spec.Units {
-			layer, known := slices.BinarySearch(h.heat.layers, u.Layer)
-			if !known {
-				continue
-			}
-			at := layer*h.heat.experts + u.Expert
-			now := h.heat.units[at].calls.Load()
-			if more := now - h.read.calls[at]; more > 0 {
-				h.read.groups[s.name] += more * h.unitBytes(g.spec, u)
-				h.read.calls[at] = now
+			if layer, known := slices.BinarySearch(h.heat.layers, u.Layer); known {
+				f(s, g, u, layer*h.heat.experts+u.Expert)
 			}
 		}
 	}
-	return maps.Clone(h.read.groups)
+}
+
+// UnitWork is what a unit has had to do since the host's start, and for which group.
+type UnitWork struct {
+	expert.Unit
+	Heat
+	Group string // that serves it now
+	Size  int64  // bytes of its weights
+	Bytes int64  // of weights that its calls have had to read, as for BytesRead
+}
+
+// Work puts what each unit has had to do into to, group by group, and returns it; to may be nil. In process nothing counts it.
+func (h *Host) Work(to []UnitWork) []UnitWork {
+	to = to[:0]
+	if h.heat == nil {
+		return to
+	}
+	h.read.mu.Lock()
+	defer h.read.mu.Unlock()
+	h.countRead()
+	var of *group
+	sizes := map[int]int64{} // of the group's experts: their names are made for each question
+	h.eachUnit(func(s *seat, g *group, u expert.Unit, at int) {
+		if g != of {
+			of = g
+			clear(sizes)
+		}
+		size, known := sizes[u.Expert]
+		if !known {
+			size = h.unitBytes(g.spec, u)
+			sizes[u.Expert] = size
+		}
+		heat := Heat{Rows: h.heat.units[at].rows.Load(), Calls: h.read.calls[at]}
+		to = append(to, UnitWork{Unit: u, Heat: heat, Group: s.name, Size: size, Bytes: h.read.units[at]})
+	})
+	return to
 }
 
 // WeightBytes are the bytes of the weights of all units; replicas map the same files. In process nothing says them.

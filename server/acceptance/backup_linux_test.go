@@ -93,7 +93,7 @@ func TestBackupOfAServer(t *testing.T) {
 	}
 }
 
-// checkAccounts: the tenants of a report add up to its total, and each part has used something.
+// checkAccounts: the tenants of a report add up to its total, the experts to their groups, and each part has used something.
 func checkAccounts(t *testing.T, text string) {
 	t.Helper()
 	var r cost.Report
@@ -107,9 +107,22 @@ func checkAccounts(t *testing.T, text string) {
 	if math.Abs(cpu-r.Total.CPUSeconds) > 1e-6 || bytes != r.Total.ReadBytes || tokens != r.Tokens || tokens < 24 {
 		t.Errorf("tenants: %f s, %d bytes, %d tokens; in all %+v, %d tokens", cpu, bytes, tokens, r.Total, r.Tokens)
 	}
-	parts := map[string]cost.Expert{}
+	parts, experts := map[string]cost.PartCost{}, map[string]cost.PartCost{}
 	for _, e := range r.Parts {
 		parts[e.Name] = e
+	}
+	for _, x := range r.Experts {
+		sum := experts[x.Group]
+		sum.CPUSeconds, sum.ReadBytes = sum.CPUSeconds+x.CPUSeconds, sum.ReadBytes+x.ReadBytes
+		experts[x.Group] = sum
+	}
+	for group, sum := range experts {
+		if math.Abs(sum.CPUSeconds-parts[group].CPUSeconds) > 1e-6 || sum.ReadBytes != parts[group].ReadBytes {
+			t.Errorf("the experts of %s: %+v; the group %+v", group, sum.Figures, parts[group].Figures)
+		}
+	}
+	if len(experts) != 8 {
+		t.Errorf("experts of %d groups", len(experts))
 	}
 	for _, name := range []string{"host", "router", "e0", "e7"} {
 		if e := parts[name]; e.CPUSeconds <= 0 || name != "router" && e.ReadBytes <= 0 {

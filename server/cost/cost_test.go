@@ -17,6 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type machine struct {
 	now     time.Time
 	reading Reading
+	units   []Work
 }
 
 func newMachine() *machine {
@@ -35,7 +36,7 @@ func (m *machine) ledger() *Ledger {
 			r.Energy[d] = e
 		}
 		return r
-	}, Now: func() time.Time { return m.now }})
+	}, Work: func() []Work { return m.units }, Now: func() time.Time { return m.now }})
 }
 
 // use turns all counters on.
@@ -299,10 +300,21 @@ func BenchmarkLook(b *testing.B) {
 	for i := range parts {
 		parts[i] = Part{Name: fmt.Sprint("e", i), PID: os.Getpid()}
 	}
-	l := New(Options{Read: func() Reading { return s.Read(0, parts) }})
+	var work []Work
+	for i := range 6144 { // the units of 48 layers with 128 experts
+		work = append(work, Work{Unit: Unit{fmt.Sprint("e", i/96), i % 96, i / 96}, Size: 1 << 20})
+	}
+	now := time.Now()
+	l := New(Options{
+		Read: func() Reading { return s.Read(0, parts) }, Work: func() []Work { return work },
+		Now: func() time.Time { now = now.Add(lookEvery / 2); return now }, // it is asked twice a look
+	})
 	for b.Loop() {
 		for t := range 8 {
 			l.Rows(fmt.Sprint("t", t), 4)
+		}
+		for i := 0; i < len(work); i += 8 {
+			work[i].Rows, work[i].Done, work[i].Bytes = work[i].Rows+4, work[i].Done+20, work[i].Bytes+1<<20
 		}
 		l.Look()
 	}

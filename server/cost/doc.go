@@ -1,5 +1,5 @@
 // Package cost says what requests have cost and what the machine should have: CPU time, bytes of weights that were read and,
-// where the processor's counters can be read, energy, by tenant and by part (the host, the router, each expert group); and what
+// where the processor's counters can be read, energy, by tenant, by part (the host, the router, each expert group) and by expert; and what
 // the measured load asks for in processes, replicas and memory.
 //
 // The rule. Time is cut into looks, ten a second while something is computed. What each part has used between two looks is
@@ -8,6 +8,7 @@
 // while nothing is computed belongs to nobody: it is the tenant "(idle)". Shares are whole nanoseconds, bytes and microjoules, and
 // none is lost by rounding: the sum over all tenants is what was measured, exactly. CPU time is what the kernel has counted for
 // each process, the bytes are those of a unit's weights for each call that has rows for it, and of the trunk for each step.
+// What a group has used is shared once more, by its units (units.go), whose sum is again exactly the group's.
 // Energy is the machine's: of it, the processes here get the share that they have of the machine's busy time.
 //
 // server/instance has one Ledger, server reports it, pimoe report shows it. The package refuses to estimate what it can't

@@ -17,6 +17,8 @@ const (
 	unnamed = "(none)"
 	// maxTenants bounds the names that are counted apart where nobody says how many: a token can name any tenant.
 	maxTenants = 256
+	// maxUnits bounds a report of units where nobody says how many.
+	maxUnits = 256
 	// lookEvery is short beside a person's request and long beside a look, which costs microseconds; restEvery is while nothing is
 	// computed.
 	lookEvery = 100 * time.Millisecond
@@ -31,6 +33,12 @@ func (u *Used) add(o Used) {
 	u.Bytes += o.Bytes
 	u.Energy += o.Energy
 }
+
+// The parts that are no expert groups.
+const (
+	hostPart   = "host"
+	routerPart = "router"
+)
 
 // Part is one part of the host and its counters, which only grow.
 type Part struct {
@@ -58,10 +66,13 @@ type Levels struct {
 // Options are what a Ledger works with.
 type Options struct {
 	Read  func() Reading   // it is not called by two goroutines at once
+	Work  func() []Work    // of all units, each group's together, only lent until the next call; nil = nobody counts it
 	Now   func() time.Time // nil = time.Now
 	Every time.Duration    // 0 = ten looks a second
 	// Tenants is how many are counted apart, the first ones; 0 = 256.
 	Tenants int
+	// Units is how many are reported apart, the dearest ones; 0 = 256.
+	Units int
 }
 
 // account is what one tenant has used.
@@ -82,6 +93,7 @@ type Ledger struct {
 	rows     map[string]int64 // of steps that have ended since the last look
 	under    bool             // a step is under way
 	accounts map[string]*account
+	units    *units
 	last     map[process]time.Duration
 	bytes    map[string]int64
 	busy     time.Duration
@@ -128,11 +140,18 @@ func New(o Options) *Ledger {
 	if o.Tenants == 0 {
 		o.Tenants = maxTenants
 	}
+	if o.Units == 0 {
+		o.Units = maxUnits
+	}
 	l := &Ledger{
 		o: o, stop: make(chan struct{}), began: o.Now(), rows: map[string]int64{}, accounts: map[string]*account{},
 		last: map[process]time.Duration{}, bytes: map[string]int64{}, energy: map[string]int64{}, spent: map[string]int64{},
 	}
+	if o.Work == nil {
+		o.Work = func() []Work { return nil }
+	}
 	l.measure(o.Read())
+	l.units = newUnits(o.Work, l.began)
 	l.minute = minute{began: l.began, used: map[string]int64{}}
 	return l
 }
@@ -224,6 +243,7 @@ func (l *Ledger) Look() (busy bool) {
 	reading := l.o.Read()
 	used := l.measure(reading)
 	l.charge(used, rows)
+	l.units.charge(used, !busy, l.o.Now())
 	l.rise(used, reading.Levels)
 	return busy
 }

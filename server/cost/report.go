@@ -19,12 +19,12 @@ type Tenant struct {
 	Name   string `json:"tenant"`
 	Tokens int64  `json:"tokens"` // that were computed for it
 	Figures
-	Per1000 *Figures `json:"per_1000_tokens"` // nil without tokens
-	Parts   []Expert `json:"parts"`
+	Per1000 *Figures   `json:"per_1000_tokens"` // nil without tokens
+	Parts   []PartCost `json:"parts"`
 }
 
-// Expert is what a part of the host has cost.
-type Expert struct {
+// PartCost is what a part of the host has cost.
+type PartCost struct {
 	Name string `json:"part"` // host, router, or an expert group
 	Figures
 	Per1000 *Figures `json:"per_1000_tokens"` // of all tokens; nil without tokens
@@ -32,14 +32,15 @@ type Expert struct {
 
 // Report is all of it, since the host's start.
 type Report struct {
-	Model   string    `json:"model"`
-	Since   time.Time `json:"since"`
-	Seconds float64   `json:"seconds"`
-	Tokens  int64     `json:"tokens"`
-	Total   Figures   `json:"total"`
-	Per1000 *Figures  `json:"per_1000_tokens"` // of all that was used, idle time included
-	Tenants []Tenant  `json:"tenants"`         // most CPU time first
-	Parts   []Expert  `json:"parts"`           // host and router first, then groups by name
+	Model   string     `json:"model"`
+	Since   time.Time  `json:"since"`
+	Seconds float64    `json:"seconds"`
+	Tokens  int64      `json:"tokens"`
+	Total   Figures    `json:"total"`
+	Per1000 *Figures   `json:"per_1000_tokens"` // of all that was used, idle time included
+	Tenants []Tenant   `json:"tenants"`         // most CPU time first
+	Parts   []PartCost `json:"parts"`           // host and router first, then groups by name
+	Experts []UnitCost `json:"experts"`         // a group's add up to what it has cost, to the nanosecond; those of most CPU time first
 	// Domains are the joules that the processor has counted, Elsewhere those of them that went to other programs.
 	Domains   map[string]float64 `json:"joules_by_domain"`
 	Elsewhere float64            `json:"joules_elsewhere"`
@@ -54,7 +55,7 @@ func (l *Ledger) Report(model string) Report {
 	l.Look()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r := Report{Model: model, Since: l.began.UTC(), Seconds: l.o.Now().Sub(l.began).Seconds(), Tenants: []Tenant{}, Parts: []Expert{}, Domains: map[string]float64{}}
+	r := Report{Model: model, Since: l.began.UTC(), Seconds: l.o.Now().Sub(l.began).Seconds(), Tenants: []Tenant{}, Parts: []PartCost{}, Domains: map[string]float64{}}
 	measured := len(l.energy) > 0
 	if !measured {
 		r.Energy = noEnergy
@@ -76,7 +77,7 @@ func (l *Ledger) Report(model string) Report {
 			parts[part] = p
 		}
 		t.Figures, t.Per1000 = sum.figures(measured), sum.per1000(a.rows, measured)
-		t.Parts = experts(a.parts, a.rows, measured)
+		t.Parts = partCosts(a.parts, a.rows, measured)
 		total.add(sum)
 		r.Tenants = append(r.Tenants, t)
 	}
@@ -87,18 +88,24 @@ func (l *Ledger) Report(model string) Report {
 	for name, u := range parts {
 		all[name] = &u
 	}
-	r.Total, r.Per1000, r.Parts = total.figures(measured), total.per1000(r.Tokens, measured), experts(all, r.Tokens, measured)
+	r.Total, r.Per1000, r.Parts = total.figures(measured), total.per1000(r.Tokens, measured), partCosts(all, r.Tokens, measured)
+	l.units.share(l.o.Now())
+	r.Experts = l.units.costs(l.o.Units, r.Tokens, measured)
 	return r
 }
 
-// experts are the parts in order.
-func experts(parts map[string]*Used, tokens int64, measured bool) []Expert {
-	rank := map[string]int{"host": -2, "router": -1}
-	out := []Expert{}
-	for _, name := range slices.SortedFunc(maps.Keys(parts), func(a, b string) int {
+// inOrder are the names of parts: the host and the router, then groups.
+func inOrder[T any](parts map[string]T) []string {
+	rank := map[string]int{hostPart: -2, routerPart: -1}
+	return slices.SortedFunc(maps.Keys(parts), func(a, b string) int {
 		return cmp.Or(cmp.Compare(rank[a], rank[b]), cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) // e9 before e10
-	}) {
-		out = append(out, Expert{Name: name, Figures: parts[name].figures(measured), Per1000: parts[name].per1000(tokens, measured)})
+	})
+}
+
+func partCosts(parts map[string]*Used, tokens int64, measured bool) []PartCost {
+	out := []PartCost{}
+	for _, name := range inOrder(parts) {
+		out = append(out, PartCost{Name: name, Figures: parts[name].figures(measured), Per1000: parts[name].per1000(tokens, measured)})
 	}
 	return out
 }

@@ -15,6 +15,9 @@ func share(total int64, weights []int64) []int64 {
 	}
 	before, given := int64(0), int64(0)
 	for i, w := range weights {
+		if w == 0 {
+			continue // of a group's many units few have work in one look
+		}
 		before += w
 		upTo := portion(total, before, sum)
 		out[i], given = upTo-given, upTo

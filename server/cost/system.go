@@ -24,7 +24,7 @@ func openSystem(root string) *System { return &System{root: root, energy: openCo
 func (s *System) Read(hostBytes int64, others []Part) Reading {
 	r := Reading{Busy: s.busy(), Energy: s.energy.read()}
 	if used, ok := cpuTime(os.Getpid()); ok {
-		r.Parts = append(r.Parts, Part{Name: "host", PID: os.Getpid(), CPU: used, Bytes: hostBytes})
+		r.Parts = append(r.Parts, Part{Name: hostPart, PID: os.Getpid(), CPU: used, Bytes: hostBytes})
 	}
 	for _, p := range others {
 		if used, ok := cpuTime(p.PID); ok {

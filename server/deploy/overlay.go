@@ -22,7 +22,7 @@ func For(e Environment, p Profile) Values {
 		v.Resources = Resources{CPUs: 1, MemoryMB: 512}
 		v.besideOneHost()
 	case Serverless:
-		v.Scale.Min, v.Snapshot = 0, "pimoe-models"
+		v.Scale.Min, v.Store.Volume = 0, "pimoe-models"
 		v.Replicas = 1 // the first one; more come with load where the platform scales
 		v.besideOneHost()
 	case MultiRegion:

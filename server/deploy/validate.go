@@ -43,7 +43,7 @@ func (v Values) Validate() error {
 	c.network(v.Network, v.Replicas)
 	c.word("programs", v.Programs, folder, "the absolute path of a folder")
 	c.ofProfile("region", v.Region, v.Profile, MultiRegion)
-	c.ofProfile("snapshot", v.Snapshot, v.Profile, Serverless)
+	c.store(v.Store, v.Profile)
 	if v.Profile == Edge && v.Replicas != 1 {
 		c.note("replicas", "the profile edge is one host, have %d", v.Replicas)
 	}
@@ -179,6 +179,18 @@ func (c *checker) ofProfile(field, text string, have, of Profile) {
 		c.word(field, text, label, "a name, with the profile "+string(of))
 	case text != "":
 		c.note(field, "only the profile %s has one", of)
+	}
+}
+
+func (c *checker) store(s Store, p Profile) {
+	if s.Volume != "" {
+		c.word("store.volume", s.Volume, label, "the name of a volume")
+	}
+	switch {
+	case s.Volume != "" && s.Image != "":
+		c.note("store.image", "want a volume or an image, have the volume %s, too", s.Volume)
+	case s == (Store{}) && p == Serverless:
+		c.note("store", "the profile %s starts hosts that import nothing: want a volume or an image", Serverless)
 	}
 }
 

@@ -14,7 +14,7 @@ const (
 
 	Standard    Profile = "standard"
 	Edge        Profile = "edge"         // little memory, one host
-	Serverless  Profile = "serverless"   // scales to zero; the store comes as a snapshot
+	Serverless  Profile = "serverless"   // scales to zero; the imported models are there before a host is
 	MultiRegion Profile = "multi-region" // a region's label, routing hints, headers for a CDN
 )
 
@@ -38,8 +38,7 @@ type Values struct {
 	Proxy      Proxy      `yaml:"proxy"`
 	Network    string     `yaml:"network"`  // IPv4 network of the containers of compose, with a prefix of 24 bits
 	Programs   string     `yaml:"programs"` // folder of the executables on a machine without containers
-	// Snapshot names the volume that holds the imported models, with the profile serverless; the hosts only read it.
-	Snapshot string `yaml:"snapshot"`
+	Store      Store      `yaml:"store"`
 	// Groups are the expert groups that run as deployments of their own; none means that the host starts every process.
 	Groups []Group `yaml:"groups"`
 	Kube   Kube    `yaml:"kube"`
@@ -118,6 +117,13 @@ type Monitoring struct {
 	Traces             string `yaml:"traces"`                // HOST:PORT of what keeps traces (OTLP over gRPC); empty = they are only counted in the collector's log
 }
 
+// Store is where hosts have imported models from that they did not import themselves: at most one of both, neither = each has
+// a store of its own.
+type Store struct {
+	Volume string `yaml:"volume"` // with the store's folder models, which all hosts mount and only read; a claim on Kubernetes
+	Image  string `yaml:"image"`  // on Kubernetes: with a snapshot of the store, which each pod unpacks before it starts
+}
+
 // Group is an expert group that runs elsewhere.
 type Group struct {
 	Name      string    `yaml:"name"` // as in experts.group
@@ -136,11 +142,9 @@ type Units struct {
 
 // Kube is what only Kubernetes needs to know.
 type Kube struct {
-	Secret              string `yaml:"secret"`      // of api-key, encryption-keys and redis-password
-	Model               string `yaml:"model"`       // name in the store; empty = the embedded one
-	Claim               string `yaml:"claim"`       // volume with the store's models, which all pods mount and only read; empty = none
-	StoreImage          string `yaml:"store_image"` // image with a snapshot of the store, unpacked before each start; empty = none
-	StorageMB           int    `yaml:"storage_mb"`  // of each pod's own volume
+	Secret              string `yaml:"secret"`     // of api-key, encryption-keys and redis-password
+	Model               string `yaml:"model"`      // name in the store; empty = the embedded one
+	StorageMB           int    `yaml:"storage_mb"` // of each pod's own volume
 	IngressClass        string `yaml:"ingress_class"`
 	IngressNamespace    string `yaml:"ingress_namespace"`    // of the controller, which calls the hosts
 	MonitoringNamespace string `yaml:"monitoring_namespace"` // of Prometheus, which reads /metrics

@@ -3,6 +3,7 @@ package instance
 import (
 	"os"
 
+	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/server/cost"
 	"github.com/pimoe/pimoe/server/memory"
@@ -11,12 +12,15 @@ import (
 // openCosts makes the ledger of what requests cost, which the engine tells of rows. The engine is there before the first look
 // after this one.
 func (i *Instance) openCosts() {
-	system := cost.OpenSystem()
-	i.Costs = cost.New(cost.Options{Tenants: max(i.Config.Metrics.Tenants, 1), Read: func() cost.Reading {
-		r := system.Read(i.hostBytes(), i.processes())
-		r.Levels = i.levels()
-		return r
-	}})
+	system, work := cost.OpenSystem(), &unitWork{host: i.Host}
+	i.Costs = cost.New(cost.Options{
+		Tenants: max(i.Config.Metrics.Tenants, 1), Units: max(i.Config.Metrics.Units, 1), Work: work.read,
+		Read: func() cost.Reading {
+			r := system.Read(i.hostBytes(), i.processes())
+			r.Levels = i.levels()
+			return r
+		},
+	})
 }
 
 // hostBytes is what the trunk's steps have had to read: each reads all of its weights.
@@ -35,6 +39,25 @@ func (i *Instance) processes() []cost.Part {
 		out = append(out, cost.Part{Name: p.Name, PID: p.PID, Bytes: bytes[p.Name]})
 	}
 	return out
+}
+
+// unitWork says what the host's units have done, in memory that is used again.
+type unitWork struct {
+	host *host.Host
+	list []host.UnitWork
+	out  []cost.Work
+}
+
+func (u *unitWork) read() []cost.Work {
+	u.list, u.out = u.host.Work(u.list), u.out[:0]
+	for i := range u.list {
+		w := &u.list[i]
+		u.out = append(u.out, cost.Work{
+			Unit: cost.Unit{Group: w.Group, Layer: w.Layer, Expert: w.Expert},
+			Size: w.Size, Rows: w.Rows, Done: int64(w.Work()), Bytes: w.Bytes,
+		})
+	}
+	return u.out
 }
 
 // sizeOfTrunk notes how large the weights of the trunk are, as they are computed with.

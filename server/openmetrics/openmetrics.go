@@ -1,6 +1,5 @@
 // Package openmetrics writes Prometheus' text as OpenMetrics 1.0, which has exemplars: the name of a trace beside a bucket of
-// a histogram. The library that counts knows neither types nor exemplars, so both are added here, from the names: _total is a
-// counter, _bucket with le, _sum and _count are a histogram, all else is of unknown type.
+// a histogram. Types and helps are those of the text, which has them from core/metrics/catalogue; what has none is of unknown type.
 //
 // server uses it for scrapers that ask for it. The package refuses to count, and to change a value.
 package openmetrics
@@ -42,20 +41,19 @@ func Series(name string, labels ...string) string {
 
 var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
-// family is all samples of one metric.
-type family struct {
-	name, kind string
-	lines      []string
-}
-
-// Write writes text. of is asked for the exemplar of a histogram's bucket by its series, without le, and its upper bound.
+// Write writes text, in which metrics come by name and each one's lines are together, as catalogue.Text has them. of is asked for the exemplar of a
+// histogram's bucket by its series, without le, and its upper bound.
 func Write(w io.Writer, text []byte, of func(series string, le float64) (Exemplar, bool)) error {
 	var out bytes.Buffer
+	out.Grow(len(text) + len(text)/8)
 	for _, f := range families(text) {
 		fmt.Fprintf(&out, "# TYPE %s %s\n", f.name, f.kind)
+		if f.help != "" {
+			fmt.Fprintf(&out, "# HELP %s %s\n", f.name, f.help)
+		}
 		for _, l := range f.lines {
 			out.WriteString(l)
-			if f.kind == "histogram" {
+			if f.kind == histogram {
 				out.WriteString(exemplarOf(l, of))
 			}
 			out.WriteByte('\n')
@@ -66,51 +64,75 @@ func Write(w io.Writer, text []byte, of func(series string, le float64) (Exempla
 	return err
 }
 
-// families sorts lines to their metrics, each of which must be in one piece. Comments are dropped: types are found again.
-func families(text []byte) []*family {
-	by := map[string]*family{}
-	var all []*family
-	add := func(name, kind, line string) {
-		f := by[name]
-		if f == nil {
-			f = &family{name: name, kind: kind}
-			by[name] = f
-			all = append(all, f)
-		}
-		f.lines = append(f.lines, line)
+// family is all samples of one metric.
+type family struct {
+	name, kind, help string
+	lines            []string
+}
+
+// The types that have more to say than their name.
+const (
+	counter   = "counter"
+	histogram = "histogram"
+	summary   = "summary"
+	unknown   = "unknown"
+)
+
+// families are the metrics of a text, in its order.
+func families(text []byte) (all []*family) {
+	names := map[string]bool{}
+	now, help := &family{}, ""
+	begin := func(f *family) {
+		now, help = f, ""
+		names[f.name] = true
+		all = append(all, f)
 	}
-	histograms, plain := map[string]bool{}, map[string]bool{}
-	var lines []string
 	for l := range strings.Lines(string(text)) {
-		if l = strings.TrimSpace(l); l == "" || l[0] == '#' {
-			continue
-		}
-		l = tight(l)
-		lines = append(lines, l)
-		if base, ok := strings.CutSuffix(nameOf(l), "_bucket"); ok && strings.Contains(l, `le="`) {
-			histograms[base] = true
-		}
-		plain[nameOf(l)] = true
-	}
-	for _, l := range lines {
-		name := nameOf(l)
-		base, of := name, ""
-		for _, suffix := range []string{"_bucket", "_sum", "_count", "_total"} {
-			if b, ok := strings.CutSuffix(name, suffix); ok {
-				base, of = b, suffix
-				break
-			}
-		}
-		switch {
-		case of != "" && of != "_total" && histograms[base]:
-			add(base, "histogram", l)
-		case of == "_total" && !plain[base]: // else there would be two metrics of one name
-			add(base, "counter", l)
+		l = strings.TrimSpace(l)
+		switch word := strings.SplitN(l, " ", 4); {
+		case l == "":
+		case l[0] == '#' && len(word) == 4 && word[1] == "HELP":
+			help = strings.ReplaceAll(word[3], `"`, `\"`)
+		case l[0] == '#' && len(word) == 4 && word[1] == "TYPE":
+			begin(typed(word[2], word[3], help, names))
+		case l[0] == '#':
+		case now.has(nameOf(l)):
+			now.lines = append(now.lines, tight(l))
 		default:
-			add(name, "unknown", l)
+			begin(&family{name: nameOf(l), kind: unknown, lines: []string{tight(l)}})
 		}
 	}
 	return all
+}
+
+// typed is a family that says its type. A counter's name is that of its samples without _total; where something else has that
+// name, or the samples have no _total, it can't be told as one.
+func typed(name, kind, help string, taken map[string]bool) *family {
+	if kind == counter {
+		if base, ok := strings.CutSuffix(name, "_total"); ok && !taken[base] {
+			name = base
+		} else {
+			kind = unknown
+		}
+	}
+	return &family{name: name, kind: kind, help: help}
+}
+
+// has reports whether samples of a name are the family's.
+func (f *family) has(name string) bool {
+	suffix, ok := strings.CutPrefix(name, f.name)
+	if !ok {
+		return false
+	}
+	switch f.kind {
+	case counter:
+		return suffix == "_total"
+	case histogram:
+		return suffix == "_bucket" || suffix == "_sum" || suffix == "_count"
+	case summary:
+		return suffix == "" || suffix == "_sum" || suffix == "_count"
+	}
+	return suffix == ""
 }
 
 // tight is a line without blanks between labels, which OpenMetrics does not have.

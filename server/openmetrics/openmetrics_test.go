@@ -10,39 +10,60 @@ import (
 	"github.com/pimoe/pimoe/server/openmetrics"
 )
 
-// Types come from names, each metric is in one piece, and exemplars stand beside the buckets that count them.
+// Types and helps are those of the text, each metric is in one piece, and exemplars stand beside the buckets that count them.
 func TestWrite(t *testing.T) {
-	const in = `# HELP a nothing
-# TYPE a counter
+	const in = `# HELP a_total the "first" one
+# TYPE a_total counter
 a_total{x="1"} 5
+a_total{x="}, \" y"} 6
+# TYPE both gauge
+both 1
+# HELP both_total would have the name of a gauge
+# TYPE both_total counter
+both_total 2
+# TYPE g gauge
+g 3
+# TYPE h_seconds histogram
 h_seconds_bucket{r="GET /x",le="0.1"} 1
 h_seconds_bucket{r="GET /x",le="+Inf"} 2
-g 3
 h_seconds_sum{r="GET /x"} 7.5
-a_total{x="}, \" y"} 6
 h_seconds_count{r="GET /x"} 2
+# TYPE n histogram
 n_bucket{le="1"} 1
-both 1
-both_total 2
+# TYPE odd counter
+odd 9
+# TYPE p_seconds summary
+p_seconds{quantile="0.5"} 1
+p_seconds_sum 2
+p_seconds_count 3
+# a word
 lonely_count 4
 go_info_ext{compiler="gc", GOARCH="a, b", GOROOT=""} 1
 `
 	const want = `# TYPE a counter
+# HELP a the \"first\" one
 a_total{x="1"} 5
 a_total{x="}, \" y"} 6
+# TYPE both gauge
+both 1
+# TYPE both_total unknown
+# HELP both_total would have the name of a gauge
+both_total 2
+# TYPE g gauge
+g 3
 # TYPE h_seconds histogram
 h_seconds_bucket{r="GET /x",le="0.1"} 1 # {trace_id="t1"} 0.05 1700000000.500
 h_seconds_bucket{r="GET /x",le="+Inf"} 2 # {trace_id="t2"} 9 1700000000.500
 h_seconds_sum{r="GET /x"} 7.5
 h_seconds_count{r="GET /x"} 2
-# TYPE g unknown
-g 3
 # TYPE n histogram
 n_bucket{le="1"} 1
-# TYPE both unknown
-both 1
-# TYPE both_total unknown
-both_total 2
+# TYPE odd unknown
+odd 9
+# TYPE p_seconds summary
+p_seconds{quantile="0.5"} 1
+p_seconds_sum 2
+p_seconds_count 3
 # TYPE lonely_count unknown
 lonely_count 4
 # TYPE go_info_ext unknown

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pimoe/pimoe/core/engine"
@@ -16,15 +14,44 @@ import (
 	"github.com/pimoe/pimoe/sdk"
 )
 
+// What is followed is noted in plain values, on the way of the request, and becomes OTLP in the exporter's goroutine (otlp.go).
+
+// span is what all of them have.
+type span struct {
+	r          *Request
+	id, parent trace.SpanID
+	began      time.Time
+	ended      time.Time
+	failed     string // the class of an error; empty = it went well
+}
+
+// start begins a span below another one.
+func (r *Request) start(parent trace.SpanID) span {
+	r.root.left.Add(-1)
+	return span{r: r, id: newSpanID(), parent: parent, began: r.t.now()}
+}
+
+// end ends it. It belongs to the queue as soon as it is put there.
+func (s *span) end(err error) {
+	s.ended, s.failed = s.r.t.now(), classOf(err)
+}
+
 // Generation follows one request of the engine. A nil one does nothing.
 type Generation struct {
-	r      *Request
-	ctx    context.Context
-	span   trace.Span
-	began  time.Time
+	span
 	once   sync.Once    // Done
 	prompt atomic.Int64 // parts of the prompt so far; the decode loop counts
 	decode atomic.Int64 // decode steps so far
+	done   generated
+}
+
+// generated is what only the end of a generation can tell.
+type generated struct {
+	usage engine.Usage
+	// queued, first and all are since its begin: when it got its first step, its first token, and its end.
+	queued, first, all time.Duration
+	stepped            bool // it has had a step
+	steps              int64
 }
 
 // Follow has a request of the engine followed, if the client's is. It is called before Submit, and Done after the end.
@@ -32,16 +59,9 @@ func (r *Request) Follow(q *engine.Request) *Generation {
 	if !r.Followed() {
 		return nil
 	}
-	g := &Generation{r: r, began: r.t.now()}
-	g.ctx, g.span = r.start(r.ctx, "generate", trace.WithTimestamp(g.began))
+	g := &Generation{span: r.start(r.id)}
 	q.Trace = g
 	return g
-}
-
-// start begins a span below another one.
-func (r *Request) start(ctx context.Context, name string, o ...trace.SpanStartOption) (context.Context, trace.Span) {
-	r.left.Add(-1)
-	return r.t.tracer.Start(ctx, name, o...)
 }
 
 // Step implements spans.Request.
@@ -50,58 +70,54 @@ func (g *Generation) Step(p spans.Part, leader spans.Step) spans.Step {
 	if p.Prompt {
 		n = &g.prompt
 	}
-	if count := n.Add(1); every == 0 || (count-1)%int64(every) != 0 || g.r.left.Load() <= 0 {
+	if count := n.Add(1); every == 0 || (count-1)%int64(every) != 0 || g.r.root.left.Load() <= 0 {
 		return nil
 	}
-	return g.r.step(g.ctx, p, leader)
+	return g.r.step(g.id, p, leader)
 }
 
-// Done ends the span and adds those that only the end can tell: how long the request waited, read its prompt and wrote. It may
-// be called again.
+// Done ends the span, with those that only the end can tell: how long the request waited, read its prompt and wrote. It may be
+// called again.
 func (g *Generation) Done(u engine.Usage, err error) {
 	if g == nil {
 		return
 	}
 	g.once.Do(func() {
-		now := g.r.t.now()
-		between := func(name string, from, to time.Duration, a ...attribute.KeyValue) {
-			_, s := g.r.start(g.ctx, name, trace.WithTimestamp(g.began.Add(from)), trace.WithAttributes(a...))
-			s.End(trace.WithTimestamp(g.began.Add(to)))
+		g.end(err)
+		d := generated{usage: u, queued: u.Queued, first: u.FirstToken, stepped: g.prompt.Load() > 0, steps: g.decode.Load()}
+		d.all = max(g.ended.Sub(g.began), u.FirstToken)
+		if !d.stepped {
+			d.queued = d.all
 		}
-		all := max(now.Sub(g.began), u.FirstToken)
-		queued, first := u.Queued, u.FirstToken
-		if g.prompt.Load() == 0 { // it has had no step
-			queued = all
+		if d.first == 0 {
+			d.first = d.all
 		}
-		if first == 0 {
-			first = all
-		}
-		between("queue", 0, queued)
-		if g.prompt.Load() > 0 {
-			between("prefill", queued, max(first, queued), attribute.Int("gen_ai.usage.input_tokens", u.PromptTokens), attribute.Int("pimoe.cached_tokens", u.CachedTokens))
-		}
-		if u.FirstToken > 0 {
-			between("decode", first, all, attribute.Int("gen_ai.usage.output_tokens", u.CompletionTokens), attribute.Int64("pimoe.steps", g.decode.Load()))
-			g.r.t.exemplars.Note(engine.TimeToFirstToken, u.FirstToken.Seconds(), g.r.TraceID())
-			if u.CompletionTokens > 1 {
-				g.r.t.exemplars.Note(engine.InterToken, (all-first).Seconds()/float64(u.CompletionTokens-1), g.r.TraceID())
-			}
-		}
-		if g.prompt.Load() > 0 {
-			g.r.t.exemplars.Note("pimoe_queue_seconds", u.Queued.Seconds(), g.r.TraceID())
-		}
-		g.span.SetAttributes(attribute.String("pimoe.quality", u.Quality.Status()))
-		fail(g.span, err)
-		g.span.End(trace.WithTimestamp(g.began.Add(all)))
+		g.ended, g.done = g.began.Add(d.all), d
+		g.r.root.left.Add(int64(1 - g.spans()))
+		g.note(d)
+		g.r.t.queue.put(g)
 	})
 }
 
-// fail marks a span whose work ended with an error by the error's class: texts are for the log.
-func fail(s trace.Span, err error) {
-	if err == nil {
-		return
+// note makes the generation an exemplar.
+func (g *Generation) note(d generated) {
+	e, id := g.r.t.exemplars, g.r.TraceID()
+	if d.usage.FirstToken > 0 {
+		e.Note(engine.TimeToFirstToken, d.usage.FirstToken.Seconds(), id)
+		if n := d.usage.CompletionTokens; n > 1 {
+			e.Note(engine.InterToken, (d.all-d.first).Seconds()/float64(n-1), id)
+		}
 	}
-	class := "error"
+	if d.stepped {
+		e.Note("pimoe_queue_seconds", d.queued.Seconds(), id)
+	}
+}
+
+// classOf is an error's class: texts are for the log.
+func classOf(err error) string {
+	if err == nil {
+		return ""
+	}
 	for _, c := range []struct {
 		is   error
 		name string
@@ -110,103 +126,69 @@ func fail(s trace.Span, err error) {
 		{sdk.ErrUnavailable, "unavailable"}, {sdk.ErrOverloaded, "overloaded"}, {sdk.ErrInvalid, "invalid"},
 	} {
 		if errors.Is(err, c.is) {
-			class = c.name
-			break
+			return c.name
 		}
 	}
-	s.SetAttributes(attribute.String("error.type", class))
-	s.SetStatus(codes.Error, class)
+	return "error"
 }
 
 // step is a step, or another one's step that has a part of the request.
 type step struct {
-	r    *Request
-	ctx  context.Context
-	span trace.Span
+	span
+	part   spans.Part
+	leader *step // whose span has the layers; nil = this one
 }
 
-func (r *Request) step(ctx context.Context, p spans.Part, leader spans.Step) spans.Step {
-	o := []trace.SpanStartOption{trace.WithAttributes(
-		attribute.Bool("pimoe.prompt", p.Prompt), attribute.Int("pimoe.position", p.Position), attribute.Int("pimoe.tokens", p.Tokens),
-		attribute.Int("pimoe.batch.sequences", p.Sequences), attribute.Int("pimoe.batch.rows", p.Rows),
-	)}
-	if l, ok := leader.(*step); ok { // its span has the layers
-		o = append(o, trace.WithLinks(trace.Link{SpanContext: l.span.SpanContext()}))
-	}
-	s := &step{r: r}
-	s.ctx, s.span = r.start(ctx, "step", o...)
+func (r *Request) step(parent trace.SpanID, p spans.Part, leader spans.Step) spans.Step {
+	s := &step{span: r.start(parent), part: p}
+	s.leader, _ = leader.(*step)
 	return s
 }
 
 // Layer implements spans.Step.
 func (s *step) Layer(n, rows int) spans.Layer {
-	l := &layer{r: s.r}
-	l.ctx, l.span = s.r.start(s.ctx, "layer", trace.WithAttributes(attribute.Int("pimoe.layer", n), attribute.Int("pimoe.rows", rows)))
-	return l
+	return &layer{span: s.r.start(s.id), number: n, rows: rows}
 }
 
 // End implements spans.Step.
 func (s *step) End(err error) {
-	fail(s.span, err)
-	s.span.End()
+	s.end(err)
+	s.r.t.queue.put(s)
 }
 
 // layer is a layer of a step.
 type layer struct {
-	r    *Request
-	ctx  context.Context
-	span trace.Span
-}
-
-// End implements spans.Layer.
-func (l *layer) End(err error) {
-	fail(l.span, err)
-	l.span.End()
+	span
+	number, rows int
 }
 
 // Call implements spans.Layer.
 func (l *layer) Call(c spans.Call) spans.Span {
-	s := &call{r: l.r, kind: "expert"}
-	if c.Router {
-		s.kind = "router"
-	}
-	a := []attribute.KeyValue{
-		attribute.String("pimoe.group", c.Group), attribute.Int("pimoe.replica", c.Replica), attribute.Int("pimoe.process", c.PID),
-		attribute.String("pimoe.plugin.version", c.Version), attribute.Int("pimoe.attempt", c.Attempt), attribute.Bool("pimoe.hedge", c.Hedge),
-		attribute.Int("pimoe.rows", c.Rows),
-	}
-	if !c.Router {
-		a = append(a, attribute.String("pimoe.backend", c.Backend), attribute.String("pimoe.class", c.Class), attribute.Int("pimoe.experts", c.Units))
-	}
-	s.ctx, s.span = l.r.start(l.ctx, s.kind+".call", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(a...))
-	return s
+	return &call{span: l.r.start(l.id), what: c}
 }
 
-// call is an attempt of a call on a process.
+// End implements spans.Layer.
+func (l *layer) End(err error) {
+	l.end(err)
+	l.r.t.queue.put(l)
+}
+
+// call is an attempt of a call on a process. What the process says of its own time is a span of its own.
 type call struct {
-	r    *Request
-	kind string
-	ctx  context.Context
-	span trace.Span
+	span
+	what    spans.Call
+	outcome spans.Outcome
 }
 
 // ID implements spans.Span.
-func (c *call) ID() ([16]byte, [8]byte) {
-	s := c.span.SpanContext()
-	return s.TraceID(), s.SpanID()
-}
+func (c *call) ID() ([16]byte, [8]byte) { return c.r.trace, c.id }
 
-// End implements spans.Span. What the process says of its own time is a span of its own.
+// End implements spans.Span.
 func (c *call) End(o spans.Outcome) {
-	if !o.Began.IsZero() {
-		_, s := c.r.start(c.ctx, c.kind+".compute", trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(o.Began))
-		s.End(trace.WithTimestamp(o.Began.Add(o.Took)))
-	}
-	if o.Dropped {
-		c.span.SetAttributes(attribute.Bool("pimoe.dropped", true))
-	}
-	fail(c.span, o.Err)
-	c.span.End()
+	c.end(o.Err)
+	c.outcome = o
+	c.r.root.left.Add(int64(1 - c.spans()))
+	c.r.t.queue.put(c)
 }
 
 var (

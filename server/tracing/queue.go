@@ -3,15 +3,14 @@ package tracing
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
-
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/pimoe/pimoe/core/metrics"
 )
 
 const (
-	// queued is how many spans wait for their export: those of a few followed requests with all their layers, some 8 MB.
+	// queued is how many spans wait for their export: those of a few followed requests with all their layers, some 2 MB.
 	queued = 8192
 	// batch is how many go in one export, and gather how long the first of them waits for the others.
 	batch  = 512
@@ -20,51 +19,49 @@ const (
 	leastPause, mostPause = time.Second, 30 * time.Second
 )
 
-// queue is what a span goes through when it has ended: it never waits. One goroutine exports; while the collector is
-// gone what does not fit is dropped, and counted. OpenTelemetry's own batcher would do the same but for the count.
+// queue is what a record goes through when it has ended: it never waits. One goroutine makes OTLP of them and exports it;
+// while the collector is gone what does not fit is dropped, and counted.
 type queue struct {
-	exporter sdktrace.SpanExporter
-	spans    chan sdktrace.ReadOnlySpan
-	closing  chan struct{} // closed by Shutdown
-	done     chan struct{} // closed when the goroutine is gone
-	end      context.Context
-	cancel   context.CancelFunc // of exports
-	log      *slog.Logger
-	pause    time.Duration // 0 = the last export went well
+	to      collector
+	source  source
+	records chan record
+	waiting atomic.Int64  // spans in records
+	closing chan struct{} // closed by close
+	done    chan struct{} // closed when the goroutine is gone
+	ending  context.Context
+	cancel  context.CancelFunc // of exports
+	log     *slog.Logger
+	pause   time.Duration // 0 = the last export went well
 
 	exported, full, failed *metrics.Counter
 }
 
-func newQueue(e sdktrace.SpanExporter, o Options) *queue {
+func newQueue(to collector, o Options) *queue {
 	q := &queue{
-		exporter: e, spans: make(chan sdktrace.ReadOnlySpan, queued), closing: make(chan struct{}), done: make(chan struct{}), log: o.Log,
+		to: to, source: newSource(o), records: make(chan record, queued), closing: make(chan struct{}), done: make(chan struct{}), log: o.Log,
 		exported: o.Metrics.Counter("pimoe_trace_spans_exported_total"),
 		full:     o.Metrics.Counter("pimoe_trace_spans_dropped_total", "reason", "queue_full"),
 		failed:   o.Metrics.Counter("pimoe_trace_spans_dropped_total", "reason", "export_failed"),
 	}
-	o.Metrics.Gauge("pimoe_trace_spans_queued", func() float64 { return float64(len(q.spans)) })
-	q.end, q.cancel = context.WithCancel(context.Background())
+	o.Metrics.Gauge("pimoe_trace_spans_queued", func() float64 { return float64(q.waiting.Load()) })
+	q.ending, q.cancel = context.WithCancel(context.Background())
 	go q.run()
 	return q
 }
 
-// OnStart implements sdktrace.SpanProcessor.
-func (q *queue) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
-
-// OnEnd implements sdktrace.SpanProcessor.
-func (q *queue) OnEnd(s sdktrace.ReadOnlySpan) {
-	select {
-	case q.spans <- s:
-	default:
-		q.full.Inc()
+// put takes a record, or drops it. There are never more records than spans, so the channel has room.
+func (q *queue) put(r record) {
+	n := int64(r.spans())
+	if q.waiting.Add(n) > queued {
+		q.waiting.Add(-n)
+		q.full.Add(int(n))
+		return
 	}
+	q.records <- r
 }
 
-// ForceFlush implements sdktrace.SpanProcessor: whoever wants it waits for the next export.
-func (q *queue) ForceFlush(context.Context) error { return nil }
-
-// Shutdown implements sdktrace.SpanProcessor: what is queued is exported, until ctx ends. It is called once.
-func (q *queue) Shutdown(ctx context.Context) error {
+// close exports what is queued, until ctx ends. It is called once; what is put later is lost.
+func (q *queue) close(ctx context.Context) error {
 	close(q.closing)
 	select {
 	case <-q.done:
@@ -73,16 +70,16 @@ func (q *queue) Shutdown(ctx context.Context) error {
 		<-q.done
 	}
 	q.cancel()
-	return q.exporter.Shutdown(ctx)
+	return q.to.Stop(ctx)
 }
 
 // run exports until the queue is closed and empty, or its time is up.
 func (q *queue) run() {
 	defer close(q.done)
 	for {
-		spans, more := q.next()
-		if len(spans) > 0 {
-			q.export(spans)
+		b, more := q.next()
+		if b.spans > 0 {
+			q.export(b)
 		}
 		if !more {
 			return
@@ -90,8 +87,20 @@ func (q *queue) run() {
 	}
 }
 
-// next gathers a batch. more is false with the last one.
-func (q *queue) next() (spans []sdktrace.ReadOnlySpan, more bool) {
+// bundle is what goes in one export.
+type bundle struct {
+	records []record
+	spans   int
+}
+
+func (q *queue) add(b *bundle, r record) {
+	n := r.spans()
+	q.waiting.Add(int64(-n))
+	b.records, b.spans = append(b.records, r), b.spans+n
+}
+
+// next gathers a bundle. more is false with the last one.
+func (q *queue) next() (b bundle, more bool) {
 	if q.pause > 0 {
 		select {
 		case <-time.After(q.pause):
@@ -99,46 +108,46 @@ func (q *queue) next() (spans []sdktrace.ReadOnlySpan, more bool) {
 		}
 	}
 	select {
-	case s := <-q.spans:
-		spans = append(spans, s)
+	case r := <-q.records:
+		q.add(&b, r)
 	case <-q.closing:
 		return q.rest()
 	}
 	ready := time.NewTimer(gather)
 	defer ready.Stop()
-	for len(spans) < batch {
+	for b.spans < batch {
 		select {
-		case s := <-q.spans:
-			spans = append(spans, s)
+		case r := <-q.records:
+			q.add(&b, r)
 		case <-ready.C:
-			return spans, true
+			return b, true
 		case <-q.closing:
-			return spans, true
+			return b, true
 		}
 	}
-	return spans, true
+	return b, true
 }
 
-// rest is a batch of what is left.
-func (q *queue) rest() (spans []sdktrace.ReadOnlySpan, more bool) {
-	for len(spans) < batch {
+// rest is a bundle of what is left.
+func (q *queue) rest() (b bundle, more bool) {
+	for b.spans < batch {
 		select {
-		case s := <-q.spans:
-			spans = append(spans, s)
+		case r := <-q.records:
+			q.add(&b, r)
 		default:
-			return spans, false
+			return b, false
 		}
 	}
-	return spans, q.end.Err() == nil
+	return b, q.ending.Err() == nil
 }
 
-func (q *queue) export(spans []sdktrace.ReadOnlySpan) {
-	ctx, cancel := context.WithTimeout(q.end, exportWithin)
+func (q *queue) export(b bundle) {
+	ctx, cancel := context.WithTimeout(q.ending, exportWithin)
 	defer cancel()
-	if err := q.exporter.ExportSpans(ctx, spans); err != nil {
-		q.failed.Add(len(spans))
+	if err := q.to.UploadTraces(ctx, q.source.of(b)); err != nil {
+		q.failed.Add(b.spans)
 		if q.pause == 0 {
-			q.log.Warn("the collector does not take spans; they are dropped until it does", "spans", len(spans), "error", err.Error())
+			q.log.Warn("the collector does not take spans; they are dropped until it does", "spans", b.spans, "error", err.Error())
 		}
 		q.pause = min(max(2*q.pause, leastPause), mostPause)
 		return
@@ -147,7 +156,5 @@ func (q *queue) export(spans []sdktrace.ReadOnlySpan) {
 		q.log.Info("the collector takes spans again")
 	}
 	q.pause = 0
-	q.exported.Add(len(spans))
+	q.exported.Add(b.spans)
 }
-
-var _ sdktrace.SpanProcessor = (*queue)(nil)

@@ -5,8 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pimoe/pimoe/core/spans"
@@ -20,10 +18,17 @@ const mostSpans = 4000
 type Request struct {
 	t     *Tracer
 	trace trace.TraceID
-	own   trace.SpanID
-	span  trace.Span // nil = not followed
-	ctx   context.Context
+	id    trace.SpanID
+	root  *root // nil = not followed
+}
+
+// root is the request's own span.
+type root struct {
+	span
+	name  string
+	state string       // what the client's tracestate says
 	left  atomic.Int64 // of mostSpans
+	last  End
 }
 
 // Begin gives a request its place. work says that it runs on the model: of others only those whose client asks for it are
@@ -32,17 +37,13 @@ func (t *Tracer) Begin(p Parent, name string, work bool, began time.Time) *Reque
 	if t == nil || !t.On() && !p.IsValid() {
 		return nil
 	}
-	r := &Request{t: t, trace: p.TraceID(), own: newSpanID()}
-	if t.On() && (work || p.IsSampled()) && t.decide(p.IsSampled()) {
-		ctx := context.Background()
-		if p.IsValid() {
-			ctx = trace.ContextWithRemoteSpanContext(ctx, p.SpanContext)
-		}
-		r.ctx, r.span = t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(began))
-		r.trace, r.own = r.span.SpanContext().TraceID(), r.span.SpanContext().SpanID()
-		r.left.Store(mostSpans)
-	} else if !p.IsValid() {
+	r := &Request{t: t, trace: p.TraceID(), id: newSpanID()}
+	if !p.IsValid() {
 		r.trace = newTraceID()
+	}
+	if t.On() && (work || p.IsSampled()) && t.decide(p.IsSampled()) {
+		r.root = &root{span: span{r: r, id: r.id, parent: p.SpanID(), began: began}, name: name, state: p.TraceState().String()}
+		r.root.left.Store(mostSpans)
 	}
 	return r
 }
@@ -52,7 +53,7 @@ func (r *Request) Traceparent() string {
 	if r == nil {
 		return ""
 	}
-	return format(r.trace, r.own, r.span != nil)
+	return format(r.trace, r.id, r.Followed())
 }
 
 // TraceID is the trace's name for logs; empty = there is none.
@@ -64,7 +65,7 @@ func (r *Request) TraceID() string {
 }
 
 // Followed reports whether spans are made.
-func (r *Request) Followed() bool { return r != nil && r.span != nil }
+func (r *Request) Followed() bool { return r != nil && r.root != nil }
 
 // End is what became of a request.
 type End struct {
@@ -80,17 +81,9 @@ func (r *Request) End(e End) {
 	if !r.Followed() {
 		return
 	}
-	r.span.SetAttributes(
-		attribute.String("http.request.method", e.Method), attribute.String("http.route", e.Route),
-		attribute.Int("http.response.status_code", e.Status), attribute.String("pimoe.request_id", e.ID), attribute.String("pimoe.tenant", e.Tenant),
-	)
-	if e.Prompt+e.Completion > 0 {
-		r.span.SetAttributes(attribute.Int("gen_ai.usage.input_tokens", e.Prompt), attribute.Int("gen_ai.usage.output_tokens", e.Completion))
-	}
-	if e.Status >= 500 || e.Status == 499 {
-		r.span.SetStatus(codes.Error, e.Code)
-	}
-	r.span.End()
+	r.root.end(nil)
+	r.root.last = e
+	r.t.queue.put(r.root)
 	r.t.exemplars.Note("pimoe_http_request_seconds", e.Took.Seconds(), r.TraceID(), "route", e.Method+" "+e.Route)
 }
 
@@ -117,6 +110,6 @@ func Layers(ctx context.Context, rows int) (context.Context, func(error)) {
 	if r == nil {
 		return ctx, func(error) {}
 	}
-	s := r.step(r.ctx, spans.Part{Tokens: rows, Prompt: true, Sequences: 1, Rows: rows}, nil)
+	s := r.step(r.id, spans.Part{Tokens: rows, Prompt: true, Sequences: 1, Rows: rows}, nil)
 	return spans.WithStep(ctx, s), s.End
 }

@@ -21,12 +21,9 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
-	"go.opentelemetry.io/otel/sdk/resource"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
+	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/pimoe/pimoe/core/config"
@@ -46,18 +43,13 @@ type Options struct {
 // Tracer follows requests. Its methods are safe for concurrent use.
 type Tracer struct {
 	rates     atomic.Pointer[config.Tracing]
-	provider  *sdktrace.TracerProvider // nil = nothing is followed
-	tracer    trace.Tracer
-	queue     *queue
+	queue     *queue // nil = nothing is followed
 	now       func() time.Time
 	allowance allowance
 	followed  *metrics.Counter
 	refused   *metrics.Counter
 	exemplars *Exemplars
 }
-
-// scope is the name that spans have as their instrumentation.
-const scope = "github.com/pimoe/pimoe/server/tracing"
 
 // New makes a Tracer. Without an endpoint it follows nothing and costs nothing; it still takes the ids that clients send.
 func New(cfg config.Tracing, o Options) (*Tracer, error) {
@@ -69,24 +61,17 @@ func New(cfg config.Tracing, o Options) (*Tracer, error) {
 	if cfg.Endpoint == "" {
 		return t, nil
 	}
-	exporter, err := exporterOf(cfg)
+	collector, err := collectorOf(cfg)
+	if err == nil {
+		err = collector.Start(context.Background()) // it does not connect yet
+	}
 	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
 	quiet.Do(func() { otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) })
 	t.followed = o.Metrics.Counter("pimoe_trace_requests_total", "outcome", "followed")
 	t.refused = o.Metrics.Counter("pimoe_trace_requests_total", "outcome", "over_limit")
-	t.queue = newQueue(exporter, o)
-	host, _ := os.Hostname() // a span without it is as good
-	t.provider = sdktrace.NewTracerProvider(
-		sdktrace.WithSampler(sdktrace.AlwaysSample()), // Begin has decided
-		sdktrace.WithSpanProcessor(t.queue),
-		sdktrace.WithResource(resource.NewSchemaless(
-			attribute.String("service.name", "pimoe"), attribute.String("service.version", o.Version), attribute.String("host.name", host),
-			attribute.Int("process.pid", os.Getpid()), attribute.String("pimoe.model", o.Model),
-		)),
-	)
-	t.tracer = t.provider.Tracer(scope)
+	t.queue = newQueue(collector, o)
 	return t, nil
 }
 
@@ -96,8 +81,15 @@ var quiet sync.Once
 // exportWithin bounds one export: a collector near by takes milliseconds.
 const exportWithin = 5 * time.Second
 
-// exporterOf makes the client of the configured collector. It does not connect yet.
-func exporterOf(cfg config.Tracing) (sdktrace.SpanExporter, error) {
+// collector is the client of one. Start comes first; Stop ends what is under way.
+type collector interface {
+	Start(context.Context) error
+	UploadTraces(context.Context, []*otlp.ResourceSpans) error
+	Stop(context.Context) error
+}
+
+// collectorOf makes the client of the configured one.
+func collectorOf(cfg config.Tracing) (collector, error) {
 	c, err := config.ParseCollector(cfg.Endpoint)
 	if err != nil {
 		return nil, err
@@ -123,7 +115,7 @@ func exporterOf(cfg config.Tracing) (sdktrace.SpanExporter, error) {
 		} else {
 			o = append(o, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(secured)))
 		}
-		return otlptracegrpc.New(context.Background(), o...)
+		return otlptracegrpc.NewClient(o...), nil
 	}
 	o := []otlptracehttp.Option{
 		otlptracehttp.WithEndpointURL(c.URL), otlptracehttp.WithHeaders(headers), otlptracehttp.WithTimeout(exportWithin),
@@ -132,7 +124,7 @@ func exporterOf(cfg config.Tracing) (sdktrace.SpanExporter, error) {
 	if secured != nil {
 		o = append(o, otlptracehttp.WithTLSClientConfig(secured))
 	}
-	return otlptracehttp.New(context.Background(), o...)
+	return otlptracehttp.NewClient(o...), nil
 }
 
 func tlsOf(caFile string) (*tls.Config, error) {
@@ -155,17 +147,17 @@ func tlsOf(caFile string) (*tls.Config, error) {
 func (t *Tracer) Apply(cfg config.Tracing) { t.rates.Store(&cfg) }
 
 // On reports whether requests may be followed.
-func (t *Tracer) On() bool { return t.provider != nil }
+func (t *Tracer) On() bool { return t.queue != nil }
 
 // Exemplars are of the requests that were followed.
 func (t *Tracer) Exemplars() *Exemplars { return t.exemplars }
 
 // Close sends what is left, until ctx ends.
 func (t *Tracer) Close(ctx context.Context) error {
-	if t == nil || t.provider == nil {
+	if t == nil || t.queue == nil {
 		return nil
 	}
-	return t.provider.Shutdown(ctx)
+	return t.queue.close(ctx)
 }
 
 // decide reports whether a request is followed. asked says that its client wants it.

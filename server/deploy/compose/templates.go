@@ -62,7 +62,7 @@ services:
     volumes:
       - {type: bind, source: ./pimoe.yaml, target: /etc/pimoe/pimoe.yaml, read_only: true}
       - {type: volume, source: data-{{.Number}}, target: /data}
-{{- if $.Snapshot}}
+{{- if $.Store.Volume}}
       - {type: volume, source: models, target: /data/models, read_only: true}
 {{- end}}
     networks:
@@ -238,8 +238,8 @@ volumes:
 {{- range .Hosts}}
   data-{{.Number}}: {}
 {{- end}}
-{{- if .Snapshot}}
-  models: {name: {{.Snapshot}}, external: true} # imported once; see docs/deploy.md
+{{- if .Store.Volume}}
+  models: {name: {{.Store.Volume}}, external: true} # imported once; see docs/deploy.md
 {{- end}}
   prometheus: {}
   alertmanager: {}

@@ -51,8 +51,8 @@ func check(v deploy.Values) error {
 	if v.Profile == deploy.MultiRegion && v.Region == "" {
 		bad("region", `""`, "a region with the profile multi-region")
 	}
-	if v.Kube.Model != "" && v.Kube.StoreImage == "" && v.Kube.Claim == "" {
-		bad("kube.model", v.Kube.Model, "a store that has it: kube.claim or kube.store_image")
+	if v.Kube.Model != "" && v.Store == (deploy.Store{}) {
+		bad("kube.model", v.Kube.Model, "a store that has it: store.volume or store.image")
 	}
 	seen := map[string]bool{"redis": true, "interceptor": true} // the names of other objects end so
 	for i, g := range v.Groups {

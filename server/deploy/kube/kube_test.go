@@ -41,11 +41,11 @@ func cases() map[string]deploy.Values {
 		}),
 		"serverless": change(func(v *deploy.Values) {
 			v.Profile, v.Replicas, v.Scale.Min = deploy.Serverless, 1, 0
-			v.Kube.Model, v.Kube.StoreImage = "olmoe", "registry.example.com/pimoe-store:olmoe"
+			v.Kube.Model, v.Store.Image = "olmoe", "registry.example.com/pimoe-store:olmoe"
 		}),
 		"multi-region": change(func(v *deploy.Values) { v.Profile, v.Region = deploy.MultiRegion, "eu-west-1" }),
 		"groups": change(func(v *deploy.Values) {
-			v.Kube.Model, v.Kube.Claim = "olmoe", "pimoe-models"
+			v.Kube.Model, v.Store.Volume = "olmoe", "pimoe-models"
 			v.Groups = []deploy.Group{
 				{Name: "hot", Backend: "cpu", Replicas: 2, Scale: deploy.Scale{Min: 2, Max: 8, CPUPercent: 70}, Resources: deploy.Resources{CPUs: 4, MemoryMB: 8192},
 					Units: []deploy.Units{{Layers: "all", Experts: "0-15"}, {Layers: "0-3", Experts: "16"}}},
