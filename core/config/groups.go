@@ -85,37 +85,59 @@ func (e Experts) groups(sparseLayers []int, experts int, r remedy) (plans []Grou
 			return nil, nil, Problems{{Key: "experts.max_processes", Value: strconv.Itoa(e.MaxProcesses),
 				Want: fmt.Sprintf("at least %d: experts.group and experts.overrides make that many processes", n)}}
 		}
-		e.nameDevices(plans, layers, experts)
+		if bad := e.devices(plans, layers, experts); bad != nil {
+			return nil, nil, Problems(bad)
+		}
 		return plans, nil, nil
 	}
 	if plans, notes, err = e.regular(layers, experts, traitsOf); err != nil {
 		return nil, nil, err
 	}
-	e.nameDevices(plans, layers, experts)
+	if bad := e.devices(plans, layers, experts); bad != nil {
+		return nil, nil, Problems(bad)
+	}
 	return plans, notes, nil
 }
 
 // autoDevice leaves the choice of a device to the plugin.
 const autoDevice = "auto"
 
-// nameDevices says of every group whose device is chosen which key has chosen it, for errors: the last override with a device for
-// one of its units, or experts.device.
-func (e Experts) nameDevices(plans []GroupPlan, layers []int, experts int) {
+// devices says of every group whose device is chosen which key has chosen it, for errors: the last override with a device for
+// one of its units, or experts.device. Who runs elsewhere chooses its own.
+func (e Experts) devices(plans []GroupPlan, layers []int, experts int) []Problem {
+	var bad []Problem
 	for i := range plans {
 		p := &plans[i]
 		if p.Device == "" || p.Device == autoDevice {
 			p.Device = ""
 			continue
 		}
-		p.DeviceKey = "experts.device"
-		for n, o := range e.Overrides {
-			key := fmt.Sprintf("experts.overrides[%d]", n)
-			units, _ := entry{o.Layers, o.Experts}.units(key, layers, experts) // traits has refused bad ones
-			if o.Device != "" && slices.Contains(units, p.Units[0]) {
-				p.DeviceKey = key + ".device"
-			}
+		p.DeviceKey = e.deviceKey(p.Units[0], layers, experts)
+		switch {
+		case p.Remote == nil:
+		case p.DeviceKey == wholeDevice: // of the groups that run here
+			p.Device, p.DeviceKey = "", ""
+		default:
+			bad = append(bad, Problem{Key: p.DeviceKey, Value: p.Device,
+				Want: fmt.Sprintf("no device: group %s runs on another machine, whose expert program chooses one", p.Name)})
 		}
 	}
+	return bad
+}
+
+// wholeDevice is the key of the device of all groups that have none of their own.
+const wholeDevice = "experts.device"
+
+func (e Experts) deviceKey(u expert.Unit, layers []int, experts int) string {
+	found := wholeDevice
+	for n, o := range e.Overrides {
+		key := fmt.Sprintf("experts.overrides[%d]", n)
+		units, _ := entry{o.Layers, o.Experts}.units(key, layers, experts) // traits has refused bad ones
+		if o.Device != "" && slices.Contains(units, u) {
+			found = key + ".device"
+		}
+	}
+	return found
 }
 
 // base is a named set of units before overrides split it.

@@ -194,6 +194,21 @@ func TestRemoteGroupsAreNoProcesses(t *testing.T) {
 	}
 }
 
+// TestRemoteGroupsHaveNoDevice: experts.device is for the groups that run here; an override that names one for a group elsewhere is
+// refused.
+func TestRemoteGroupsHaveNoDevice(t *testing.T) {
+	const far = "backend: cuda\ndevice: 1\nremote: [{group: e1, endpoints: [127.0.0.1:7070]}]"
+	plans, _, err := expertsOf(t, far).Groups([]int{0}, 2)
+	if got, want := planText(plans), "e0 cuda on 1 by experts.device: 0.0\ne1 cuda: 0.1\n"; err != nil || got != want {
+		t.Errorf("%s%v, want %s", got, err, want)
+	}
+	const key = "experts.overrides[0].device: 0"
+	_, _, err = expertsOf(t, far+"\noverrides: [{layers: all, experts: 1, device: 0}]").Groups([]int{0}, 2)
+	if err == nil || !strings.Contains(err.Error(), key) {
+		t.Errorf("%v, want %s", err, key)
+	}
+}
+
 // TestPolicyGroups: units of different policies are in different groups, and those with a fallback have one beside them,
 // which counts as a process.
 func TestPolicyGroups(t *testing.T) {
