@@ -258,6 +258,7 @@ func lieNames(of ...fate) []string {
 // TestByzantine: one of two replicas lies in every way that it knows. No lie that can be recognised reaches a client, the liar
 // is out after the third, and the honest replica answers everything as if nothing were.
 func TestByzantine(t *testing.T) {
+	t.Parallel() // mostly it waits
 	c := newCourt(t, 2)
 	of := []fate{atOnce, replaced, outlived}
 	if thorough() {
@@ -312,6 +313,7 @@ func (c *court) checkHonest(t *testing.T, before host.Status) {
 // TestByzantinePlausible: numbers that could be right are found out by re-execution, within the bound that the share of repeated
 // calls gives, and never after that.
 func TestByzantinePlausible(t *testing.T) {
+	t.Parallel() // mostly it waits
 	for _, replicas := range []int{2, 1} {
 		t.Run(fmt.Sprintf("replicas=%d", replicas), func(t *testing.T) {
 			c := newCourt(t, replicas)
@@ -376,6 +378,7 @@ func (c *court) convict(t *testing.T, lie string) (wrong int) {
 
 // TestByzantineAlone: without another replica a client gets the right answer or none, and the group says why.
 func TestByzantineAlone(t *testing.T) {
+	t.Parallel() // mostly it waits
 	c := newCourt(t, 1)
 	names := []string{"nan-quiet-last", "error-invalid", "error-controls", "error-deadline", "generation-future", "rows-more", "done-early"}
 	if thorough() {
@@ -412,6 +415,7 @@ func TestByzantineAlone(t *testing.T) {
 
 // TestHungCall: a process that beats and answers its tests, but not one call, is replaced while a client waits for it.
 func TestHungCall(t *testing.T) {
+	t.Parallel() // mostly it waits
 	c := newCourt(t, 1)
 	c.order(t, "hang")
 	time.AfterFunc(2*time.Second, func() { os.Remove(c.orders) }) // the call that hangs has begun
@@ -427,6 +431,7 @@ func TestHungCall(t *testing.T) {
 
 // TestPoisonedRows: rows that no float32 can hold the answer to are their sender's trouble. Nobody is blamed for them.
 func TestPoisonedRows(t *testing.T) {
+	t.Parallel() // mostly it waits
 	c := newCourt(t, 1)
 	before := c.status(t)[0]
 	for _, v := range []float32{3e38, -1e30, 1e20} {

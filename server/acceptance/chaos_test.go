@@ -125,6 +125,7 @@ func TestChaosHost(t *testing.T) {
 
 // TestChaosSoak: requests and restarts leave a server as it was, as far as that can be counted.
 func TestChaosSoak(t *testing.T) {
+	t.Parallel() // it rests for a good part of its time
 	r, code, stderr := chaos(t, "soak", "--requests", "100", "--restarts", "2", "--replicas", "1")
 	if code != 0 || number(r, "restarts") < 2 || number(r, "requests") < 100 {
 		t.Errorf("exit code %d, %s", code, stderr)

@@ -35,6 +35,7 @@ func (p *program) successor(t *testing.T, args []string, env ...string) *program
 // ended waits for a clean end.
 func (p *program) ended(t *testing.T, why string) {
 	t.Helper()
+	http.DefaultClient.CloseIdleConnections() // it waits for them
 	select {
 	case <-p.exited:
 		if p.err != nil {
@@ -199,7 +200,10 @@ func TestSuccession(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The successor has this one's output, whose end Wait would wait for; so look for the process.
-	wait(t, "the end of the first host", func() bool { return gone(old) })
+	wait(t, "the end of the first host", func() bool {
+		http.DefaultClient.CloseIdleConnections() // it waits for them
+		return gone(old)
+	})
 	if text, err := p.complete(false); err != nil || text != want {
 		t.Errorf("after the succession: error %v, text %q", err, text)
 	}
@@ -214,6 +218,7 @@ func TestSuccession(t *testing.T) {
 	if hosts != 1 {
 		t.Errorf("%d hosts run", hosts)
 	}
+	http.DefaultClient.CloseIdleConnections()
 	wait(t, "the end of the successor", func() bool { return len(children(t)) == 0 })
 }
 

@@ -172,6 +172,7 @@ func (p *program) terminate() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
+	http.DefaultClient.CloseIdleConnections() // else the server lingers for their next request
 	select {
 	case <-p.exited:
 	case <-time.After(40 * time.Second):

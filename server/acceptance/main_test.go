@@ -3,7 +3,9 @@ package acceptance
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/pimoe/pimoe/core/coretest"
@@ -18,6 +20,7 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	drop()
+	os.RemoveAll(built.dir)
 	coretest.RemoveBinaries()
 	os.Exit(code)
 }
@@ -48,4 +51,38 @@ func ownBinaries() (drop func(), err error) {
 	}
 	os.Setenv("PIMOE_BIN", own)
 	return func() { os.RemoveAll(own) }, nil
+}
+
+// built are the plugins of testdata that some test has needed, each compiled once.
+var built struct {
+	sync.Mutex
+	dir  string
+	made map[string]bool
+}
+
+// build compiles a plugin of testdata, if no test before has, and returns its path under the given name.
+func build(t *testing.T, dir, pkg, name string) string {
+	t.Helper()
+	built.Lock()
+	defer built.Unlock()
+	if built.made == nil {
+		var err error
+		if built.dir, err = os.MkdirTemp("", "pimoe-testdata-"); err != nil {
+			t.Fatal(err)
+		}
+		built.made = map[string]bool{}
+	}
+	once, out := filepath.Join(built.dir, pkg), filepath.Join(dir, name)
+	if !built.made[pkg] {
+		cmd := exec.Command("go", "build", "-o", once, "./server/acceptance/testdata/"+pkg)
+		cmd.Dir = coretest.Repo(t)
+		if b, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", pkg, err, b)
+		}
+		built.made[pkg] = true
+	}
+	if err := os.Link(once, out); err != nil { // no copy: who writes an executable while others fork can't start it for a moment
+		t.Fatal(err)
+	}
+	return out
 }

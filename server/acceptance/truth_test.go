@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -143,18 +142,6 @@ func work(t *testing.T, i *instance.Instance, done func() bool) {
 			t.Fatal(a.err)
 		}
 	}
-}
-
-// build compiles a plugin of testdata and returns its path under the given name.
-func build(t *testing.T, dir, pkg, name string) string {
-	t.Helper()
-	out := filepath.Join(dir, name)
-	cmd := exec.Command("go", "build", "-o", out, "./server/acceptance/testdata/"+pkg)
-	cmd.Dir = coretest.Repo(t)
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", pkg, err, b)
-	}
-	return out
 }
 
 // TestZeroExpertChangesTokens: what the processes answer is what counts.

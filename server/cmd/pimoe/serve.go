@@ -40,73 +40,11 @@ listeners as soon as it is ready. Logs go to standard error.`,
   pimoe serve ./Qwen3-30B-A3B --addr 127.0.0.1:9000
   PIMOE_API_KEY_FILE=/run/secrets/key pimoe serve --addr 0.0.0.0:8080`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) (err error) {
+		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				a.sets = append(a.sets, "model="+args[0])
 			}
-			// Before anything takes time: one that comes early is kept.
-			hangups, successions := make(chan os.Signal, 1), make(chan os.Signal, 1)
-			signal.Notify(hangups, syscall.SIGHUP)
-			signal.Notify(successions, syscall.SIGUSR2)
-			defer signal.Stop(hangups)
-			defer signal.Stop(successions)
-			a.recent = new(logging.Ring)
-			cfg, err := a.load(c)
-			if err != nil {
-				return err
-			}
-			if err := keepNoCores(); err != nil {
-				return fmt.Errorf("limit core dumps: %w", err)
-			}
-			if err := a.useShape(c.Context(), &cfg, shape); err != nil {
-				return err
-			}
-			before, err := predecessor(cfg, takeOver)
-			if err != nil {
-				return err
-			}
-			defer before.Close()
-			trail := a.openTrail(cfg)
-			defer func() { trail.close(err) }() // after all that it records
-			state, err := server.OpenState(cfg, a.logger(cfg))
-			if err != nil {
-				return err
-			}
-			defer closeInto(&err, state.Close)
-			inst, err := a.openTelling(c.Context(), cfg, false, trail.event)
-			if err != nil {
-				return err
-			}
-			defer closeInto(&err, inst.Close)
-			trail.started(cfg, inst)
-			opts := append(trail.options(), server.Version(version), server.State(state), server.RecentLog(a.recent.Bytes), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
-			if pprof {
-				opts = append(opts, server.Pprof())
-			}
-			taken, err := before.take()
-			if err != nil {
-				return err
-			}
-			srv, err := server.New(inst, cfg, inst.Log, append(opts, server.Inherited(taken))...)
-			if err != nil {
-				return err
-			}
-			defer closeInto(&err, srv.Close)
-			offer, err := a.offer(cfg, srv, inst.Log)
-			if err != nil {
-				return err
-			}
-			defer closeInto(&err, offer.Close)
-			if err := a.announce(c.Context(), inst, srv.Addr(), srv.AdminAddr(), srv.GRPCAddr()); err != nil {
-				return err
-			}
-			stop := onEach(hangups, srv.Reload)
-			defer stop()
-			defer onEach(successions, func(context.Context) { succeed(inst.Log) })()
-			defer leaveWhen(offer.Taken(), srv)()
-			tellSystem(inst.Log) // before the former one may end
-			before.serving(inst.Log)
-			return srv.Run(c.Context())
+			return a.runServe(c, shape, takeOver, pprof)
 		},
 	}
 	f := c.Flags()
@@ -119,6 +57,78 @@ listeners as soon as it is ready. Logs go to standard error.`,
 	f.BoolVar(&pprof, "pprof", false, "serve Go's profiles on the admin API")
 	modelFlags(c)
 	return c
+}
+
+// runServe opens what a server needs, in the order in which it is closed again in reverse, and serves.
+func (a *app) runServe(c *cobra.Command, shape string, takeOver, pprof bool) (err error) {
+	// Before anything takes time: one that comes early is kept.
+	hangups, successions := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	signal.Notify(successions, syscall.SIGUSR2)
+	defer signal.Stop(hangups)
+	defer signal.Stop(successions)
+	a.recent = new(logging.Ring)
+	cfg, err := a.load(c)
+	if err != nil {
+		return err
+	}
+	if err := keepNoCores(); err != nil {
+		return fmt.Errorf("limit core dumps: %w", err)
+	}
+	if err := a.useShape(c.Context(), &cfg, shape); err != nil {
+		return err
+	}
+	before, err := predecessor(cfg, takeOver)
+	if err != nil {
+		return err
+	}
+	defer before.Close()
+	trail := a.openTrail(cfg)
+	defer func() { trail.close(err) }() // after all that it records
+	state, err := server.OpenState(cfg, a.logger(cfg))
+	if err != nil {
+		return err
+	}
+	defer closeInto(&err, state.Close)
+	inst, err := a.openTelling(c.Context(), cfg, false, trail.event)
+	if err != nil {
+		return err
+	}
+	defer closeInto(&err, inst.Close)
+	trail.started(cfg, inst)
+	opts := append(trail.options(), server.Version(version), server.State(state), server.RecentLog(a.recent.Bytes), server.Reloadable(func() (config.Config, error) { return a.again(c, cfg) }))
+	if pprof {
+		opts = append(opts, server.Pprof())
+	}
+	return a.serveInstance(c.Context(), inst, before, opts, hangups, successions)
+}
+
+// serveInstance binds the addresses, or takes them from the host before, and serves until ctx ends or a successor has them.
+func (a *app) serveInstance(ctx context.Context, inst *instance.Instance, before *former, opts []server.Option, hangups, successions chan os.Signal) (err error) {
+	cfg := inst.Config
+	taken, err := before.take()
+	if err != nil {
+		return err
+	}
+	srv, err := server.New(inst, cfg, inst.Log, append(opts, server.Inherited(taken))...)
+	if err != nil {
+		return err
+	}
+	defer closeInto(&err, srv.Close)
+	offer, err := a.offer(cfg, srv, inst.Log)
+	if err != nil {
+		return err
+	}
+	defer closeInto(&err, offer.Close)
+	if err := a.announce(ctx, inst, srv.Addr(), srv.AdminAddr(), srv.GRPCAddr()); err != nil {
+		return err
+	}
+	defer onEach(hangups, srv.Reload)()
+	defer onEach(successions, func(context.Context) { succeed(inst.Log) })()
+	defer leaveWhen(offer.Taken(), srv)()
+	tellSystem(inst.Log) // before the former one may end
+	before.serving(inst.Log)
+	return srv.Run(ctx)
 }
 
 // announce tells a newcomer what runs and what to type next.
