@@ -52,6 +52,12 @@ func TestBackupOfAServer(t *testing.T) {
 	}
 	addr := "PIMOE_SERVER__ADMIN_ADDR=" + p.cmd.Args[5]
 	checkAccounts(t, pimoe(0, addr, "report", "cost", "-o", "json"))
+	if text := pimoe(0, addr, "report", "cost", "--by", "expert", "-o", "csv"); !strings.HasPrefix(text, "model,group,layer,expert,rows,cpu_seconds,read_bytes,joules\n") || !strings.Contains(text, ",e7,,(idle),0,") {
+		t.Errorf("by expert: %s", text)
+	}
+	if text := pimoe(0, addr, "report", "cost", "--by", "expert"); !strings.Contains(text, "GROUP") || !strings.Contains(text, "(idle)") {
+		t.Errorf("by expert: %s", text)
+	}
 	file := filepath.Join(dir, "backup.tar.gz")
 	pimoe(0, addr, "backup", "create", file, "--config", config)
 	if left, _ := filepath.Glob(filepath.Join(store, "state.db.*")); len(left) > 0 {
