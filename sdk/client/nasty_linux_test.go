@@ -631,7 +631,7 @@ func TestFloods(t *testing.T) {
 // Cycles of start, call and end leave memory maps, descriptors, goroutines and threads where they were.
 func TestCycles(t *testing.T) {
 	dir := nothingLeft(t)
-	cycles := 40
+	cycles := 100
 	if testing.Short() {
 		cycles = 10
 	}
