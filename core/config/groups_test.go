@@ -202,7 +202,7 @@ func TestRemoteGroupsHaveNoDevice(t *testing.T) {
 	if got, want := planText(plans), "e0 cuda on 1 by experts.device: 0.0\ne1 cuda: 0.1\n"; err != nil || got != want {
 		t.Errorf("%s%v, want %s", got, err, want)
 	}
-	const key = "experts.overrides[0].device: 0"
+	const key = `experts.overrides[0].device: "0"`
 	_, _, err = expertsOf(t, far+"\noverrides: [{layers: all, experts: 1, device: 0}]").Groups([]int{0}, 2)
 	if err == nil || !strings.Contains(err.Error(), key) {
 		t.Errorf("%v, want %s", err, key)
