@@ -4,8 +4,8 @@
 // server and the commands use it: New, then Submit for each request, Drain and Close at the end. One goroutine owns all
 // state; it hands one step at a time to a second one that computes, so that a step that waits for a dead expert never
 // delays another request's cancellation or deadline. Tokens go to their readers while the next step computes, and the
-// readers turn them into text. Scheduling (schedule.go), the size of steps (pace.go), page accounting (pages.go) and
-// stop strings (text.go) are functions of values. In the steady state a step makes no garbage.
+// readers turn them into text. Scheduling (schedule.go), the size of steps (pace.go), what rows cost (price.go), page accounting
+// (pages.go) and stop strings (text.go) are functions of values. In the steady state a step makes no garbage.
 //
 // The package refuses to know about HTTP, processes and retries, and it never changes an answer: batching, chunking,
 // preemption and reuse give the bits that the request has alone.
@@ -428,17 +428,18 @@ func (b *inbox) submit(s *sequence, limits *config.Limits, now time.Time) error 
 	return nil
 }
 
-// accept takes a job if there is room, and wakes the loop.
-func (b *inbox) accept(j *job, most int) error {
+// accept takes a job if it may wait, and wakes the loop.
+func (b *inbox) accept(j *job, limits *config.Limits, now time.Time) error {
+	deadline, _ := j.ctx.Deadline()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.open(); err != nil {
 		return err
 	}
-	if b.waiting.live >= most {
-		return ErrQueueFull
+	if err := b.waiting.check(j.caller, limits, now, deadline); err != nil {
+		return err
 	}
-	b.waiting.live++
+	b.waiting.enter(j.caller, limits, j.cost)
 	b.jobs = append(b.jobs, j)
 	b.signal()
 	return nil
@@ -465,11 +466,11 @@ func (b *inbox) check(key flowKey, limits *config.Limits, now, deadline time.Tim
 	return b.waiting.check(key, limits, now, deadline)
 }
 
-// started counts a sequence that has its first place.
-func (b *inbox) started(s *sequence) {
+// started counts a request that waits no longer.
+func (b *inbox) started(key flowKey, cost float64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.waiting.start(s.request.flow(), s.cost)
+	b.waiting.start(key, cost)
 }
 
 // measured notes how many tokens a step has worked off while sequences waited.
@@ -504,10 +505,13 @@ func (b *inbox) touch(s *sequence) {
 }
 
 // leave counts a job out.
-func (b *inbox) leave() {
+func (b *inbox) leave(j *job) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.waiting.live--
+	if !j.begun {
+		b.waiting.start(j.caller, j.cost)
+	}
+	b.waiting.leave(j.caller)
 	b.rest()
 }
 

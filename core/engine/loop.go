@@ -30,11 +30,12 @@ type loop struct {
 	fair     *fair
 	composer composer
 	pace     pace
+	courtesy courtesy
 	patience patience
 	flown    flight     // what flight points to while a step is under way
-	launched time.Time  // when the step under way began
-	crowded  bool       // sequences waited then
-	worked   float64    // tokens that were worked off since the last step that ended, by what the sequences were expected to take
+	launched time.Time  // when the flight under way began
+	crowded  bool       // sequences or jobs waited then
+	worked   float64    // tokens that were worked off since the last flight that ended, by what the sequences were expected to take
 	outbox   []delivery // tokens that their readers get while the next step computes
 
 	tasks   chan task
@@ -112,7 +113,11 @@ func (l *loop) receive(m mail) {
 			l.end(s, err)
 		}
 	}
-	l.jobs = append(l.jobs, m.jobs...)
+	for _, j := range m.jobs {
+		j.flow = l.fair.of(j.caller, j.caller.weight(l.live.now()))
+		l.fair.wait(j.flow)
+		l.jobs = append(l.jobs, j)
+	}
 	if m.trim {
 		free := l.pool.trim()
 		if r, ok := l.trunk.(releaser); ok {
@@ -239,7 +244,7 @@ func (l *loop) drop(s *sequence) {
 	} else {
 		l.queue = remove(l.queue, s)
 	}
-	l.fair.end(s.flow, s.placed, float64(s.said+len(s.request.Prompt))-s.cost)
+	l.fair.end(s.flow, s.placed, float64(s.said+len(s.request.Prompt))-s.cost, l.now())
 	if s.placed {
 		l.worked += s.cost - s.worked
 	}
@@ -249,7 +254,7 @@ func (l *loop) drop(s *sequence) {
 // launch starts the next flight, if there is anything to do. Jobs and steps take turns.
 func (l *loop) launch() {
 	l.resume(l.now())
-	if len(l.jobs) > 0 && l.stepped && l.launchJob() {
+	if len(l.jobs) > 0 && l.stepped && l.launchJob(l.mayJob) {
 		return
 	}
 	l.admit()
@@ -258,7 +263,7 @@ func (l *loop) launch() {
 		return
 	}
 	l.patience.drop()
-	l.launchJob()
+	l.launchJob(func(*job) bool { return true })
 }
 
 // launchStep hands a step to the worker. Its deadline is the latest of its requests: it serves all of them. One that
@@ -282,8 +287,7 @@ func (l *loop) launchStep(entries []entry) {
 	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, began: now, cancel: l.patience.cancel, followed: l.flown.followed[:0]}
 	ctx = l.flown.follow(ctx, rows)
 	l.flight, l.stepped = &l.flown, true
-	l.crowded = len(l.queue) > 0
-	l.launched = now
+	l.lift(now)
 	l.meters.steps.Inc()
 	l.meters.sequences.Update(float64(len(entries)))
 	l.meters.tokenRows.Update(float64(rows))
@@ -309,11 +313,18 @@ func (l *loop) schedule(s *sequence, now time.Time) {
 	l.meters.queued.Update(s.usage.Queued.Seconds())
 }
 
-// launchJob starts the first job whose caller still waits.
-func (l *loop) launchJob() bool {
+// lift notes the begin of a flight.
+func (l *loop) lift(now time.Time) {
+	l.crowded, l.launched = len(l.queue)+len(l.jobs) > 0, now
+}
+
+// launchJob starts the first job in the order of fair that may run and whose caller still waits.
+func (l *loop) launchJob(may func(*job) bool) bool {
+	l.fair.inTurn(l.jobs)
 	for i := 0; i < len(l.jobs); {
 		j := l.jobs[i]
 		ready, err := j.outage.look(l.now(), l.live.patience())
+		ready = ready && may(j)
 		if e := j.ctx.Err(); e != nil {
 			err = e
 		}
@@ -333,6 +344,7 @@ func (l *loop) launchJob() bool {
 			edition, _ = l.editions.Enter()
 		}
 		l.flight, l.stepped = &flight{job: j, cancel: func() { cancel(); release() }, edition: edition}, false
+		l.lift(l.now())
 		l.begin()
 		l.tasks <- task{ctx: ctx, job: j, edition: edition}
 		return true
@@ -340,8 +352,10 @@ func (l *loop) launchJob() bool {
 	return false
 }
 
-// crowd joins a job with those that wait behind it and can run in the same calls, up to the tokens of a step.
+// crowd joins a job with those that wait behind it and can run in the same calls, up to the tokens of a step, and charges their
+// flows.
 func (l *loop) crowd(j *job) (*job, context.CancelFunc) {
+	l.turn(j)
 	parts, rows := []*job{j}, j.input.Rows
 	for i := 0; i < len(l.jobs); {
 		o := l.jobs[i]
@@ -349,6 +363,7 @@ func (l *loop) crowd(j *job) (*job, context.CancelFunc) {
 			i++
 			continue
 		}
+		l.turn(o)
 		parts, rows = append(parts, o), rows+o.input.Rows
 		l.jobs = slices.Delete(l.jobs, i, i+1)
 	}
@@ -356,6 +371,16 @@ func (l *loop) crowd(j *job) (*job, context.CancelFunc) {
 		return j, func() {}
 	}
 	return join(parts)
+}
+
+// turn charges a job's flow for its first turn. What it repeats counts as worked off once.
+func (l *loop) turn(j *job) {
+	if j.begun {
+		return
+	}
+	j.begun, j.tag = true, l.fair.start(j.flow, j.cost)
+	l.worked += j.cost
+	l.box.started(j.caller, j.cost)
 }
 
 // disperse ends a joined job: each part has its answer, or runs again by itself, so that nobody fails for another's rows.
@@ -384,8 +409,9 @@ func (l *loop) answer(j *job, err error) {
 	if j.err == nil {
 		l.meters.answers[j.lost.quality.Status()].Inc()
 	}
+	l.fair.end(j.flow, j.begun, 0, l.now())
 	close(j.done)
-	l.box.leave()
+	l.box.leave(j)
 }
 
 // land takes the result of a flight.
@@ -395,6 +421,8 @@ func (l *loop) land(r result) {
 	l.charge(f)
 	if f.job != nil {
 		f.cancel()
+		l.measure(l.now())
+		l.reckonJobs(f.job.callers(), r.took)
 		if l.editions != nil {
 			l.editions.Leave(f.edition)
 		}
@@ -444,6 +472,11 @@ func (l *loop) land(r result) {
 			l.advance(s, e, now)
 		}
 	}
+	l.measure(now)
+}
+
+// measure notes what has been worked off until the end of a flight beside which others waited.
+func (l *loop) measure(now time.Time) {
 	if l.crowded && now.After(l.launched) {
 		l.box.measured(l.worked, now.Sub(l.launched))
 	}
@@ -458,12 +491,15 @@ func (s *sequence) waited(began time.Time) time.Duration {
 	return began.Sub(s.last)
 }
 
-// learn tells the pace of a step with prompts.
+// learn tells the pace of a step with prompts, and the price of every step.
 func (l *loop) learn(entries []entry, took time.Duration) {
 	rows := 0
+	var all load
 	for _, e := range entries {
 		rows += e.n
+		all.add(e.n)
 	}
+	l.courtesy.price.took(all, took)
 	if rows > len(entries) && took > 0 {
 		l.pace.took(rows, took)
 	}
