@@ -78,6 +78,7 @@ type reply struct {
 	stream      func(ctx context.Context, w *events) error
 	lasting     bool           // the same for everybody who may see it, until the server changes: browsers and CDNs may keep it
 	outcome     map[string]any // of a change, for the audit log
+	held        bool           // the stream lasts and says little
 	hijack      func(net.Conn) // takes the connection over, without an answer
 	// fail writes the error that ends a stream; nil = as OpenAI's streams of chunks do.
 	fail func(w *events, f *fault)
@@ -122,6 +123,10 @@ func (s *Server) handle(rt route) fiber.Handler {
 			return nil
 		}
 		rep = x.validated(rep)
+		if x.holds(c, rep) {
+			x.hold(c, rep)
+			return nil
+		}
 		if rep.stream != nil {
 			x.writeStream(c, rep)
 			return nil
@@ -342,17 +347,20 @@ func (x *exchange) writeStream(c *fiber.Ctx, rep *reply) {
 	x.head(c, rep)
 	c.Context().Response.Header.Set("X-Accel-Buffering", "no")
 	c.Context().SetBodyStreamWriter(func(w *bufio.Writer) {
-		status := rep.status
-		err := x.runStream(rep, &events{w: w, before: func() { x.writeDeadline(x.s.limits.event) }})
-		x.stop()
-		if err != nil {
-			status = x.refuse(err).status
-			if errors.Is(context.Cause(x.ctx), errGone) {
-				status = statusGone
-			}
-		}
-		x.end(status)
+		x.ended(rep.status, x.runStream(rep, &events{w: w, before: func() { x.writeDeadline(x.s.limits.event) }}))
 	})
+}
+
+// ended ends a request with a stream; err is what the stream has ended with.
+func (x *exchange) ended(status int, err error) {
+	x.stop()
+	if err != nil {
+		status = x.refuse(err).status
+		if errors.Is(context.Cause(x.ctx), errGone) {
+			status = statusGone
+		}
+	}
+	x.end(status)
 }
 
 // runStream writes the events, and at an error one more that says so.

@@ -229,7 +229,7 @@ func (s *Server) processStates(ctx context.Context, r *request, in *processInput
 	ctx, followed := tracing.Layers(ctx, len(x.used))
 	defer func() { followed(err) }()
 	if len(x.used) == x.rows.Rows {
-		if y, routes, q, err = s.service.engine.Hidden(engine.For(ctx, access.From(ctx).Tenant), in.layer, x.rows, in.all, r.take); err != nil {
+		if y, routes, q, err = s.service.engine.Hidden(engine.For(ctx, access.From(ctx).Tenant, r.priority), in.layer, x.rows, in.all, r.take); err != nil {
 			return y, nil, q, err
 		}
 		return y, routes, q, checkOutput(y)
@@ -242,7 +242,7 @@ func (s *Server) processStates(ctx context.Context, r *request, in *processInput
 	for i, row := range x.used {
 		copy(packed.Row(i), x.rows.Row(row))
 	}
-	out, routes, q, err := s.service.engine.Hidden(engine.For(ctx, access.From(ctx).Tenant), in.layer, packed, in.all, r.take)
+	out, routes, q, err := s.service.engine.Hidden(engine.For(ctx, access.From(ctx).Tenant, r.priority), in.layer, packed, in.all, r.take)
 	if err != nil {
 		return y, nil, q, err
 	}

@@ -305,6 +305,9 @@ func (c *socket) proved() (p proof, who access.Principal, known bool) {
 	return c.proof, c.principal, c.state.Known() && c.closing == nil
 }
 
+// name implements watched.
+func (c *socket) name() string { return c.id }
+
 // prove notes that the credential is still good.
 func (c *socket) prove(who access.Principal, now time.Time) {
 	c.mu.Lock()

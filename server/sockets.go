@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -57,8 +58,8 @@ var defaultSocketLimits = socketLimits{
 	tokens: 30 * time.Second, farewell: time.Second, stalled: 10 * time.Second, fragments: time.Minute,
 }
 
-// sockets is the hub of all WebSockets: one goroutine looks at all of them in turn, so that a connection costs no timer.
-// Life: newSockets, serve for each connection, leave when they should go, close.
+// sockets is the hub of all WebSockets and streams of topics: one goroutine looks at all of them in turn, so that a connection costs
+// no timer. Life: newSockets, serve or hold for each connection, leave when they should go, close.
 type sockets struct {
 	s        *Server
 	limits   socketLimits
@@ -71,6 +72,8 @@ type sockets struct {
 
 	mu      sync.Mutex // guards all below
 	all     map[*socket]struct{}
+	streams map[*topicListener]struct{}
+	held    map[net.Conn]struct{} // of streams
 	waiting int64
 	leaving bool
 	closed  bool
@@ -79,7 +82,7 @@ type sockets struct {
 }
 
 func newSockets(s *Server) *sockets {
-	h := &sockets{s: s, limits: defaultSocketLimits, broker: ws.NewBroker(), all: map[*socket]struct{}{}, departed: make(chan struct{})}
+	h := &sockets{s: s, limits: defaultSocketLimits, broker: ws.NewBroker(), all: map[*socket]struct{}{}, streams: map[*topicListener]struct{}{}, held: map[net.Conn]struct{}{}, departed: make(chan struct{})}
 	h.store = ws.NewStore(h.limits.store)
 	r := s.service.metrics
 	r.Gauge("pimoe_ws_connections", func() float64 { return float64(h.count()) })
@@ -149,15 +152,47 @@ func (h *sockets) start() {
 	}
 }
 
-// look is start for a listener that is no connection of the hub's.
-func (h *sockets) look() error {
+// hold runs a stream of events on a goroutine that close waits for, and ends its connection; false where no more may come.
+func (h *sockets) hold(conn net.Conn, run func()) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.leaving {
+		return false
+	}
+	h.start()
+	h.running.Add(1)
+	h.held[conn] = struct{}{}
+	go func() {
+		defer h.running.Done()
+		defer h.release(conn)
+		run()
+	}()
+	return true
+}
+
+func (h *sockets) release(conn net.Conn) {
+	h.mu.Lock()
+	delete(h.held, conn)
+	h.mu.Unlock()
+	conn.Close()
+}
+
+// listen has a stream looked at until deaf.
+func (h *sockets) listen(l *topicListener) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || h.leaving {
 		return errStopping
 	}
 	h.start()
+	h.streams[l] = struct{}{}
 	return nil
+}
+
+func (h *sockets) deaf(l *topicListener) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.streams, l)
 }
 
 // left forgets a connection.
@@ -187,27 +222,70 @@ func (h *sockets) list() []*socket {
 	return out
 }
 
-// watch is the clock of all connections.
+// watched is a connection as its clock sees it: a WebSocket or a stream of events.
+type watched interface {
+	tick(now time.Time)
+	proved() (p proof, who access.Principal, known bool)
+	prove(who access.Principal, now time.Time)
+	end(how ws.Close)
+	name() string // of the request that it came with
+}
+
+// atOnce is how many connections are looked at in one go. What a look starts, such as a ping, competes with the steps of the model
+// for the processors, so the looks at a crowd are spread over the tick. Those at fewer take less than a millisecond.
+const atOnce = 200
+
+// watch is the clock of all connections: it looks at each once a tick.
 func (h *sockets) watch(quit chan struct{}) {
 	defer h.running.Done()
-	tick := time.NewTicker(h.limits.tick)
-	defer tick.Stop()
-	for n := 0; ; n++ {
+	var left []watched // of the round
+	rounds, parts := 0, 1
+	timer := time.NewTimer(h.limits.tick)
+	defer timer.Stop()
+	for {
 		select {
 		case <-quit:
 			return
-		case now := <-tick.C:
-			verdicts := map[string]verdict{}
-			for _, c := range h.list() {
-				c.tick(now)
-				h.recheck(c, now, verdicts)
-			}
+		case <-timer.C:
+		}
+		now := time.Now()
+		if len(left) == 0 {
+			left = h.everybody()
+			parts = max((len(left)+atOnce-1)/atOnce, 1)
 			h.store.Sweep(now)
-			if n%max(1, int(time.Second/h.limits.tick)) == 0 {
+			if rounds%max(1, int(time.Second/h.limits.tick)) == 0 {
 				h.publishSystem()
 			}
+			rounds++
 		}
+		n := min(atOnce, len(left))
+		h.lookAt(left[:n], now)
+		left = left[n:]
+		timer.Reset(h.limits.tick / time.Duration(parts))
 	}
+}
+
+// lookAt looks at some connections.
+func (h *sockets) lookAt(some []watched, now time.Time) {
+	verdicts := map[string]verdict{}
+	for _, c := range some {
+		c.tick(now)
+		h.recheck(c, now, verdicts)
+	}
+}
+
+// everybody is all WebSockets and streams of events.
+func (h *sockets) everybody() []watched {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]watched, 0, len(h.all)+len(h.streams))
+	for c := range h.all {
+		out = append(out, c)
+	}
+	for l := range h.streams {
+		out = append(out, l)
+	}
+	return out
 }
 
 // proof is by what a connection has shown who it is.
@@ -240,7 +318,7 @@ type verdict struct {
 }
 
 // recheck ends a connection whose credential is no longer good or has other rights than before.
-func (h *sockets) recheck(c *socket, now time.Time, verdicts map[string]verdict) {
+func (h *sockets) recheck(c watched, now time.Time, verdicts map[string]verdict) {
 	p, before, known := c.proved()
 	if !known || !p.due(now, h.limits.tokens) {
 		return
@@ -265,7 +343,7 @@ func (h *sockets) recheck(c *socket, now time.Time, verdicts map[string]verdict)
 		c.prove(v.who, now)
 	case errors.Is(v.err, access.ErrUnknowable): // no verdict
 	default:
-		h.s.log.Info("websocket closed: its credential is no longer good", "request", c.id, "principal", before.ID, "error", v.err.Error())
+		h.s.log.Info("connection closed: its credential is no longer good", "request", c.name(), "principal", before.ID, "error", v.err.Error())
 		c.end(ws.Unauthorised)
 	}
 }
@@ -305,9 +383,19 @@ func (h *sockets) close() {
 		for _, c := range h.list() {
 			c.cutOff(ws.GoingAway)
 		}
+		h.cutHeld()
 	})
 	defer late.Stop()
 	h.running.Wait()
+}
+
+// cutHeld ends streams that can't be written to.
+func (h *sockets) cutHeld() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for conn := range h.held {
+		_ = conn.SetDeadline(time.Unix(1, 0)) // fails only on a closed connection
+	}
 }
 
 // hasRoom books the bytes of a large message that arrives; done gives them back.

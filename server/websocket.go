@@ -160,10 +160,7 @@ const kernelBuffer = 64 << 10
 // reader and context and a copy of its headers for as long as the connection lives, and its goroutine beside that of whoever
 // writes: 29 KiB of heap and stacks a connection, measured with the same buffers; here it is 5.
 func (s *Server) upgrade(hijacked net.Conn, h *handshake, r *request, known bool) {
-	conn := hijacked
-	if u, ok := hijacked.(interface{ UnsafeConn() net.Conn }); ok {
-		conn = u.UnsafeConn()
-	}
+	conn := unwrap(hijacked)
 	if early(hijacked, conn) {
 		conn.Close()
 		return

@@ -279,7 +279,7 @@ func TestTopics(t *testing.T) {
 		return "Bearer " + key
 	}
 	acme, rival := key("acme"), key("rival")
-	r := serveConfig(t, fakeService(&fakeEngine{}), cfg, func(s *Server) { s.sockets.limits.payload = 100; s.limits.keepAlive = 50 * time.Millisecond })
+	r := serveConfig(t, fakeService(&fakeEngine{}), cfg, func(s *Server) { s.sockets.limits.payload = 100 })
 	a, b, c := r.open("Authorization", acme), r.open("Authorization", acme), r.open("Authorization", rival)
 	for _, p := range []*peer{a, c} {
 		p.say(`{"type":"subscribe","id":"s","data":{"topic":"news"}}`)
@@ -391,12 +391,33 @@ func listenTo(t testing.TB, r *running, topic, bearer string) func() string {
 	return next
 }
 
+// A stream of events on which nothing is said has its header at once and then comments, and says that it is its connection's last answer.
+func TestTopicStreamBeats(t *testing.T) {
+	r := serve(t, fakeService(&fakeEngine{}), func(s *Server) {
+		s.sockets.limits.tick, s.sockets.limits.Heartbeat = 10*time.Millisecond, 20*time.Millisecond
+	})
+	resp, err := http.Get(r.url + topicsPath + "?topic=quiet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || len(resp.TransferEncoding) != 1 || !resp.Close || resp.Header.Get("Content-Type") != mimeEvents || resp.Header.Get("X-Request-Id") == "" {
+		t.Errorf("%d %v, close %v, %v", resp.StatusCode, resp.TransferEncoding, resp.Close, resp.Header)
+	}
+	lines := newLines(resp.Body)
+	for range 3 {
+		if !lines.Scan() || lines.Text() != ": keep-alive" || !lines.Scan() || lines.Text() != "" {
+			t.Fatalf("%q %v", lines.Text(), lines.Err())
+		}
+	}
+}
+
 // A stream of events ends with its credential and with the server.
 func TestTopicStreamsEnd(t *testing.T) {
 	g := newGate(t)
 	rec, key := g.key(t, access.User)
 	_, lasting := g.key(t, access.User)
-	r := serveConfig(t, fakeService(&fakeEngine{}), g.cfg, func(s *Server) { s.limits.keepAlive = 50 * time.Millisecond })
+	r := serveConfig(t, fakeService(&fakeEngine{}), g.cfg, func(s *Server) { s.sockets.limits.tick = 50 * time.Millisecond })
 	gone, stays := listenTo(t, r, "a", "Bearer "+key), listenTo(t, r, "b", "Bearer "+lasting)
 	if _, err := g.file.Revoke(rec.ID); err != nil {
 		t.Fatal(err)

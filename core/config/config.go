@@ -227,6 +227,9 @@ type Limits struct {
 	Rates []Rate `koanf:"rates"`
 	// Weights are the shares of tenants that wait at the same time, from 1 to 1000; one that is not listed has 1.
 	Weights map[string]string `koanf:"weights"`
+	// SlowdownPercent is by how much tenants that ask for more than their share may lengthen the steps of others; default 5,
+	// 0 = not bounded.
+	SlowdownPercent int `koanf:"slowdown_percent"`
 	// MaxQueueTime is how long a request may have to wait for its place, by what the last seconds have shown; one that would
 	// wait longer is answered with 503 at once. Default 2 s, 0 = up to its deadline.
 	MaxQueueTime time.Duration `koanf:"max_queue_time"`

@@ -31,7 +31,7 @@ var live = []string{
 	"limits.max_concurrent_requests", "limits.max_queued_requests", "limits.request_timeout",
 	"log.level",
 	"plugins.dir", "plugins.catalogue",
-	"limits.rates", "limits.weights", "limits.max_queue_time", "limits.total_memory_mb", "limits.connections_per_client",
+	"limits.rates", "limits.weights", "limits.slowdown_percent", "limits.max_queue_time", "limits.total_memory_mb", "limits.connections_per_client",
 	"web.origins", "web.hosts", "web.trusted_proxies",
 	"tracing.sample_ratio", "tracing.clients", "tracing.max_per_second", "tracing.step_every",
 	"cache.answers", "cache.memory_mb", "cache.ttl",

@@ -58,7 +58,7 @@ func defaults(environ []string) Config {
 		Limits: Limits{
 			MaxBatchSize: 32, MaxBatchTokens: 512, MaxSequenceLength: 2048, MaxConcurrentRequests: 100,
 			MaxQueuedRequests: 1000, RequestTimeout: 30 * time.Second, MaxRetries: 2, CircuitBreakerThreshold: 10,
-			Rates: []Rate{}, Weights: map[string]string{}, MaxQueueTime: 2 * time.Second, ConnectionsPerClient: 512,
+			Rates: []Rate{}, Weights: map[string]string{}, SlowdownPercent: 5, MaxQueueTime: 2 * time.Second, ConnectionsPerClient: 512,
 		},
 		Auth: defaultAuth(),
 		Web:  defaultWeb(),

@@ -12,17 +12,17 @@ type Account interface {
 	End()
 }
 
-// tenantKey is the context's key for For.
-type tenantKey struct{}
+// callerKey is the context's key for For.
+type callerKey struct{}
 
-// For names the tenant of a call of Hidden for the Account; a Request has a field for it.
-func For(ctx context.Context, tenant string) context.Context {
-	return context.WithValue(ctx, tenantKey{}, tenant)
+// For says for whom a call of Hidden is, in whose line it waits and who pays; a Request has fields for it.
+func For(ctx context.Context, tenant string, p Priority) context.Context {
+	return context.WithValue(ctx, callerKey{}, flowKey{tenant, p})
 }
 
-func tenantOf(ctx context.Context) string {
-	tenant, _ := ctx.Value(tenantKey{}).(string)
-	return tenant
+func callerOf(ctx context.Context) flowKey {
+	key, _ := ctx.Value(callerKey{}).(flowKey)
+	return key
 }
 
 // begin tells the account that a flight begins.
@@ -42,7 +42,7 @@ func (l *loop) charge(f *flight) {
 	}
 	if j := f.job; j != nil {
 		for _, part := range j.callers() {
-			l.account.Rows(tenantOf(part.ctx), part.input.Rows*len(part.layers))
+			l.account.Rows(part.caller.tenant, part.input.Rows*len(part.layers))
 		}
 	}
 	l.account.End()

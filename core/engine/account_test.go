@@ -86,7 +86,7 @@ func TestAccount(t *testing.T) {
 		t.Errorf("%d rows: the second request took nothing out of the cache", want["t0"])
 	}
 	x := tensor.MatrixOf(2, 2, []float32{1, 2, 3, 4})
-	if _, _, _, err := e.Hidden(For(t.Context(), "t2"), -1, x, true, moe.AcceptExact); err != nil {
+	if _, _, _, err := e.Hidden(For(t.Context(), "t2", Normal), -1, x, true, moe.AcceptExact); err != nil {
 		t.Fatal(err)
 	}
 	want["t2"] = 2 * 2 // rows in two layers

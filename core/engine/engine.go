@@ -4,8 +4,8 @@
 // server and the commands use it: New, then Submit for each request, Drain and Close at the end. One goroutine owns all
 // state; it hands one step at a time to a second one that computes, so that a step that waits for a dead expert never
 // delays another request's cancellation or deadline. Tokens go to their readers while the next step computes, and the
-// readers turn them into text. Scheduling (schedule.go), the size of steps (pace.go), page accounting (pages.go) and
-// stop strings (text.go) are functions of values. In the steady state a step makes no garbage.
+// readers turn them into text. Scheduling (schedule.go), the size of steps (pace.go), what rows cost (price.go), page accounting
+// (pages.go) and stop strings (text.go) are functions of values. In the steady state a step makes no garbage.
 //
 // The package refuses to know about HTTP, processes and retries, and it never changes an answer: batching, chunking,
 // preemption and reuse give the bits that the request has alone.

@@ -1,6 +1,12 @@
 package engine
 
-import "github.com/pimoe/pimoe/core/config"
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/pimoe/pimoe/core/config"
+)
 
 // Priority orders requests that wait at the same time. It changes shares, so that none ever waits for ever.
 type Priority int
@@ -38,12 +44,13 @@ func (k flowKey) weight(l *config.Limits) float64 {
 type flow struct {
 	flowKey
 	weight  float64
-	paid    float64 // the virtual time up to which its shares are used up
-	waiting int     // that have not had a place yet
-	begun   int     // that have had one and have not ended
-	held    int     // places
-	seen    uint64  // the last choice in which its first one was looked at
-	rank    int     // of its candidates so far, while a step is composed
+	paid    float64   // the virtual time up to which its shares are used up
+	waiting int       // that have not had a place yet
+	begun   int       // that have had one and have not ended
+	left    time.Time // when the last one has ended
+	held    int       // places
+	seen    uint64    // the last choice in which its first one was looked at
+	rank    int       // of its candidates so far, while a step is composed
 }
 
 // fair is start-time fair queueing (Goyal, Vin and Cheng 1996) of requests by their tokens: of all flows that wait the one goes
@@ -56,6 +63,48 @@ type fair struct {
 	flows  map[flowKey]*flow
 	active float64 // weights of the flows that wait or run
 	turn   uint64
+
+	looked  time.Time // when known and heavies were counted
+	known   float64   // weights of the flows that wait or run, or did so lately
+	heavies float64   // of these, of the heavy ones
+}
+
+const (
+	// lately is for how long a flow that has nothing to do keeps its share from being taken for granted by others: a person reads an answer
+	// before the next question.
+	lately = 10 * time.Second
+	// lookEvery is how old the count of flows may be.
+	lookEvery = 100 * time.Millisecond
+	// lightPart is the part of a step that no flow is heavy with, however many flows there are.
+	lightPart = 1. / 8
+)
+
+// heavy reports whether a flow asks for more than its share: it has more requests than its weight gives it places in a step, among
+// the flows known lately, and more than lightPart of them.
+func (f *fair) heavy(w *flow, batch int) bool {
+	share := lightPart
+	if f.known > 0 {
+		share = max(share, w.weight/f.known)
+	}
+	return float64(w.waiting+w.begun) > share*float64(batch)
+}
+
+// look counts the flows.
+func (f *fair) look(now time.Time, batch int) {
+	if now.Sub(f.looked) < lookEvery && now.After(f.looked) {
+		return
+	}
+	f.looked, f.known, f.heavies = now, 0, 0
+	for _, w := range f.flows {
+		if w.waiting+w.begun > 0 || now.Sub(w.left) < lately {
+			f.known += w.weight
+		}
+	}
+	for _, w := range f.flows {
+		if f.heavy(w, batch) {
+			f.heavies += w.weight
+		}
+	}
 }
 
 // idleFlows is how many flows are remembered that neither wait nor run: their tenants would otherwise gain by pausing.
@@ -111,8 +160,26 @@ func (f *fair) start(w *flow, cost float64) (tag float64) {
 	return tag
 }
 
+// inTurn puts jobs into the order of their turns: each flow's own stay in their order, and those that have had a turn go before
+// others of their flow.
+func (f *fair) inTurn(jobs []*job) {
+	next := map[*flow]float64{}
+	for _, j := range jobs {
+		if j.begun {
+			continue
+		}
+		tag, ok := next[j.flow]
+		if !ok {
+			tag = j.flow.paid
+		}
+		j.tag, next[j.flow] = tag, tag+j.cost/j.flow.weight
+	}
+	slices.SortStableFunc(jobs, func(a, b *job) int { return cmp.Compare(a.tag, b.tag) })
+}
+
 // end takes a request out of its flow; settled is what it cost beyond what it was charged for.
-func (f *fair) end(w *flow, started bool, settled float64) {
+func (f *fair) end(w *flow, started bool, settled float64, now time.Time) {
+	w.left = now
 	if started {
 		w.begun--
 		w.paid += settled / w.weight

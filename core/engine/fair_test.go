@@ -8,12 +8,15 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/model"
+	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
 // world is a server with places, in virtual time, that asks fair and admission as the engine does: so many requests run at
@@ -102,7 +105,7 @@ func (w *world) until(t time.Time) {
 		}
 		w.now, w.looked = e.at, e.at
 		e.s.flow.held--
-		w.fair.end(e.s.flow, true, 0)
+		w.fair.end(e.s.flow, true, 0, w.now)
 		w.admission.leave(e.s.flow.flowKey)
 		w.took[e.s.request.Tenant] = append(w.took[e.s.request.Tenant], w.now.Sub(e.s.submitted).Seconds())
 		delete(w.begun, e.s)
@@ -405,6 +408,62 @@ func TestTenantsBesideFlood(t *testing.T) {
 	}
 	if before > 30 {
 		t.Errorf("%d requests had ended before the last one of the quiet tenants", before)
+	}
+}
+
+// Hidden states of tenants that come behind those of another one do not wait for all of that one's, and have room where that one has
+// used up its own.
+func TestJobsBesideFlood(t *testing.T) {
+	f := newFake(64, 4)
+	set := testSetup(f)
+	set.limits.MaxConcurrentRequests, set.limits.MaxQueuedRequests = 8, 32
+	release, entered := make(chan struct{}), make(chan struct{}, 1)
+	f.before = func(context.Context, []model.Span) error {
+		select {
+		case entered <- struct{}{}:
+		default:
+		}
+		<-release
+		return nil
+	}
+	e := launchTest(t, f, set)
+	const each = 16 // rows: two calls fill a step
+	order := make(chan string, 100)
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	submit := func(tenant string) {
+		x := tensor.NewMatrix(each, 2)
+		live := func() int { e.box.mu.Lock(); defer e.box.mu.Unlock(); return e.box.waiting.live }
+		before := live()
+		calls.Go(func() {
+			if _, _, _, err := e.Hidden(For(t.Context(), tenant, Normal), -1, x, false, moe.AcceptExact); err != nil {
+				t.Errorf("%s: %v", tenant, err)
+			}
+			order <- tenant
+		})
+		for end := time.Now().Add(10 * time.Second); live() == before && time.Now().Before(end); {
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+	for range 40 {
+		submit("flood")
+	}
+	<-entered
+	if _, _, _, err := e.Hidden(For(t.Context(), "flood", Normal), -1, tensor.NewMatrix(1, 2), false, moe.AcceptExact); !errors.Is(err, ErrQueueFull) {
+		t.Errorf("one more of the flood: %v", err)
+	}
+	for i := range 4 {
+		submit(fmt.Sprint("quiet", i%2))
+	}
+	close(release)
+	last := 0
+	for i := range 44 {
+		if tenant := <-order; tenant != "flood" {
+			last = i
+		}
+	}
+	if last > 20 {
+		t.Errorf("%d calls had ended before the last one of the quiet tenants", last)
 	}
 }
 

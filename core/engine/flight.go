@@ -9,7 +9,7 @@ import (
 // launch starts the next flight, if there is anything to do. Jobs and steps take turns.
 func (l *loop) launch() {
 	l.resume(l.now())
-	if len(l.jobs) > 0 && l.stepped && l.launchJob() {
+	if len(l.jobs) > 0 && l.stepped && l.launchJob(l.mayJob) {
 		return
 	}
 	l.admit()
@@ -18,7 +18,7 @@ func (l *loop) launch() {
 		return
 	}
 	l.patience.drop()
-	l.launchJob()
+	l.launchJob(func(*job) bool { return true })
 }
 
 // launchStep hands a step to the worker. Its deadline is the latest of its requests: it serves all of them. One that
@@ -42,8 +42,7 @@ func (l *loop) launchStep(entries []entry) {
 	l.flown = flight{entries: entries, alive: len(entries), deadline: deadline, began: now, cancel: l.patience.cancel, followed: l.flown.followed[:0]}
 	ctx = l.flown.follow(ctx, rows)
 	l.flight, l.stepped = &l.flown, true
-	l.crowded = len(l.queue) > 0
-	l.launched = now
+	l.lift(now)
 	l.meters.steps.Inc()
 	l.meters.sequences.Update(float64(len(entries)))
 	l.meters.tokenRows.Update(float64(rows))
@@ -57,6 +56,11 @@ func latest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// lift notes the begin of a flight.
+func (l *loop) lift(now time.Time) {
+	l.crowded, l.launched = len(l.queue)+len(l.jobs) > 0, now
 }
 
 // schedule notes the first step of a sequence.
@@ -75,7 +79,7 @@ func (l *loop) land(r result) {
 	l.flight = nil
 	l.charge(f)
 	if f.job != nil {
-		l.landJob(f)
+		l.landJob(f, r.took)
 		return
 	}
 	f.unfollow(r.err)
@@ -91,6 +95,11 @@ func (l *loop) land(r result) {
 	for _, e := range f.entries {
 		l.landed(f, e, r, now)
 	}
+	l.measure(now)
+}
+
+// measure notes what has been worked off until the end of a flight beside which others waited.
+func (l *loop) measure(now time.Time) {
 	if l.crowded && now.After(l.launched) {
 		l.box.measured(l.worked, now.Sub(l.launched))
 	}
@@ -124,12 +133,15 @@ func (s *sequence) waited(began time.Time) time.Duration {
 	return began.Sub(s.last)
 }
 
-// learn tells the pace of a step with prompts.
+// learn tells the pace of a step with prompts, and the price of every step.
 func (l *loop) learn(entries []entry, took time.Duration) {
 	rows := 0
+	var all load
 	for _, e := range entries {
 		rows += e.n
+		all.add(e.n)
 	}
+	l.courtesy.price.took(all, took)
 	if rows > len(entries) && took > 0 {
 		l.pace.took(rows, took)
 	}

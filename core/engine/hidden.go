@@ -23,6 +23,8 @@ type RouteInfo struct {
 // job is a call of Hidden on its way through the loop.
 type job struct {
 	ctx    context.Context
+	caller flowKey // in whose line it waits
+	cost   float64 // tokens that its rows are worth
 	layers []int
 	input  tensor.Matrix // the job's own copy
 	accept moe.Accept
@@ -33,6 +35,9 @@ type job struct {
 	routes []RouteInfo
 	lost   ledger
 	outage outage
+	flow   *flow
+	tag    float64 // by which it has its turn
+	begun  bool    // has had one
 	err    error
 	done   chan struct{} // closed when x and routes are the answer, or err
 }
@@ -41,6 +46,7 @@ type job struct {
 // residual. It runs in the decode loop between steps. layer -1 is the first layer that has experts. With all, the
 // layers that have experts from this one on run one after the other, each on the output of the one before it.
 // x is [rows, hidden] and finite; it is not kept. accept is Request.Accept. The routes come by layer, then by row.
+// Calls wait in the lines of their tenants, as requests do, and are refused like them.
 func (e *Engine) Hidden(ctx context.Context, layer int, x tensor.Matrix, all bool, accept moe.Accept) (tensor.Matrix, []RouteInfo, Quality, error) {
 	none := tensor.Matrix{}
 	layers, err := pick(e.trunk.Layers(), layer, all)
@@ -55,9 +61,9 @@ func (e *Engine) Hidden(ctx context.Context, layer int, x tensor.Matrix, all boo
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.live.patience())
 	defer cancel()
-	j := &job{ctx: ctx, layers: layers, input: clone(x), accept: accept, judged: e.lenient, done: make(chan struct{})}
-	limits := e.live.now()
-	if err := e.box.accept(j, limits.MaxConcurrentRequests+limits.MaxQueuedRequests); err != nil {
+	j := &job{ctx: ctx, caller: callerOf(ctx), layers: layers, input: clone(x), accept: accept, judged: e.lenient, done: make(chan struct{})}
+	j.cost = float64(x.Rows*len(layers)) / float64(len(e.trunk.Layers())) // a token of a request passes all of them
+	if err := e.box.accept(j, e.live.now(), e.now()); err != nil {
 		return none, nil, Quality{}, fmt.Errorf("hidden states: %w", err)
 	}
 	select {

@@ -65,17 +65,18 @@ func (b *inbox) submit(s *sequence, limits *config.Limits, now time.Time) error 
 	return nil
 }
 
-// accept takes a job if there is room, and wakes the loop.
-func (b *inbox) accept(j *job, most int) error {
+// accept takes a job if it may wait, and wakes the loop.
+func (b *inbox) accept(j *job, limits *config.Limits, now time.Time) error {
+	deadline, _ := j.ctx.Deadline()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.open(); err != nil {
 		return err
 	}
-	if b.waiting.live >= most {
-		return ErrQueueFull
+	if err := b.waiting.check(j.caller, limits, now, deadline); err != nil {
+		return err
 	}
-	b.waiting.live++
+	b.waiting.enter(j.caller, limits, j.cost)
 	b.jobs = append(b.jobs, j)
 	b.signal()
 	return nil
@@ -102,11 +103,11 @@ func (b *inbox) check(key flowKey, limits *config.Limits, now, deadline time.Tim
 	return b.waiting.check(key, limits, now, deadline)
 }
 
-// started counts a sequence that has its first place.
-func (b *inbox) started(s *sequence) {
+// started counts a request that waits no longer.
+func (b *inbox) started(key flowKey, cost float64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.waiting.start(s.request.flow(), s.cost)
+	b.waiting.start(key, cost)
 }
 
 // measured notes how many tokens a step has worked off while sequences waited.
@@ -141,10 +142,13 @@ func (b *inbox) touch(s *sequence) {
 }
 
 // leave counts a job out.
-func (b *inbox) leave() {
+func (b *inbox) leave(j *job) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.waiting.live--
+	if !j.begun {
+		b.waiting.start(j.caller, j.cost)
+	}
+	b.waiting.leave(j.caller)
 	b.rest()
 }
 

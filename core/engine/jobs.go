@@ -3,13 +3,16 @@ package engine
 import (
 	"context"
 	"slices"
+	"time"
 )
 
-// launchJob starts the first job whose caller still waits.
-func (l *loop) launchJob() bool {
+// launchJob starts the first job in the order of fair that may run and whose caller still waits.
+func (l *loop) launchJob(may func(*job) bool) bool {
+	l.fair.inTurn(l.jobs)
 	for i := 0; i < len(l.jobs); {
 		j := l.jobs[i]
 		ready, err := j.outage.look(l.now(), l.live.patience())
+		ready = ready && may(j)
 		if e := j.ctx.Err(); e != nil {
 			err = e
 		}
@@ -29,6 +32,7 @@ func (l *loop) launchJob() bool {
 			edition, _ = l.editions.Enter()
 		}
 		l.flight, l.stepped = &flight{job: j, cancel: func() { cancel(); release() }, edition: edition}, false
+		l.lift(l.now())
 		l.begin()
 		l.tasks <- task{ctx: ctx, job: j, edition: edition}
 		return true
@@ -36,8 +40,10 @@ func (l *loop) launchJob() bool {
 	return false
 }
 
-// crowd joins a job with those that wait behind it and can run in the same calls, up to the tokens of a step.
+// crowd joins a job with those that wait behind it and can run in the same calls, up to the tokens of a step, and charges their
+// flows.
 func (l *loop) crowd(j *job) (*job, context.CancelFunc) {
+	l.turn(j)
 	parts, rows := []*job{j}, j.input.Rows
 	for i := 0; i < len(l.jobs); {
 		o := l.jobs[i]
@@ -45,6 +51,7 @@ func (l *loop) crowd(j *job) (*job, context.CancelFunc) {
 			i++
 			continue
 		}
+		l.turn(o)
 		parts, rows = append(parts, o), rows+o.input.Rows
 		l.jobs = slices.Delete(l.jobs, i, i+1)
 	}
@@ -52,6 +59,16 @@ func (l *loop) crowd(j *job) (*job, context.CancelFunc) {
 		return j, func() {}
 	}
 	return join(parts)
+}
+
+// turn charges a job's flow for its first turn. What it repeats counts as worked off once.
+func (l *loop) turn(j *job) {
+	if j.begun {
+		return
+	}
+	j.begun, j.tag = true, l.fair.start(j.flow, j.cost)
+	l.worked += j.cost
+	l.box.started(j.caller, j.cost)
 }
 
 // disperse ends a joined job: each part has its answer, or runs again by itself, so that nobody fails for another's rows.
@@ -73,9 +90,11 @@ func (l *loop) disperse(j *job) {
 }
 
 // landJob takes the result of a job. One that lacks an expert waits for it, if that makes sense.
-func (l *loop) landJob(f *flight) {
+func (l *loop) landJob(f *flight, took time.Duration) {
 	j := f.job
 	f.cancel()
+	l.measure(l.now())
+	l.reckonJobs(j.callers(), took)
 	if l.editions != nil {
 		l.editions.Leave(f.edition)
 	}
@@ -102,6 +121,7 @@ func (l *loop) answer(j *job, err error) {
 	if j.err == nil {
 		l.meters.answers[j.lost.quality.Status()].Inc()
 	}
+	l.fair.end(j.flow, j.begun, 0, l.now())
 	close(j.done)
-	l.box.leave()
+	l.box.leave(j)
 }

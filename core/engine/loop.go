@@ -23,11 +23,12 @@ type loop struct {
 	fair     *fair
 	composer composer
 	pace     pace
+	courtesy courtesy
 	patience patience
 	flown    flight     // what flight points to while a step is under way
-	launched time.Time  // when the step under way began
-	crowded  bool       // sequences waited then
-	worked   float64    // tokens that were worked off since the last step that ended, by what the sequences were expected to take
+	launched time.Time  // when the flight under way began
+	crowded  bool       // sequences or jobs waited then
+	worked   float64    // tokens that were worked off since the last flight that ended, by what the sequences were expected to take
 	outbox   []delivery // tokens that their readers get while the next step computes
 
 	tasks   chan task
@@ -98,7 +99,11 @@ func (l *loop) receive(m mail) {
 			l.end(s, err)
 		}
 	}
-	l.jobs = append(l.jobs, m.jobs...)
+	for _, j := range m.jobs {
+		j.flow = l.fair.of(j.caller, j.caller.weight(l.live.now()))
+		l.fair.wait(j.flow)
+		l.jobs = append(l.jobs, j)
+	}
 	if m.trim {
 		free := l.pool.trim()
 		if r, ok := l.trunk.(releaser); ok {
@@ -164,7 +169,7 @@ func (l *loop) drop(s *sequence) {
 	} else {
 		l.queue = remove(l.queue, s)
 	}
-	l.fair.end(s.flow, s.placed, float64(s.said+len(s.request.Prompt))-s.cost)
+	l.fair.end(s.flow, s.placed, float64(s.said+len(s.request.Prompt))-s.cost, l.now())
 	if s.placed {
 		l.worked += s.cost - s.worked
 	}

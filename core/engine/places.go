@@ -62,7 +62,7 @@ func (l *loop) place(s *sequence) {
 	}
 	s.placed, s.tag = true, l.fair.start(s.flow, s.cost)
 	s.served = l.stats.Steps // it waits for its turn from now on: a prompt that has been read in part waits for longer
-	l.box.started(s)
+	l.box.started(s.request.flow(), s.cost)
 }
 
 // edition settles which edition of the experts computes a sequence. It keeps it when it is sent back.
@@ -232,16 +232,22 @@ func (l *loop) compose() []entry {
 			streams++
 		}
 	}
-	ready = c.turns(ready, l.fair.active, l.limits.MaxBatchSize)
+	oldest, pending := ready[0], c.candidates[0].pending
+	l.fair.look(l.now(), l.limits.MaxBatchSize)
+	ready, brief := l.restrain(c.turns(ready, l.fair.active, l.limits.MaxBatchSize))
 	b := bounds{l.limits.MaxBatchSize, l.limits.MaxBatchTokens, l.pace.chunk(min(streams, l.limits.MaxBatchSize)), promptGrain}
+	if brief {
+		b = l.courtesy.price.brief(b)
+	}
 	for _, sh := range c.planner.plan(c.candidates, b) {
 		if s := ready[sh.index]; s.running { // not preempted for an older one meanwhile
 			l.enter(s, sh.tokens)
 		}
 	}
 	if len(c.entries) == 0 { // none of the chosen ones found pages; the oldest always does
-		l.enter(ready[0], min(c.candidates[0].pending, b.tokens, b.chunk))
+		l.enter(oldest, min(pending, b.tokens, b.chunk))
 	}
+	l.reckon(c.entries)
 	return c.entries
 }
 
@@ -266,6 +272,11 @@ func (c *composer) turns(ready []*sequence, active float64, batch int) []*sequen
 			c.candidates[i].pending = 0
 		}
 	}
+	return c.keep(ready)
+}
+
+// keep drops candidates that have nothing pending.
+func (c *composer) keep(ready []*sequence) []*sequence {
 	kept := 0
 	for i, s := range ready {
 		if c.candidates[i].pending > 0 {

@@ -2,7 +2,8 @@
 // requests in the same bytes, and some that are odd but right. They come from rules: each place of a request is combined
 // with each way to bend it.
 //
-// The tests of server/framing, server and its front proxies use it. The package sends nothing itself.
+// The tests of server/framing, server and its front proxies use it. The package refuses to send anything, to judge an answer beyond
+// what a vector says of itself, and to draw at random: every run has the same vectors.
 package attacks
 
 import (

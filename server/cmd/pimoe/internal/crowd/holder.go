@@ -30,7 +30,7 @@ const (
 	perAddress = 5000
 	// mostAddresses is how many addresses of this machine are used: 127.0.0.1 and on.
 	mostAddresses = 100
-	// quiet is what every client hears more often than: pings come every 25 s, comments every 5 s.
+	// quiet is what every client hears more often than: pings and comments come every 25 s.
 	quiet = 40 * time.Second
 )
 
