@@ -291,12 +291,16 @@ func (v Value) ArrayUpTo(most int) ([]Value, error) {
 	if !v.IsArray() {
 		return nil, v.Errorf("an array")
 	}
-	var out []Value
 	path := v.Path()
-	for i := skipSpace(v.raw, 1); v.raw[i] != ']'; {
-		if len(out) == most {
+	n := 0
+	for i := skipSpace(v.raw, 1); v.raw[i] != ']'; n++ {
+		if n == most {
 			return nil, &Error{Path: path, Expected: fmt.Sprintf("at most %d elements", most), Got: "more"}
 		}
+		i = skipComma(v.raw, end(v.raw, i))
+	}
+	out := make([]Value, 0, n)
+	for i := skipSpace(v.raw, 1); v.raw[i] != ']'; {
 		e := end(v.raw, i)
 		out = append(out, Value{raw: v.raw[i:e], path: path, at: len(out) + 1})
 		i = skipComma(v.raw, e)
