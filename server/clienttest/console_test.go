@@ -45,7 +45,7 @@ func TestConsole(t *testing.T) {
 		c.Limits.RequestTimeout = 2 * time.Minute
 		c.Alerts.Interval, c.Alerts.Restarts = time.Second, 1
 		c.Alerts.CPUPercent, c.Alerts.MemoryPercent, c.Alerts.DiskFreePercent = 100, 100, 1 // whatever else this machine does
-		c.Experts.Scaling.MaxReplicas, c.Experts.Scaling.Window = 2, 10*time.Minute // by hand alone
+		c.Experts.Scaling.MaxReplicas, c.Experts.Scaling.Window = 2, 10*time.Minute         // by hand alone
 		keys := access.NewKeyFile(c.Auth.KeysPath(c.Home), time.Now)
 		for name, template := range map[string]access.Template{
 			"VIEWER": {Role: access.Viewer}, "USER": {Role: access.User}, "OPERATOR": {Role: access.Operator},
