@@ -17,10 +17,10 @@ export function confirmed(title, text, verb, dangerous = false) {
   });
 }
 
+const box = $("toast"); // it moves between dialogs, which are filled anew
 let hide = 0;
 
 function toast(text, kind) {
-  const box = $("toast");
   box.textContent = text;
   box.className = `toast shown ${kind}`;
   clearTimeout(hide);

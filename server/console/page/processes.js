@@ -149,7 +149,7 @@ function drawer() {
   if (built !== key) {
     built = key;
     const title = open.group ? `${open.group}/${open.replica}` : "router";
-    dialog.replaceChildren(
+    $("drawer-content").replaceChildren( // not the dialog: a toast may be in it
       h("div", { class: "head" }, h("h2", { id: "drawer-title" }, title), h("button", { type: "button", class: "quiet icon", "aria-label": "Close", onclick: () => dialog.close() }, "\u2715")),
       h("dl", { id: "facts" }),
       p ? actions(p) : h("p", { class: "muted" }, "This replica is not there any more."));
