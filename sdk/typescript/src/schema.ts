@@ -727,7 +727,8 @@ export interface paths {
         /**
          * What the host does at this moment, as server-sent events
          * @description First `hello` with the layout of units and the last events, then `pulse` while something happens (rows of each unit, tokens,
-         *     queue), `state` once a second (groups, answers, times) and `event`. Operators with the scope `experts` also see processes and who
+         *     queue), `state` once a second (groups, answers, times), `event`, and for those with the right to `GET /admin/alerts` `alerts`
+         *     when the rules were evaluated. Operators with the scope `experts` also see processes and who
          *     did what; others see sums. All are sums over all requests. A stream ends with `bye` after ten minutes at most: come again.
          */
         get: operations["live"];
