@@ -290,10 +290,11 @@ docs: build ## rewrite the generated parts of docs/
 	PIMOE_TEST_UPDATE=1 $(GO) test -count=1 -run TestText ./server/deploy/kube
 
 .PHONY: cross
-cross: ## build and vet for linux/arm64 and darwin/arm64
+cross: ## vet everything for linux/arm64 and darwin/arm64, and link the host and an expert
 	@for t in linux/arm64 darwin/arm64; do \
 	  echo "== $$t"; \
-	  GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) build ./... && \
+	  GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) build -o /dev/null ./server/cmd/pimoe && \
+	  GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) build -o /dev/null ./plugins/cmd/pimoe-expert-int8 && \
 	  GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
 	done
 
