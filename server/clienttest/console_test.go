@@ -43,6 +43,7 @@ func TestConsole(t *testing.T) {
 		c.Auth.OIDC.RoleClaim = "groups"
 		c.Auth.PublicAdmin, c.Chaos.Enabled = true, true
 		c.Limits.RequestTimeout = 2 * time.Minute
+		c.Limits.SlowdownPercent = 0 // others' requests shall make answers take a while
 		c.Alerts.Interval, c.Alerts.Restarts = time.Second, 1
 		c.Alerts.CPUPercent, c.Alerts.MemoryPercent, c.Alerts.DiskFreePercent = 100, 100, 1 // whatever else this machine does
 		c.Experts.Scaling.MaxReplicas, c.Experts.Scaling.Window = 2, 10*time.Minute         // by hand alone

@@ -12,7 +12,9 @@ const mostEntered = 100000; // characters of one answer that are shown
 
 let conversation = []; // what is sent
 let running = null; // AbortController
-let skew = 0; // ms that this machine's clock is ahead of the server's, and what a message takes
+let skew = 0; // ms that this machine's clock is ahead of the server's, and what the quickest of the last messages took
+const delays = [];
+const mostDelays = 30;
 
 export function chat() {
   $("ask").addEventListener("submit", (e) => { e.preventDefault(); send(); });
@@ -29,7 +31,11 @@ export function chat() {
     if (!me) clear();
     else models();
   });
-  on("state", (s) => { skew = Date.now() - s.t; });
+  on("state", (s) => {
+    delays.push(Date.now() - s.t);
+    if (delays.length > mostDelays) delays.shift();
+    skew = Math.min(...delays);
+  });
   clear();
 }
 
