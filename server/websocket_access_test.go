@@ -149,10 +149,21 @@ func TestFirstMessage(t *testing.T) {
 	}
 	p.ends(1009)
 	eventually(t, 5*time.Second, "nobody waits", func() bool { return r.sockets.room(false) && waiting(r) == 0 })
-	r.sockets.mu.Lock()
-	r.sockets.limits.waiting = 1
-	r.sockets.mu.Unlock()
-	p = dial()
+}
+
+// TestWaitingIsBounded: as many as limits.waiting may be there before they have shown a credential.
+func TestWaitingIsBounded(t *testing.T) {
+	g := newGate(t)
+	_, key := g.key(t, access.User)
+	r := serveConfig(t, fakeService(&fakeEngine{}), g.cfg, func(s *Server) {
+		quick(s)
+		s.sockets.limits.AuthWithin, s.sockets.limits.waiting = time.Minute, 1
+	})
+	first, _, err := shake(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { first.Close() })
 	if _, resp, err := shake(r); err == nil || resp == nil || resp.StatusCode != 503 {
 		t.Errorf("one too many without a credential: %v %v", resp, err)
 	}
