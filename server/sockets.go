@@ -91,12 +91,16 @@ func newSockets(s *Server) *sockets {
 	return h
 }
 
-// room reports whether one more connection may come. One that has a credential needs no room but its descriptor's.
+// room reports whether one more connection may come. One that has a credential needs no room but its descriptor's. Several may be told
+// so at once: enter closes those that find none.
 func (h *sockets) room(known bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return known || h.waiting < h.limits.waiting
+	return h.fits(known)
 }
+
+// fits is room for who holds mu.
+func (h *sockets) fits(known bool) bool { return known || h.waiting < h.limits.waiting }
 
 func (h *sockets) count() int {
 	h.mu.Lock()
@@ -131,7 +135,7 @@ func (h *sockets) serve(conn *websocket.Conn, hs *handshake, r *request, known b
 func (h *sockets) enter(c *socket, known bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || h.leaving {
+	if h.closed || h.leaving || !h.fits(known) {
 		return false
 	}
 	h.start()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // quick are times that tests can wait for.
 func quick(s *Server) {
 	l := &s.sockets.limits
-	l.tick, l.AuthWithin, l.farewell, l.tokens = 20*time.Millisecond, 300*time.Millisecond, 100*time.Millisecond, time.Hour
+	l.tick, l.AuthWithin, l.farewell, l.tokens = 20*time.Millisecond, 2*time.Second, 100*time.Millisecond, time.Hour
 }
 
 // Who may open a WebSocket, and what a handshake must look like. A page of another origin gets none, whatever it brings.
@@ -159,11 +160,16 @@ func TestWaitingIsBounded(t *testing.T) {
 		quick(s)
 		s.sockets.limits.AuthWithin, s.sockets.limits.waiting = time.Minute, 1
 	})
-	first, _, err := shake(r)
-	if err != nil {
-		t.Fatal(err)
+	var all sync.WaitGroup
+	for range 8 { // at once: no more than one stays
+		all.Go(func() {
+			if c, _, err := shake(r); err == nil {
+				t.Cleanup(func() { c.Close() })
+			}
+		})
 	}
-	t.Cleanup(func() { first.Close() })
+	all.Wait()
+	eventually(t, 5*time.Second, "one waits", func() bool { return waiting(r) == 1 })
 	if _, resp, err := shake(r); err == nil || resp == nil || resp.StatusCode != 503 {
 		t.Errorf("one too many without a credential: %v %v", resp, err)
 	}

@@ -248,7 +248,7 @@ func TestLogin(t *testing.T) {
 
 	deny("no role", newPerson(t, base).visit("nobody", nil), http.StatusForbidden)
 	for name, change := range map[string]func(url.Values){
-		"other state": func(q url.Values) { q.Set("state", "x"+q.Get("state")[1:]) }, "no state": func(q url.Values) { q.Del("state") }, "two states": func(q url.Values) { q.Add("state", "x") },
+		"other state": func(q url.Values) { q.Set("state", "x"+q.Get("state")) }, "no state": func(q url.Values) { q.Del("state") }, "two states": func(q url.Values) { q.Add("state", "x") },
 		"other issuer": func(q url.Values) { q.Set("iss", "http://evil.example") }, "no issuer": func(q url.Values) { q.Del("iss") }, "two codes": func(q url.Values) { q.Add("code", "x") },
 		"no code": func(q url.Values) { q.Del("code") }, "made-up code": func(q url.Values) { q.Set("code", "x") }, "an error": func(q url.Values) { q.Set("error", "access_denied") },
 	} {
