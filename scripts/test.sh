@@ -46,12 +46,10 @@ run_tests() { # PACKAGES GO-TEST-ARGS...: tests with the report
   $GO test -json -count=1 -vet=off -timeout 15m "$@" $packages 2>&1 | "$work/testreport" -save "$skips"
 }
 
-# aside STEPS runs a function's steps, which need little attention, in what the tests beside them leave of the machine: these wait a
-# third of their time. joined waits for the steps, shows what they said and takes their failures over.
+# aside STEPS runs a function's steps beside others; joined waits for them, shows what they said and takes their failures over. No
+# test that looks at the time runs meanwhile: what has a low priority still holds locks of the file system, and others wait.
 aside() {
   (
-    renice -n 19 "$BASHPID" >/dev/null
-    chrt --idle --pid 0 "$BASHPID" 2>/dev/null || true # what wakes goes before it
     failed=()
     "$1"
     printf '%s\n' "${failed[@]}" >"$work/$1.failed"
@@ -132,10 +130,13 @@ export PIMOE_BIN="$PWD/bin"
 unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE_MODE
 
 step "gofmt" format
+aside clients
 step "vet" $GO vet $PKGS
+aside builds
 step "report" outside
 step "generated files" generated
-aside clients
+joined clients
+joined builds
 if command -v gcc >/dev/null 2>&1 && [ "$($GO env GOARCH)" != 386 ]; then
   step "tests with the race detector" run_tests "$race_packages" -race
   step "shared tokenizer" run_tests "$($GO list ./core/tokenizer)" -race -run TestConcurrentUse
@@ -143,8 +144,6 @@ else
   skip "race detector" "no C compiler (Debian: gcc)"
   step "tests" run_tests "$race_packages"
 fi
-joined clients
-aside builds
 step "tests of kernels, trunk and the whole" run_tests "$plain_packages"
 if command -v gcc >/dev/null 2>&1; then
   PIMOE_KILLS=18 \
@@ -152,7 +151,6 @@ if command -v gcc >/dev/null 2>&1; then
 fi
 step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
 step "mutation tool" mutation
-joined builds
 
 "$work/testreport" -summary -allowed scripts/allowed-skips.txt "$skips" || failed+=("skipped tests")
 if [ ${#failed[@]} -gt 0 ]; then
