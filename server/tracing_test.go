@@ -161,7 +161,7 @@ func scrape(t *testing.T, program, target string) func(series string) string {
 	t.Helper()
 	dir := t.TempDir()
 	cfg := filepath.Join(dir, "prometheus.yml")
-	if err := os.WriteFile(cfg, []byte(fmt.Sprintf("scrape_configs:\n  - job_name: pimoe\n    scrape_interval: 200ms\n    scrape_timeout: 200ms\n    static_configs: [{targets: [%q]}]\n", target)), 0o600); err != nil {
+	if err := os.WriteFile(cfg, []byte(fmt.Sprintf("scrape_configs:\n  - job_name: pimoe\n    scrape_interval: 1s\n    scrape_timeout: 1s\n    static_configs: [{targets: [%q]}]\n", target)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

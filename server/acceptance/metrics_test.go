@@ -233,7 +233,7 @@ func lint(t *testing.T, text string) {
 func scrape(t *testing.T, p *program) {
 	t.Helper()
 	dir, addr := t.TempDir(), "127.0.0.1:"+freePort(t)
-	config := fmt.Sprintf("global: {scrape_interval: 200ms, scrape_timeout: 200ms}\nscrape_configs:\n- job_name: pimoe\n  static_configs: [{targets: [%q]}]\n", strings.TrimPrefix(p.admin, "http://"))
+	config := fmt.Sprintf("global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: pimoe\n  static_configs: [{targets: [%q]}]\n", strings.TrimPrefix(p.admin, "http://"))
 	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
