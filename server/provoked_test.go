@@ -55,13 +55,11 @@ func TestEveryAlertIsProvoked(t *testing.T) {
 			t.Errorf("nothing provokes %s", r.Name)
 		}
 	}
+	if os.Getenv("PIMOE_TEST_ALERTS") == "" {
+		causes = slices.DeleteFunc(causes, func(c cause) bool { return c.long })
+	}
 	for _, c := range causes {
-		t.Run(strings.Join(c.rules, " "), func(t *testing.T) {
-			if c.long && os.Getenv("PIMOE_TEST_ALERTS") == "" {
-				t.Skip("needs PIMOE_TEST_ALERTS=1 (make alerts does)")
-			}
-			p.provoke(t, c)
-		})
+		t.Run(strings.Join(c.rules, " "), func(t *testing.T) { p.provoke(t, c) })
 	}
 }
 

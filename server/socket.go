@@ -338,10 +338,15 @@ func (c *socket) push(kind string, id ws.ID, data []byte) {
 	c.Deliver(ws.Frame{Bytes: ws.Append(nil, kind, id, 0, data)})
 }
 
-// Deliver implements ws.Subscriber. Who has too much waiting is cut off: it does not read, and a close frame would wait, too.
+// Deliver implements ws.Subscriber.
 func (c *socket) Deliver(f ws.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.deliver(f)
+}
+
+// deliver has a frame written. Who has too much waiting is cut off: it does not read, and a close frame would wait, too. mu is held.
+func (c *socket) deliver(f ws.Frame) {
 	if c.gone || c.closing != nil {
 		return
 	}

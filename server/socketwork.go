@@ -92,8 +92,7 @@ func (c *socket) begin(m ws.Message, keep bool, run func(x *exchange) (status in
 		if err != nil {
 			f := x.blame(err)
 			status = f.status
-			c.push(eventError, m.ID, mustJSON(f.problem(x.req.id)))
-			c.ended(m.ID)
+			c.conclude(m.ID, ws.Frame{Bytes: ws.Append(nil, eventError, m.ID, 0, mustJSON(f.problem(x.req.id)))})
 		}
 		x.stop()
 		x.end(status)
@@ -128,16 +127,32 @@ func (x *exchange) guarded(m ws.Message, run func(*exchange) (int, error)) (stat
 	return run(x)
 }
 
-// ended forgets a request; a connection that leaves goes with its last one.
-func (c *socket) ended(id ws.ID) {
+// conclude gives a request its last frame and forgets it, both at once: who has read the frame may use the id again.
+func (c *socket) conclude(id ws.ID, f ws.Frame) {
 	c.mu.Lock()
-	delete(c.work, id.Value)
-	c.state.End(id.Value, time.Now())
-	last := c.leaving && c.state.Working() == 0
+	c.deliver(f)
+	last := c.forget(id)
 	c.mu.Unlock()
 	if last {
 		c.end(ws.GoingAway)
 	}
+}
+
+// ended forgets a request whose last frame went another way.
+func (c *socket) ended(id ws.ID) {
+	c.mu.Lock()
+	last := c.forget(id)
+	c.mu.Unlock()
+	if last {
+		c.end(ws.GoingAway)
+	}
+}
+
+// forget reports whether that was the last request of a connection that leaves, which goes then. mu is held.
+func (c *socket) forget(id ws.ID) bool {
+	delete(c.work, id.Value)
+	c.state.End(id.Value, time.Now())
+	return c.leaving && c.state.Working() == 0
 }
 
 // finished ends the reading of a generation.
@@ -327,8 +342,7 @@ func (c *socket) process(m ws.Message) error {
 			}
 			f = ws.Frame{Binary: true, Bytes: ws.Join(ws.Append(nil, "response", m.ID, 0, mustJSON(head)), rep.body)}
 		}
-		c.Deliver(f)
-		c.ended(m.ID)
+		c.conclude(m.ID, f)
 		return http.StatusOK, nil
 	})
 }
