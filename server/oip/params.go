@@ -25,7 +25,8 @@ func scalar(v strictjson.Value) (any, error) {
 	return v.Bool()
 }
 
-func (q *Request) readParams(v strictjson.Value, m Model) error {
+// eachParam gives every parameter to set, with its path.
+func eachParam(v strictjson.Value, set func(name string, value any, path string) error) error {
 	members, err := v.Object()
 	if err != nil {
 		return err
@@ -35,11 +36,15 @@ func (q *Request) readParams(v strictjson.Value, m Model) error {
 		if err != nil {
 			return err
 		}
-		if err := q.setParam(p.Name, value, m); err != nil {
+		if err := set(p.Name, value, p.Path()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (q *Request) readParams(v strictjson.Value, m Model) error {
+	return eachParam(v, func(name string, value any, _ string) error { return q.setParam(name, value, m) })
 }
 
 // maxTimeout bounds the parameter timeout, which a server's own limit bounds further.

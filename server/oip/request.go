@@ -260,22 +260,7 @@ func (q *Request) readOutputs(v strictjson.Value, m Model) error {
 	return nil
 }
 
-func (o *output) readParams(v strictjson.Value) error {
-	members, err := v.Object()
-	if err != nil {
-		return err
-	}
-	for _, p := range members {
-		value, err := scalar(p.Value)
-		if err != nil {
-			return err
-		}
-		if err := o.set(p.Name, value, p.Path()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (o *output) readParams(v strictjson.Value) error { return eachParam(v, o.set) }
 
 // set takes a parameter of an output.
 func (o *output) set(name string, value any, path string) error {
