@@ -73,7 +73,11 @@ func TestOutcomeWaiting(t *testing.T) {
 	f := newFake(64, 4)
 	o := &told{}
 	s := testSetup(f)
-	s.outcome = o.take
+	submitted := make(chan struct{})
+	s.outcome = func(out Outcome) {
+		o.take(out)
+		<-submitted // the first request isn't over before there is one that waits for it
+	}
 	s.limits.MaxConcurrentRequests = 1
 	s.limits.MaxQueuedRequests = 1
 	now := time.Unix(0, 0)
@@ -89,7 +93,13 @@ func TestOutcomeWaiting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := ask(t, e, plain("b", prompt("b", 10), 20))
+	waits, err := e.Submit(t.Context(), plain("b", prompt("b", 10), 20))
+	close(submitted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waits.Close()
+	second := read(t.Context(), waits)
 	for range 20 {
 		if _, err := first.Next(t.Context()); err != nil {
 			t.Fatal(err)
