@@ -135,7 +135,7 @@ func BenchmarkFew(b *testing.B) {
 		per := max(step/size, 1)
 		for _, threads := range []int{1, 2} {
 			pool := team.NewPool(threads, team.Options{})
-			for _, rows := range []int{1, 2, 4, 8} {
+			for _, rows := range []int{1, 2, 4, 8, 32} {
 				b.Run(fmt.Sprintf("%dx%dx%d/threads=%d", rows, s.in, s.out, threads), func(b *testing.B) {
 					x, y := randomRows(rows, s.in), tensor.NewMatrix(rows, s.out)
 					var rate quickest

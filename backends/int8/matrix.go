@@ -22,11 +22,11 @@ func (m *matrix) at(panel, block int) unsafe.Pointer {
 
 func (m *matrix) panelBytes() int { return m.blocks * pack.BlockBytes }
 
-// rows are quantised activations. They begin at cache lines an odd number of lines apart, so that rows that are read together
-// don't fall into the same sets of the first cache.
+// rows are quantised activations. They are an odd number of blocks apart, cache lines of integers and quarters of lines of groups,
+// so that rows that are read together don't fall into the same sets of the first cache.
 type rows struct {
 	blocks int // of 64 activations
-	stride int // bytes of a row
+	stride int // blocks from a row to the next
 	q      []byte
 	groups []kernel.Group
 }
@@ -37,21 +37,21 @@ const groupsPerBlock = pack.BlockIn / pack.Group
 // number of rows, and each new most would otherwise leave garbage behind.
 func (a *rows) size(n, cols int) {
 	a.blocks = ceil(cols, pack.BlockIn)
-	a.stride = (a.blocks | 1) * pack.BlockIn
-	if need := n * a.stride; need > len(a.q) {
+	a.stride = a.blocks | 1
+	if need := n * a.stride * pack.BlockIn; need > len(a.q) {
 		a.q = pack.Aligned(max(need, 2*len(a.q)))
 	}
-	if need := n * a.blocks * groupsPerBlock; need > len(a.groups) {
+	if need := n * a.stride * groupsPerBlock; need > len(a.groups) {
 		a.groups = make([]kernel.Group, max(need, 2*len(a.groups)))
 	}
 }
 
 // q8 and group are the addresses of a block.
 func (a *rows) q8(row, block int) *int8 {
-	return (*int8)(unsafe.Pointer(&a.q[row*a.stride+block*pack.BlockIn]))
+	return (*int8)(unsafe.Pointer(&a.q[(row*a.stride+block)*pack.BlockIn]))
 }
 func (a *rows) group(row, block int) *kernel.Group {
-	return &a.groups[(row*a.blocks+block)*groupsPerBlock]
+	return &a.groups[(row*a.stride+block)*groupsPerBlock]
 }
 
 // worker is the memory of one thread of a call. The fields that kernels get the address of are here since what is passed to a
@@ -87,7 +87,7 @@ const deep = 8
 // product computes the outputs of whole panels: y, rows of stride floats, begins at the span's first row and panel.
 func (w *worker) product(k *kernel.Kernels, m *matrix, a *rows, s span, y []float32, stride int) {
 	t := &w.tile
-	t.WStride, t.XStride, t.GStride = uintptr(m.panelBytes()), uintptr(a.stride), uintptr(a.blocks*groupsPerBlock)*unsafe.Sizeof(kernel.Group{})
+	t.WStride, t.XStride, t.GStride = uintptr(m.panelBytes()), uintptr(a.stride*pack.BlockIn), uintptr(a.stride*groupsPerBlock)*unsafe.Sizeof(kernel.Group{})
 	t.YStride = uintptr(stride) * 4
 	step := m.blocks
 	if tall, _ := k.Shape(s.rows, s.panels); tall < s.rows {

@@ -218,35 +218,9 @@ func (r *reader) keyword(s *schema, k string, v any, path string, all *object) (
 	case "const":
 		s.fixed = []any{v}
 	case "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf":
-		n, ok := v.(number)
-		switch {
-		case !ok:
-			return bad(path, "a number")
-		case k == "multipleOf" && n.rat.Sign() <= 0:
-			return bad(path, "a number above 0")
-		case k == "multipleOf":
-			s.multipleOf = []*big.Rat{n.rat}
-		case strings.HasSuffix(strings.ToLower(k), "minimum"):
-			s.num.atLeast(n.rat, k[0] == 'e')
-		default:
-			s.num.atMost(n.rat, k[0] == 'e')
-		}
-	case "minLength":
-		s.minLength, err = count(v, path)
-	case "maxLength":
-		s.maxLength, err = count(v, path)
-	case "minItems":
-		s.minItems, err = count(v, path)
-	case "maxItems":
-		s.maxItems, err = count(v, path)
-	case "minProperties":
-		s.minProperties, err = count(v, path)
-	case "maxProperties":
-		s.maxProperties, err = count(v, path)
-	case "minContains":
-		s.minContains, err = count(v, path)
-	case "maxContains":
-		s.maxContains, err = count(v, path)
+		err = s.number(k, v, path)
+	case "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains":
+		*s.count(k), err = count(v, path)
 	case "uniqueItems":
 		b, ok := v.(bool)
 		if !ok {
@@ -266,56 +240,15 @@ func (r *reader) keyword(s *schema, k string, v any, path string, all *object) (
 	case "properties":
 		s.properties, err = r.named(v, path)
 	case "patternProperties":
-		list, err := r.named(v, path)
-		if err != nil {
-			return err
-		}
-		for _, p := range list {
-			d, err := r.expression(p.name, path+"/"+escapePointer(p.name))
-			if err != nil {
-				return err
-			}
-			s.patterns = append(s.patterns, patterned{p.name, d, p.s})
-		}
+		s.patterns, err = r.patterned(v, path)
 	case "additionalProperties":
 		s.additional, err = r.schema(v, path)
 	case "propertyNames":
 		s.names, err = r.schema(v, path)
 	case "dependentSchemas":
 		s.dependents, err = r.named(v, path)
-	case "dependentRequired":
-		o, ok := v.(*object)
-		if !ok {
-			return bad(path, "an object of lists of names")
-		}
-		for _, name := range o.keys {
-			others, err := texts(o.vals[name], path+"/"+escapePointer(name))
-			if err != nil {
-				return err
-			}
-			s.needs = append(s.needs, need{name, others})
-		}
-	case "dependencies":
-		o, ok := v.(*object)
-		if !ok {
-			return bad(path, "an object")
-		}
-		for _, name := range o.keys {
-			at := path + "/" + escapePointer(name)
-			if list, ok := o.vals[name].([]any); ok {
-				others, err := texts(list, at)
-				if err != nil {
-					return err
-				}
-				s.needs = append(s.needs, need{name, others})
-				continue
-			}
-			d, err := r.schema(o.vals[name], at)
-			if err != nil {
-				return err
-			}
-			s.dependents = append(s.dependents, property{name, d})
-		}
+	case "dependentRequired", "dependencies":
+		err = r.dependencies(s, v, path, k == "dependencies")
 	case "items":
 		if list, ok := v.([]any); ok {
 			s.prefix, err = r.schemas(list, path)
@@ -355,6 +288,87 @@ func (r *reader) keyword(s *schema, k string, v any, path string, all *object) (
 		return fmt.Errorf("%s: the keyword %s is not supported: %w", path, k, sdk.ErrUnsupported)
 	}
 	return err // any other keyword is a remark, as JSON Schema has it
+}
+
+// number reads a bound of numbers.
+func (s *schema) number(k string, v any, path string) error {
+	n, ok := v.(number)
+	switch {
+	case !ok:
+		return bad(path, "a number")
+	case k == "multipleOf" && n.rat.Sign() <= 0:
+		return bad(path, "a number above 0")
+	case k == "multipleOf":
+		s.multipleOf = []*big.Rat{n.rat}
+	case strings.HasSuffix(strings.ToLower(k), "minimum"):
+		s.num.atLeast(n.rat, k[0] == 'e')
+	default:
+		s.num.atMost(n.rat, k[0] == 'e')
+	}
+	return nil
+}
+
+// count is where a keyword that counts something goes.
+func (s *schema) count(k string) *int32 {
+	switch k {
+	case "minLength":
+		return &s.minLength
+	case "maxLength":
+		return &s.maxLength
+	case "minItems":
+		return &s.minItems
+	case "maxItems":
+		return &s.maxItems
+	case "minProperties":
+		return &s.minProperties
+	case "maxProperties":
+		return &s.maxProperties
+	case "minContains":
+		return &s.minContains
+	}
+	return &s.maxContains
+}
+
+// patterned reads schemas of properties whose names match an expression.
+func (r *reader) patterned(v any, path string) ([]patterned, error) {
+	list, err := r.named(v, path)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]patterned, 0, len(list))
+	for _, p := range list {
+		d, err := r.expression(p.name, path+"/"+escapePointer(p.name))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, patterned{p.name, d, p.s})
+	}
+	return out, nil
+}
+
+// dependencies reads what a property asks for: names of others, or, where a draft before 2019-09 allows it, a schema.
+func (r *reader) dependencies(s *schema, v any, path string, schemas bool) error {
+	o, ok := v.(*object)
+	if !ok {
+		return bad(path, "an object of lists of names")
+	}
+	for _, name := range o.keys {
+		at := path + "/" + escapePointer(name)
+		if _, list := o.vals[name].([]any); list || !schemas {
+			others, err := texts(o.vals[name], at)
+			if err != nil {
+				return err
+			}
+			s.needs = append(s.needs, need{name, others})
+			continue
+		}
+		d, err := r.schema(o.vals[name], at)
+		if err != nil {
+			return err
+		}
+		s.dependents = append(s.dependents, property{name, d})
+	}
+	return nil
 }
 
 func readTypes(v any, path string) (types, error) {

@@ -53,7 +53,6 @@ func runAMX(t *Tile, rows, panels int) {
 			tiled -= rows % tileRows
 		}
 		part := *t
-		part.Ahead = t.next()
 		times := (tiled + tileRows - 1) / tileRows
 		lines := (pack.BlockBytes/64 + times - 1) / times
 		for left := t.Blocks; left > 0; left -= part.Blocks {

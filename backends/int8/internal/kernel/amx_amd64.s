@@ -228,7 +228,7 @@ panel:
 	CMPQ panels+16(FP), $1
 	JNE rows
 	MOVQ 0(AX), BP
-	ADDQ 88(AX), BP
+	ADDQ 96(AX), BP
 
 rows:
 	// SI = the first of the 16 rows, DX = how many of them are done

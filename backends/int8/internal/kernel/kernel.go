@@ -35,25 +35,18 @@ type Tile struct {
 	Resume  int            // 72: 1 = the sums go on from what y has, 0 = they begin at zero
 	Jump    uintptr        // 80: see Ahead
 	Ahead   uintptr        // 88: bytes from W to where prefetches begin; Jump is added when they have reached the panel's end
+	Follow  uintptr        // 96: bytes from W to where the next tile begins, for kernels that fetch it panel by panel
 }
 
 // Next says that a tile of so many panels is followed by one whose weights begin at bytes after W. It is a hint: kernels
 // prefetch that far ahead.
 func (t *Tile) Next(panels int, bytes uintptr) {
 	const ahead = 16 // blocks, in all panels together
-	t.Ahead, t.Jump = bytes, 0
+	t.Ahead, t.Jump, t.Follow = bytes, 0, bytes
 	if far := ahead / panels; t.Blocks > far {
 		t.Ahead = uintptr(far * pack.BlockBytes)
 		t.Jump = bytes - uintptr(t.Blocks*pack.BlockBytes)
 	}
-}
-
-// next is what Next was told: bytes from W to where the next tile begins.
-func (t *Tile) next() uintptr {
-	if t.Jump == 0 {
-		return t.Ahead
-	}
-	return t.Jump + uintptr(t.Blocks*pack.BlockBytes)
 }
 
 // Kernels are the loops of one level of instructions.
