@@ -67,6 +67,7 @@ func TestBuys(t *testing.T) {
 // crowd is tenants that send requests to an engine whose steps take time, all in virtual time.
 type crowd struct {
 	rates map[string]float64 // requests a second
+	burst map[string]int     // how many of them come together, 1 unless said
 	warm  time.Time          // requests from then on are measured
 
 	mu      sync.Mutex // guards all below
@@ -104,13 +105,15 @@ func (c *crowd) run(t *testing.T, percent int, length time.Duration) {
 			rng := rand.New(rand.NewPCG(uint64(i), 3))
 			all.Go(func() {
 				for at := c.warm.Add(length); ; {
-					time.Sleep(time.Duration(rng.ExpFloat64() / c.rates[name] * 1e9))
+					time.Sleep(time.Duration(rng.ExpFloat64() / c.rates[name] * float64(max(c.burst[name], 1)) * 1e9))
 					if time.Now().After(at) {
 						return
 					}
-					r := plain("", prompt(fmt.Sprint(name, rng.Uint64()), 40), 16)
-					r.Tenant = name
-					all.Go(func() { c.send(t, e, r) })
+					for range max(c.burst[name], 1) {
+						r := plain("", prompt(fmt.Sprint(name, rng.Uint64()), 40), 16)
+						r.Tenant = name
+						all.Go(func() { c.send(t, e, r) })
+					}
 				}
 			})
 		}
@@ -200,5 +203,26 @@ func TestCourtesy(t *testing.T) {
 	_, free := run(50*share, 0)
 	if restrained < free*95/100 {
 		t.Errorf("alone the flood had %d answers a second, %d without courtesy", restrained, free)
+	}
+}
+
+// A quiet tenant whose requests come six at a time, more than it has places in a step, is not taken for a flood.
+func TestCourtesyToBursts(t *testing.T) {
+	run := func(flood float64, percent int) float64 {
+		c := &crowd{rates: map[string]float64{"bursts": 5}, burst: map[string]int{"bursts": 6}}
+		for i := range 8 {
+			c.rates[fmt.Sprint("quiet", i)] = 5
+		}
+		if flood > 0 {
+			c.rates["flood"] = flood
+		}
+		c.run(t, percent, 20*time.Second)
+		p := p99(c.took["bursts"])
+		t.Logf("flood of %.0f/s, %d %%: p99 of %d requests %.1f ms", flood, percent, len(c.took["bursts"]), p*1e3)
+		return p
+	}
+	alone, with := run(0, 5), run(500, 5)
+	if with > 1.3*alone {
+		t.Errorf("p99 %.1f ms beside a flood, %.1f ms alone", with*1e3, alone*1e3)
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -48,6 +49,8 @@ type flow struct {
 	waiting int       // that have not had a place yet
 	begun   int       // that have had one and have not ended
 	left    time.Time // when the last one has ended
+	asked   float64   // what its requests of late cost
+	faded   time.Time // up to when asked has faded
 	held    int       // places
 	seen    uint64    // the last choice in which its first one was looked at
 	rank    int       // of its candidates so far, while a step is composed
@@ -67,6 +70,7 @@ type fair struct {
 	looked  time.Time // when known and heavies were counted
 	known   float64   // weights of the flows that wait or run, or did so lately
 	heavies float64   // of these, of the heavy ones
+	asked   float64   // what requests of late cost
 }
 
 const (
@@ -77,16 +81,19 @@ const (
 	lookEvery = 100 * time.Millisecond
 	// lightPart is the part of a step that no flow is heavy with, however many flows there are.
 	lightPart = 1. / 8
+	// lightMore is by how much what a flow has asked for of late may be above its share: where all ask for the same, none is heavy.
+	lightMore = 1.25
 )
 
-// heavy reports whether a flow asks for more than its share: it has more requests than its weight gives it places in a step, among
-// the flows known lately, and more than lightPart of them.
+// heavy reports whether a flow asks for more than its share. It has more requests than its weight gives it places in a step, among
+// the flows known lately, and more than lightPart of them; and it has asked for more of late than its weight gives it. So some requests
+// that happen to come together don't make a flow heavy, to be slowed down until more of them are together.
 func (f *fair) heavy(w *flow, batch int) bool {
-	share := lightPart
-	if f.known > 0 {
-		share = max(share, w.weight/f.known)
+	if f.known == 0 {
+		return float64(w.waiting+w.begun) > lightPart*float64(batch)
 	}
-	return float64(w.waiting+w.begun) > share*float64(batch)
+	share := w.weight / f.known
+	return float64(w.waiting+w.begun) > max(share, lightPart)*float64(batch) && w.asked > lightMore*share*f.asked
 }
 
 // look counts the flows.
@@ -94,16 +101,26 @@ func (f *fair) look(now time.Time, batch int) {
 	if now.Sub(f.looked) < lookEvery && now.After(f.looked) {
 		return
 	}
-	f.looked, f.known, f.heavies = now, 0, 0
+	f.looked, f.known, f.heavies, f.asked = now, 0, 0, 0
 	for _, w := range f.flows {
 		if w.waiting+w.begun > 0 || now.Sub(w.left) < lately {
+			w.fade(now)
 			f.known += w.weight
+			f.asked += w.asked
 		}
 	}
 	for _, w := range f.flows {
 		if f.heavy(w, batch) {
 			f.heavies += w.weight
 		}
+	}
+}
+
+// fade forgets what was asked for long ago.
+func (w *flow) fade(now time.Time) {
+	if d := now.Sub(w.faded); d > 0 {
+		w.asked *= math.Exp(-d.Seconds() / lately.Seconds())
+		w.faded = now
 	}
 }
 
@@ -140,7 +157,9 @@ func (f *fair) forget() {
 }
 
 // wait adds a request to its flow.
-func (f *fair) wait(w *flow) {
+func (f *fair) wait(w *flow, cost float64, now time.Time) {
+	w.fade(now)
+	w.asked += cost
 	if w.waiting == 0 {
 		w.paid = max(w.paid, f.now)
 	}

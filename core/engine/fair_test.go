@@ -73,7 +73,7 @@ func (w *world) submit(key flowKey, tokens float64) bool {
 	s := &sequence{number: w.number, request: Request{Tenant: key.tenant, Priority: key.priority}, cost: tokens, submitted: w.now, stream: newStream("", 1, func() {})}
 	w.admission.enter(key, &w.limits, tokens)
 	s.flow = w.fair.of(key, key.weight(&w.limits))
-	w.fair.wait(s.flow)
+	w.fair.wait(s.flow, s.cost, w.now)
 	w.queue = append(w.queue, s)
 	w.place()
 	return true

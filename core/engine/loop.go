@@ -88,7 +88,7 @@ func (l *loop) receive(m mail) {
 		s.known = true
 		key := s.request.flow()
 		s.flow = l.fair.of(key, key.weight(l.live.now()))
-		l.fair.wait(s.flow)
+		l.fair.wait(s.flow, s.cost, l.now())
 		l.queue = append(l.queue, s)
 		if err := s.stream.ended(); err != nil { // cancelled before it arrived
 			l.end(s, err)
@@ -101,7 +101,7 @@ func (l *loop) receive(m mail) {
 	}
 	for _, j := range m.jobs {
 		j.flow = l.fair.of(j.caller, j.caller.weight(l.live.now()))
-		l.fair.wait(j.flow)
+		l.fair.wait(j.flow, j.cost, l.now())
 		l.jobs = append(l.jobs, j)
 	}
 	if m.trim {
