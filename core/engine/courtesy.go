@@ -47,7 +47,7 @@ func (l *loop) pay() float64 {
 // restrain keeps of the candidates of heavy flows those for which there is credit, longest waiting first, if light ones are there.
 // brief says that there are none, but may be soon: whoever comes waits for the end of the step.
 func (l *loop) restrain(ready []*sequence) (kept []*sequence, brief bool) {
-	if l.fair.heavies == 0 || l.pay() == 0 {
+	if l.pay() == 0 {
 		return ready, false
 	}
 	c := &l.composer
@@ -57,7 +57,10 @@ func (l *loop) restrain(ready []*sequence) (kept []*sequence, brief bool) {
 			c.order = append(c.order, i)
 		}
 	}
-	if len(c.order) == len(ready) {
+	switch len(c.order) {
+	case 0:
+		return ready, false
+	case len(ready):
 		return ready, l.fair.known > l.fair.heavies
 	}
 	byWaiting(c.candidates, c.order)

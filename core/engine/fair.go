@@ -85,15 +85,16 @@ const (
 	lightMore = 1.25
 )
 
-// heavy reports whether a flow asks for more than its share. It has more requests than its weight gives it places in a step, among
-// the flows known lately, and more than lightPart of them; and it has asked for more of late than its weight gives it. So some requests
-// that happen to come together don't make a flow heavy, to be slowed down until more of them are together.
+// heavy reports whether a flow asks for more than its share: it has more requests than its weight gives it places in a step, among
+// the flows known lately, and more than lightPart of them. Up to twice as many may have come together by chance: they make a flow
+// heavy, to be slowed down until more of them are together, only if it has asked for more than its share before.
 func (f *fair) heavy(w *flow, batch int) bool {
-	if f.known == 0 {
-		return float64(w.waiting+w.begun) > lightPart*float64(batch)
+	share := lightPart
+	if f.known > 0 {
+		share = max(share, w.weight/f.known)
 	}
-	share := w.weight / f.known
-	return float64(w.waiting+w.begun) > max(share, lightPart)*float64(batch) && w.asked > lightMore*share*f.asked
+	much := float64(w.waiting+w.begun) / (share * float64(batch))
+	return much > 2 || much > 1 && w.asked*f.known > lightMore*w.weight*f.asked
 }
 
 // look counts the flows.
