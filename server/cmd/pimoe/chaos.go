@@ -114,6 +114,7 @@ func (a *app) experiment(c *cobra.Command, f chaosFlags, run func(*chaos.Bench) 
 	if err != nil {
 		return err
 	}
+	cfg.Limits.ConnectionsPerClient = 0 // all clients are this process
 	text, err := cfg.YAML()
 	if err != nil {
 		return fmt.Errorf("print the configuration: %w", err)
