@@ -62,9 +62,7 @@ func (s *Store) create(path string, durable bool, content func(io.Writer) error)
 		return FileDigest{}, err
 	}
 	k := &sink{store: s, f: f, h: sha256.New()}
-	if err = content(k); err == nil {
-		err = k.flush()
-	}
+	err = content(k)
 	if err == nil && durable {
 		err = s.change("sync", path, f.Sync)
 	}
@@ -74,47 +72,22 @@ func (s *Store) create(path string, durable bool, content func(io.Writer) error)
 	return FileDigest{SHA256: hex.EncodeToString(k.h.Sum(nil)), Size: k.n}, err
 }
 
-// sink is a file that is hashed while it is written, a huge page at a time: so a file system that can (ext4 since Linux 6.16, for
-// one) keeps it in memory in huge pages from the start, and whoever maps it has a page table of a hundredth of the size.
+// sink is a file that is hashed while it is written.
 type sink struct {
 	store *Store
 	f     *os.File
 	h     hash.Hash
 	n     int64
-	held  []byte // less than a huge page that is not written yet
 }
 
-// hugePage is that of x86-64, and of arm64 with pages of 4 KiB.
-const hugePage = 2 << 20
-
-func (k *sink) Write(b []byte) (int, error) {
-	k.h.Write(b)
-	k.n += int64(len(b))
-	for left := b; len(left) > 0; {
-		n := min(len(left), hugePage-len(k.held))
-		k.held = append(k.held, left[:n]...)
-		left = left[n:]
-		if len(k.held) < hugePage {
-			break
-		}
-		if err := k.flush(); err != nil {
-			return len(b) - len(left), err
-		}
-	}
-	return len(b), nil
-}
-
-// flush writes what is held.
-func (k *sink) flush() error {
-	if len(k.held) == 0 {
-		return nil
-	}
-	err := k.store.change("write", k.f.Name(), func() error {
-		_, err := k.f.Write(k.held)
+func (k *sink) Write(b []byte) (n int, err error) {
+	err = k.store.change("write", k.f.Name(), func() error {
+		n, err = k.f.Write(b)
 		return err
 	})
-	k.held = k.held[:0]
-	return err
+	k.h.Write(b[:n])
+	k.n += int64(n)
+	return n, err
 }
 
 func (s *Store) lock(ctx context.Context, name string, wait bool) (func() error, error) {

@@ -12,13 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapFile maps size bytes of f read-only, in huge pages where what is not in memory yet can be read so.
+// mapFile maps size bytes of f read-only.
 func mapFile(f *os.File, size int64) ([]byte, func() error, error) {
 	b, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil, nil, err
 	}
-	preferHuge(b)
 	return b, func() error { return unix.Munmap(b) }, nil
 }
 
@@ -28,7 +27,6 @@ func privateMemory(size int64) (b []byte, seal, release func() error, err error)
 	if b, err = unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE); err != nil {
 		return nil, nil, nil, err
 	}
-	preferHuge(b)
 	seal = func() error { return unix.Mprotect(b, unix.PROT_READ) }
 	return b, seal, func() error { return unix.Munmap(b) }, nil
 }

@@ -44,7 +44,6 @@ func mapShards(fds []int) ([][]byte, error) {
 			if err != nil {
 				return nil, fmt.Errorf("shard %d: map: %w", i, err)
 			}
-			preferHuge(b)
 			shards[i] = b
 		}
 		unix.Close(fd)
