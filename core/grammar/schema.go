@@ -310,23 +310,10 @@ func (s *schema) number(k string, v any, path string) error {
 
 // count is where a keyword that counts something goes.
 func (s *schema) count(k string) *int32 {
-	switch k {
-	case "minLength":
-		return &s.minLength
-	case "maxLength":
-		return &s.maxLength
-	case "minItems":
-		return &s.minItems
-	case "maxItems":
-		return &s.maxItems
-	case "minProperties":
-		return &s.minProperties
-	case "maxProperties":
-		return &s.maxProperties
-	case "minContains":
-		return &s.minContains
-	}
-	return &s.maxContains
+	return map[string]*int32{
+		"minLength": &s.minLength, "maxLength": &s.maxLength, "minItems": &s.minItems, "maxItems": &s.maxItems,
+		"minProperties": &s.minProperties, "maxProperties": &s.maxProperties, "minContains": &s.minContains, "maxContains": &s.maxContains,
+	}[k]
 }
 
 // patterned reads schemas of properties whose names match an expression.
@@ -349,7 +336,10 @@ func (r *reader) patterned(v any, path string) ([]patterned, error) {
 // dependencies reads what a property asks for: names of others, or, where a draft before 2019-09 allows it, a schema.
 func (r *reader) dependencies(s *schema, v any, path string, schemas bool) error {
 	o, ok := v.(*object)
-	if !ok {
+	switch {
+	case !ok && schemas:
+		return bad(path, "an object of lists of names and schemas")
+	case !ok:
 		return bad(path, "an object of lists of names")
 	}
 	for _, name := range o.keys {
