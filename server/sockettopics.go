@@ -42,8 +42,8 @@ func (c *socket) subscribe(m ws.Message) error {
 	if err != nil {
 		return err
 	}
-	c.push("subscribed", m.ID, mustJSON(map[string]any{"topic": k.Topic}))
-	c.hub.broker.Subscribe(k, c) // this is the reader, so the connection can't have ended meanwhile
+	said := ws.Append(nil, "subscribed", m.ID, 0, mustJSON(map[string]any{"topic": k.Topic}))
+	c.hub.broker.Subscribe(k, c, ws.Frame{Bytes: said}) // this is the reader, so the connection can't have ended meanwhile
 	if k.System() {
 		c.Deliver(ws.Frame{Bytes: topicEvent(k, c.hub.s.systemTopic(k))})
 	}

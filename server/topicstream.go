@@ -149,13 +149,13 @@ func (s *Server) topicsOf(r *request) ([]ws.Key, error) {
 func (s *Server) streamTopics(ctx context.Context, r *request, keys []ws.Key, w *events) error {
 	l := s.listener(r)
 	defer s.sockets.broker.Unsubscribe(l, keys...)
-	w.comment() // so that the header leaves at once
 	for _, k := range keys {
 		s.sockets.broker.Subscribe(k, l)
 		if k.System() {
 			l.Deliver(ws.Frame{Bytes: topicEvent(k, s.systemTopic(k))})
 		}
 	}
+	w.comment() // so that the header leaves at once, and says that all that is published from here on is heard
 	if err := s.sockets.listen(l); err != nil {
 		return err
 	}

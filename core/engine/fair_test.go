@@ -422,57 +422,57 @@ func TestTenantsBesideFlood(t *testing.T) {
 // Hidden states of tenants that come behind those of another one do not wait for all of that one's, and have room where that one has
 // used up its own.
 func TestJobsBesideFlood(t *testing.T) {
-	f := newFake(64, 4)
-	set := testSetup(f)
-	set.limits.MaxConcurrentRequests, set.limits.MaxQueuedRequests = 8, 32
-	release, entered := make(chan struct{}), make(chan struct{}, 1)
-	f.before = func(context.Context, []model.Span) error {
-		select {
-		case entered <- struct{}{}:
-		default:
-		}
-		<-release
-		return nil
-	}
-	e := launchTest(t, f, set)
-	const each = 16 // rows: two calls fill a step
-	order := make(chan string, 100)
-	var calls sync.WaitGroup
-	defer calls.Wait()
-	submit := func(tenant string) {
-		x := tensor.NewMatrix(each, 2)
-		live := func() int { e.box.mu.Lock(); defer e.box.mu.Unlock(); return e.box.waiting.live }
-		before := live()
-		calls.Go(func() {
-			if _, _, _, err := e.Hidden(For(t.Context(), tenant, Normal), -1, x, false, moe.AcceptExact); err != nil {
-				t.Errorf("%s: %v", tenant, err)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(64, 4)
+		set := testSetup(f)
+		set.limits.MaxConcurrentRequests, set.limits.MaxQueuedRequests = 8, 32
+		release, entered := make(chan struct{}), make(chan struct{}, 1)
+		f.before = func(context.Context, []model.Span) error {
+			select {
+			case entered <- struct{}{}:
+			default:
 			}
-			order <- tenant
-		})
-		for end := time.Now().Add(10 * time.Second); live() == before && time.Now().Before(end); {
-			time.Sleep(100 * time.Microsecond)
+			<-release
+			time.Sleep(time.Millisecond) // whoever has had an answer says so before the next step
+			return nil
 		}
-	}
-	for range 40 {
-		submit("flood")
-	}
-	<-entered
-	if _, _, _, err := e.Hidden(For(t.Context(), "flood", Normal), -1, tensor.NewMatrix(1, 2), false, moe.AcceptExact); !errors.Is(err, ErrQueueFull) {
-		t.Errorf("one more of the flood: %v", err)
-	}
-	for i := range 4 {
-		submit(fmt.Sprint("quiet", i%2))
-	}
-	close(release)
-	last := 0
-	for i := range 44 {
-		if tenant := <-order; tenant != "flood" {
-			last = i
+		e := start(set)
+		defer stopTest(t, e, f)
+		const each = 16 // rows: two calls fill a step
+		order := make(chan string, 100)
+		var calls sync.WaitGroup
+		defer calls.Wait()
+		submit := func(tenant string) {
+			x := tensor.NewMatrix(each, 2)
+			calls.Go(func() {
+				if _, _, _, err := e.Hidden(For(t.Context(), tenant, Normal), -1, x, false, moe.AcceptExact); err != nil {
+					t.Errorf("%s: %v", tenant, err)
+				}
+				order <- tenant
+			})
+			synctest.Wait() // it has its place
 		}
-	}
-	if last > 20 {
-		t.Errorf("%d calls had ended before the last one of the quiet tenants", last)
-	}
+		for range 40 {
+			submit("flood")
+		}
+		<-entered
+		if _, _, _, err := e.Hidden(For(t.Context(), "flood", Normal), -1, tensor.NewMatrix(1, 2), false, moe.AcceptExact); !errors.Is(err, ErrQueueFull) {
+			t.Errorf("one more of the flood: %v", err)
+		}
+		for i := range 4 {
+			submit(fmt.Sprint("quiet", i%2))
+		}
+		close(release)
+		last := 0
+		for i := range 44 {
+			if tenant := <-order; tenant != "flood" {
+				last = i
+			}
+		}
+		if last > 12 {
+			t.Errorf("%d calls had ended before the last one of the quiet tenants", last)
+		}
+	})
 }
 
 // Trim forgets what nobody uses, also while requests run, and their answers stay as they are.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 )
@@ -150,6 +152,42 @@ func TestOutbox(t *testing.T) {
 type ear struct{ heard []string }
 
 func (e *ear) Deliver(f Frame) { e.heard = append(e.heard, string(f.Bytes)) }
+
+// told is an ear that says so when it hears the first frame.
+type told struct {
+	mu    sync.Mutex
+	heard []string
+	first chan struct{}
+}
+
+func (e *told) Deliver(f Frame) {
+	e.mu.Lock()
+	e.heard = append(e.heard, string(f.Bytes))
+	n := len(e.heard)
+	e.mu.Unlock()
+	if n == 1 {
+		close(e.first)
+		time.Sleep(time.Millisecond) // so that whoever publishes at once comes before Subscribe has ended
+	}
+}
+
+// Whoever is told that it is subscribed hears what is published from then on.
+func TestSubscribedHears(t *testing.T) {
+	b, k := NewBroker(), KeyOf("acme", "news")
+	for range 20 {
+		e := &told{first: make(chan struct{})}
+		published := make(chan int)
+		go func() {
+			<-e.first
+			published <- b.Publish(k, Frame{Bytes: []byte("event")})
+		}()
+		b.Subscribe(k, e, Frame{Bytes: []byte("subscribed")})
+		if n := <-published; n != 1 || !slices.Equal(e.heard, []string{"subscribed", "event"}) {
+			t.Fatalf("%d receivers, heard %q", n, e.heard)
+		}
+		b.Unsubscribe(e, k)
+	}
+}
 
 func TestTopicsOfTenants(t *testing.T) {
 	b := NewBroker()

@@ -43,10 +43,14 @@ type Broker struct {
 // NewBroker has no topics: one exists while somebody is subscribed to it.
 func NewBroker() *Broker { return &Broker{topics: map[Key]map[Subscriber]struct{}{}} }
 
-// Subscribe adds a subscriber; twice is once.
-func (b *Broker) Subscribe(k Key, s Subscriber) {
+// Subscribe adds a subscriber; twice is once. It is handed first before anything that is published, and hears all that is
+// published once it has it: so first can say that it is subscribed.
+func (b *Broker) Subscribe(k Key, s Subscriber, first ...Frame) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, f := range first {
+		s.Deliver(f)
+	}
 	if b.topics[k] == nil {
 		b.topics[k] = map[Subscriber]struct{}{}
 	}
