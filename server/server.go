@@ -66,6 +66,7 @@ type Server struct {
 	log     *slog.Logger
 	cfg     config.Config // as it was at the start
 	now     atomic.Pointer[config.Config]
+	printed printed
 	web     atomic.Pointer[web.Policy]
 	read    func() (config.Config, error) // the configuration again; nil = it can't be reloaded
 	service service

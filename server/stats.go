@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -16,7 +18,7 @@ import (
 // stats is GET /api/v1/stats: the state of the host as one tree, for people and scripts.
 func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 	now := s.now.Load()
-	settings, err := settings(now)
+	settings, err := s.printed.of(now)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +53,30 @@ func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 		"experts":           map[string]any{"processes": s.service.experts(), "router": s.service.router()},
 		"production_config": settings,
 	})}, nil
+}
+
+// printed is the configuration that was asked for last, as JSON: to print one takes a millisecond, and it rarely changes.
+type printed struct {
+	last atomic.Pointer[printedConfig]
+}
+
+type printedConfig struct {
+	of   *config.Config
+	json json.RawMessage
+}
+
+// of is a configuration that nobody changes any more.
+func (p *printed) of(cfg *config.Config) (json.RawMessage, error) {
+	if last := p.last.Load(); last != nil && last.of == cfg {
+		return last.json, nil
+	}
+	all, err := settings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	text := mustJSON(all)
+	p.last.Store(&printedConfig{cfg, text})
+	return text, nil
 }
 
 // settings is a configuration, its secrets masked.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pimoe/pimoe/sdk/client"
@@ -62,6 +63,26 @@ func stoppedState(pid int) bool {
 	}
 	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
 	return ok && rest != "" && (rest[0] == 'T' || rest[0] == 't')
+}
+
+// memoryAge is how old a figure of a process's memory may be: to take it, the kernel walks over all pages of the process.
+const memoryAge = 500 * time.Millisecond
+
+// memory is the private memory of one process as it was last measured. Its use is safe from any goroutine.
+type memory struct {
+	mu    sync.Mutex // guards all below
+	at    time.Time
+	bytes uint64
+}
+
+// of measures it if the last measurement is too old.
+func (m *memory) of(pid int, now time.Time) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.at.IsZero() || now.Sub(m.at) >= memoryAge {
+		m.bytes, m.at = privateBytes(pid), now
+	}
+	return m.bytes
 }
 
 // privateBytes is the memory that only this process uses (proc(5), smaps_rollup), or where a confined process's maps are

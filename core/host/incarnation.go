@@ -44,6 +44,7 @@ type incarnation struct {
 	served   atomic.Bool                     // has answered a real call
 	inflight atomic.Int64                    // calls under way
 	devices  atomic.Pointer[[]expert.Device] // as it has last told
+	memory   memory
 	verdict  atomic.Pointer[string]
 	condemn  chan struct{} // closed when verdict is set: the process must be replaced
 	probe    func(ctx context.Context) error

@@ -163,7 +163,7 @@ func (s *scale) room() scaling.Room {
 		for _, one := range all {
 			own := s.known.slots + newProcess
 			if inc, _, _ := one.ready(); inc != nil {
-				if now := privateBytes(inc.proc.PID()); now > 0 {
+				if now := inc.memory.of(inc.proc.PID(), time.Now()); now > 0 {
 					own = s.known.slots + int64(now)
 				}
 				most = max(most, own)

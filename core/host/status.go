@@ -79,7 +79,7 @@ func (s *supervisor) describe(st *Status) {
 	s.mu.Unlock()
 	if inc != nil {
 		st.PID, st.NumericClass, st.Digest, st.Zone = inc.proc.PID(), inc.info.NumericClass, inc.digest, inc.zone
-		st.PrivateBytes = privateBytes(st.PID)
+		st.PrivateBytes = inc.memory.of(st.PID, time.Now())
 		st.Lanes, st.BoundLanes = inc.proc.Lanes()
 		st.Confinement = inc.proc.Confined()
 		st.ReadySince = &inc.since

@@ -50,11 +50,7 @@ func DrainFor(d time.Duration) Option { return func(c *config) { c.drain = d } }
 
 // Expert serves an expert and does not return: it ends the process.
 func Expert(e expert.Expert, opts ...Option) {
-	run(func(shards [][]byte) service.Service {
-		s := service.NewExpert(e, shards)
-		s.Ready = debug.FreeOSMemory // what loading needed: what comes now needs little
-		return s
-	}, opts)
+	run(func(shards [][]byte) service.Service { return service.NewExpert(e, shards) }, opts)
 }
 
 // Router serves a router and does not return: it ends the process.
@@ -87,7 +83,7 @@ const spareProcs = 2
 
 // serve does everything between the first and the last breath of a plugin process.
 func (c config) serve(make func(shards [][]byte) service.Service) error {
-	quietWatcher()
+	watcher := findWatcher()
 	signal.Ignore(syscall.SIGINT)
 	term := newSignal(syscall.SIGTERM)
 	doc, err := bootstrap.Read()
@@ -108,7 +104,7 @@ func (c config) serve(make func(shards [][]byte) service.Service) error {
 		return err
 	}
 	svc := make(shards)
-	shared, release, err := attach(doc, svc)
+	shared, release, err := attach(doc, svc, watcher)
 	if err != nil {
 		return err
 	}
@@ -164,7 +160,7 @@ func watch(fd int) {
 }
 
 // attach maps the plane and starts its workers, if the document has one. release is for when no call runs any more.
-func attach(doc bootstrap.Document, svc service.Service) (p *plane.Plugin, release func() error, err error) {
+func attach(doc bootstrap.Document, svc service.Service, w watcher) (p *plane.Plugin, release func() error, err error) {
 	release = func() error { return nil }
 	if doc.Plane == nil {
 		return nil, release, nil
@@ -179,7 +175,8 @@ func attach(doc bootstrap.Document, svc service.Service) (p *plane.Plugin, relea
 	if p, err = plane.Attach(doc.Plane.Layout, doc.Plane.Cores, requests, results); err != nil {
 		return nil, nil, err
 	}
-	p.Idle = debug.FreeOSMemory // there may be dozens of such processes, and a load leaves each with megabytes of garbage
+	p.Idle = debug.FreeOSMemory // there may be dozens of such processes, and their start and a load leave each with megabytes of garbage
+	p.Busy = w.rest
 	if s, wants := svc.(service.Sharing); wants {
 		release = s.Share(p.Memory())
 	}

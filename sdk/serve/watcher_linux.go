@@ -1,3 +1,5 @@
+//go:build linux && (amd64 || arm64)
+
 package serve
 
 import (
@@ -5,11 +7,24 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
+
+// watcher is the thread of Go's runtime that looks after goroutines, every 10 ms while lanes are ready: a lane sleeps so that
+// the runtime believes it at work. Where a model has 64 processes, 10,000 looks a second took a tenth of the tokens from the
+// lanes that compute. Under load nothing needs it in time: no goroutine of a plugin computes without end but the lanes, and the
+// runtime has processors to spare for those that wait for the system. So it is then sent to sleep with every heartbeat, in the
+// handler of a signal, and looks a few times between two of them. While a process starts it is needed: it takes the processors
+// back from those who wait for the system for long.
+//
+// To let it run only where nobody else does would be simpler, and was worse. A process that is killed has ended when its last
+// thread has, and on busy cores that thread was late: by 1 ms in the middle and by 10 of 100 times. It could leave the kernel's
+// memory of its files in /proc half taken down, too, and then whoever waited for the process span in the kernel, for up to
+// seconds.
+type watcher struct{ tid int } // 0 = unknown
 
 // sleeps are the numbers of nanosleep, by architecture.
 var sleeps = map[string]string{"amd64": "35", "arm64": "101"}
@@ -19,70 +34,73 @@ const (
 	// program starts, so the first looks find it, unless all was idle for a moment and it sleeps until something goes on.
 	watcherTries = 200
 	watcherPause = 50 * time.Microsecond
-	// spareThreads are more than the runtime ever misses beside those of the lanes.
-	spareThreads = 6
+	// nearThreads is among how many numbers behind the process's own the second thread is looked for.
+	nearThreads = 1 << 12
+	// restSignal has no other use on the architectures that have a watcher here (signal(7)). It does not queue.
+	restSignal = unix.SIGSTKFLT
 )
 
-// quietWatcher keeps the runtime's watcher from interrupting whoever computes. It looks after goroutines every 10 ms while lanes
-// are ready, and where a model has 64 processes, 10,000 looks a second took a tenth of the tokens from the lanes that compute.
-// Nothing here needs it in time: no goroutine of a plugin computes without end but the lanes. So it runs where nobody else wants
-// the core, and otherwise hardly ever.
-//
-// Threads that it starts would inherit that. It starts none as long as the runtime has idle ones, which are made before; the lanes
-// and the heartbeat have threads of their own.
-//
-// The watcher is the first thread that a Go program starts. It is believed to be it only while it sleeps as the watcher does.
-// Where it isn't found, or the system refuses, everything stays as it was.
+// findWatcher looks for it. It is the first thread that a Go program starts, and believed to be it only if it sleeps as the
+// watcher does. Where it isn't found, or the system refuses, everything stays as it was.
 //
 // A confined process's own entries in /proc are closed to it like everybody's, and are opened for the look.
-func quietWatcher() {
-	spare()
+func findWatcher() watcher {
+	tid := secondThread()
+	if tid == 0 || !handleRest() {
+		return watcher{}
+	}
 	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err == nil && dumpable == 0 {
 		unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
 		defer unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
 	for range watcherTries {
-		if tid, ok := watcher(); ok {
-			idle := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}
-			unix.SchedSetAttr(tid, &idle, 0)
-			return
+		call, err := os.ReadFile("/proc/self/task/" + strconv.Itoa(tid) + "/syscall")
+		if err != nil {
+			break
+		}
+		if number, _, _ := strings.Cut(string(call), " "); number == sleeps[runtime.GOARCH] {
+			return watcher{tid}
 		}
 		for start := time.Now(); time.Since(start) < watcherPause; { // at work, so that the watcher doesn't sleep for long
 			runtime.Gosched()
 		}
 	}
+	return watcher{}
 }
 
-// spare leaves idle threads behind: goroutines hold one each until all have one.
-func spare() {
-	var held, ended sync.WaitGroup
-	held.Add(spareThreads)
-	for range spareThreads {
-		ended.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			held.Done()
-			held.Wait()
-		})
+// secondThread is the second thread of this process in the order of their starts, 0 if it is not near the first. Their folder
+// would name them, too, but then the kernel remembers each thread's entry and has to forget it when the process ends.
+func secondThread() int {
+	pid := os.Getpid()
+	for tid := pid + 1; tid < pid+nearThreads; tid++ {
+		if unix.Tgkill(pid, tid, 0) == nil {
+			return tid
+		}
 	}
-	ended.Wait()
+	return 0
 }
 
-// watcher is the second thread of this process in the order of their starts, if it is in nanosleep.
-func watcher() (tid int, ok bool) {
-	d, err := os.Open("/proc/self/task")
-	if err != nil {
-		return 0, false
+// handleRest has restSignal handled by resting, without the runtime's knowledge.
+func handleRest() bool {
+	handler, restorer := restAddresses()
+	const onStack, restart, hasRestorer = 0x08000000, 0x10000000, 0x04000000 // SA_ONSTACK, SA_RESTART, SA_RESTORER
+	action := struct {
+		handler, flags, restorer uintptr
+		mask                     uint64
+	}{handler: handler, flags: onStack | restart, restorer: restorer}
+	if restorer != 0 {
+		action.flags |= hasRestorer
 	}
-	defer d.Close()
-	names, err := d.Readdirnames(2)
-	if err != nil || len(names) < 2 {
-		return 0, false
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(restSignal), uintptr(unsafe.Pointer(&action)), 0, unsafe.Sizeof(action.mask), 0, 0)
+	return errno == 0
+}
+
+// restAddresses are those of the handler and of what the handler returns to; 0 where the kernel knows that itself.
+func restAddresses() (handler, restorer uintptr)
+
+// rest sends the watcher to sleep until shortly before the next heartbeat.
+func (w watcher) rest() {
+	if w.tid != 0 {
+		unix.Tgkill(os.Getpid(), w.tid, restSignal)
 	}
-	call, err := os.ReadFile("/proc/self/task/" + names[1] + "/syscall")
-	if number, _, _ := strings.Cut(string(call), " "); err != nil || number != sleeps[runtime.GOARCH] {
-		return 0, false
-	}
-	tid, err = strconv.Atoi(names[1])
-	return tid, err == nil
 }

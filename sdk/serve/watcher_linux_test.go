@@ -1,48 +1,61 @@
+//go:build linux && (amd64 || arm64)
+
 package serve
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
+	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
+	"time"
 )
 
-// TestQuietWatcher runs this test binary once more, since a program's first moments count: one thread then gives way to
-// others, and it is not the first.
-func TestQuietWatcher(t *testing.T) {
-	const variable = "SERVE_TEST_QUIET"
+// TestWatcherRests runs this test binary once more, since a program's first moments count: one thread then sleeps that is not
+// the first, hardly ever runs while goroutines are at work, and sleeps no more when it is left alone. The program goes on working.
+func TestWatcherRests(t *testing.T) {
+	const variable = "SERVE_TEST_WATCHER"
 	if os.Getenv(variable) == "" {
-		cmd := exec.Command(os.Args[0], "-test.run", "^TestQuietWatcher$", "-test.v")
+		cmd := exec.Command(os.Args[0], "-test.run", "^TestWatcherRests$", "-test.v")
 		cmd.Env = append(os.Environ(), variable+"=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
 		return
 	}
-	quietWatcher()
-	entries, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		t.Fatal(err)
+	w := findWatcher()
+	if w.tid <= os.Getpid() {
+		t.Fatalf("thread %d of process %d", w.tid, os.Getpid())
 	}
-	quiet := 0
-	for _, e := range entries {
-		tid, err := strconv.Atoi(e.Name())
+	awake := looks(t, w, 500*time.Millisecond)
+	w.rest()
+	time.Sleep(20 * time.Millisecond)
+	resting := looks(t, w, 500*time.Millisecond)
+	if awake < 20 || resting > 2 {
+		t.Errorf("it ran %d times in half a second, and %d while it was to rest", awake, resting)
+	}
+	time.Sleep(2 * time.Second)
+	if n := looks(t, w, 500*time.Millisecond); n < 20 {
+		t.Errorf("it ran %d times after its rest", n)
+	}
+}
+
+// looks is how often the watcher begins to run while a goroutine is at work for so long.
+func looks(t *testing.T, w watcher, long time.Duration) int {
+	t.Helper()
+	switches := func() (n int) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", w.tid))
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := unix.SchedGetAttr(tid, 0)
-		if err != nil {
-			continue // the thread has ended
+		_, rest, ok := strings.Cut(string(text), "\nvoluntary_ctxt_switches:")
+		if _, err := fmt.Sscan(rest, &n); !ok || err != nil {
+			t.Fatalf("%v in %s", err, text)
 		}
-		if a.Policy == unix.SCHED_IDLE {
-			if quiet++; tid == os.Getpid() {
-				t.Error("the first thread gives way, too")
-			}
-		}
+		return n
 	}
-	if quiet != 1 {
-		t.Errorf("%d threads of %d give way, want one", quiet, len(entries))
+	before := switches()
+	for began := time.Now(); time.Since(began) < long; {
 	}
+	return switches() - before
 }

@@ -290,7 +290,7 @@ func (l *Launch) texts(args, env []string) error {
 
 func (l *Launch) seccomp(dynamic bool, profile Profile) error {
 	p := l.plan
-	rules := append(table(l.ownUser, dynamic, profile), once(int(p.Exe), p.Empty, p.Argv, p.Env))
+	rules := append(table(dynamic, profile), once(int(p.Exe), p.Empty, p.Argv, p.Env))
 	l.rules = count(rules)
 	prog, err := assemble(rules)
 	if err != nil {

@@ -15,9 +15,8 @@ const (
 
 // table is what a plugin needs: Go's runtime, gRPC over a Unix socket that it listens on, shared memory, and a C library
 // that starts. Most calls are those that strace shows of the project's plugins in all their phases; the others are what
-// the C library and gRPC do in other moments (signals, errors, end). ownUser says that no other process has its user id;
-// dynamic that a loader begins the program.
-func table(ownUser, dynamic bool, profile Profile) []rule {
+// the C library and gRPC do in other moments (signals, errors, end). dynamic says that a loader begins the program.
+func table(dynamic bool, profile Profile) []rule {
 	rules := []rule{
 		// Descriptors. openat: Landlock decides which.
 		{name: "read", number: unix.SYS_READ}, {name: "write", number: unix.SYS_WRITE}, {name: "writev", number: unix.SYS_WRITEV},
@@ -49,9 +48,7 @@ func table(ownUser, dynamic bool, profile Profile) []rule {
 		{name: "exit", number: unix.SYS_EXIT}, {name: "exit_group", number: unix.SYS_EXIT_GROUP},
 		{name: "getpid", number: unix.SYS_GETPID}, {name: "gettid", number: unix.SYS_GETTID},
 		{name: "sched_yield", number: unix.SYS_SCHED_YIELD}, {name: "sched_getaffinity", number: unix.SYS_SCHED_GETAFFINITY},
-		{name: "sched_getattr", number: unix.SYS_SCHED_GETATTR},
 		{name: "sched_setaffinity", number: unix.SYS_SCHED_SETAFFINITY, checks: []check{only("of the calling thread", 0, 0)}},
-		{name: "sched_setattr", number: unix.SYS_SCHED_SETATTR},
 
 		// Signals, to itself alone.
 		{name: "rt_sigaction", number: unix.SYS_RT_SIGACTION}, {name: "rt_sigprocmask", number: unix.SYS_RT_SIGPROCMASK},
@@ -68,13 +65,6 @@ func table(ownUser, dynamic bool, profile Profile) []rule {
 		{name: "prctl", number: unix.SYS_PRCTL, checks: []check{only("option is PR_SET_NAME, PR_GET_NAME, PR_SET_DUMPABLE, PR_GET_DUMPABLE or PR_SET_VMA", 0,
 			unix.PR_SET_NAME, unix.PR_GET_NAME, unix.PR_SET_DUMPABLE, unix.PR_GET_DUMPABLE, prSetVMA)}},
 		{name: "prlimit64", number: unix.SYS_PRLIMIT64, checks: []check{only("of itself", 0, 0)}},
-	}
-	if !ownUser { // the host and its other processes are within reach of these
-		for i := range rules {
-			if rules[i].name == "sched_setattr" {
-				rules[i].checks = []check{only("of the calling thread", 0, 0)}
-			}
-		}
 	}
 	if dynamic { // the loader looks at libraries by it. Landlock does not hide what a file's owner, mode and size are
 		rules = append(rules, rule{name: fstatatName, number: fstatat})

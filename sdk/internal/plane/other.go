@@ -26,7 +26,7 @@ type Ticket struct{}
 type Handler func(ctx context.Context, head Head, in, out []byte) Reply
 
 // Plugin exists so that callers compile; Attach refuses to make one.
-type Plugin struct{ Idle func() }
+type Plugin struct{ Idle, Busy func() }
 
 // AnyLane is for a call that may run wherever there is room.
 const AnyLane = -1

@@ -23,7 +23,8 @@ type Handler func(ctx context.Context, head Head, in, out []byte) Reply
 
 // Plugin is the plugin's end of a plane.
 type Plugin struct {
-	Idle func() // called, if not nil, when a load has ended: many calls, then none for a while. Set before Serve
+	Idle func() // called, if not nil, once soon after the start, and when a load has ended. Set before Serve
+	Busy func() // called, if not nil, with every heartbeat before which calls came, but for the host's own tests. Set before Serve
 
 	calls   atomic.Uint32 // served
 	layout  Layout
@@ -144,7 +145,6 @@ func (p *Plugin) unmap() error {
 // lane serves its slots, on a thread of its own that ends with it.
 func (p *Plugin) lane(n int) {
 	runtime.LockOSThread()
-	ordinary()
 	p.pin(n)
 	var slots []slot
 	for i := n; i < p.layout.Slots; i += p.layout.Lanes {
@@ -166,17 +166,6 @@ func (p *Plugin) lane(n int) {
 		}
 		waited = p.await(n, bell, rung, waited)
 	}
-}
-
-// ordinary takes back what the thread may have inherited from one that runs only where nobody else does (package serve): it is
-// scheduled as the process was started. Where the system refuses, it stays as it is.
-func ordinary() {
-	a, err := unix.SchedGetAttr(os.Getpid(), 0)
-	if err != nil {
-		return
-	}
-	a.Runtime = 0 // the slice in force, which nobody has chosen
-	unix.SchedSetAttr(0, a, 0)
 }
 
 // pin binds the thread to the lane's core. A system that refuses it gets lanes that are not bound.
@@ -276,7 +265,9 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last time.Durati
 }
 
 // A load has ended when many calls, more than the host's own tests make in some minutes, are followed by ten seconds with
-// hardly one: the memory that is given back then has to be made again for the next load.
+// hardly one: the memory that is given back then has to be made again for the next load. What a start leaves behind is given
+// back with the second heartbeat: to collect it takes a fifth of what the whole start does, while the group waits for the
+// process, and left to the runtime it would come in the middle of the first load.
 const (
 	loadCalls  = 128
 	quietCalls = 4
@@ -287,16 +278,21 @@ const (
 func (p *Plugin) beat() {
 	runtime.LockOSThread() // whatever other threads wait for
 	defer runtime.UnlockOSThread()
-	ordinary()
 	tick := time.NewTicker(BeatEvery)
 	defer tick.Stop()
 	var before, told uint32
 	quiet := 0
-	for {
+	for n := 0; ; n++ {
 		word64(p.res, resBeat).Add(1)
+		if n == 1 && p.Idle != nil {
+			p.Idle()
+		}
 		calls := p.calls.Load()
 		if quiet++; calls-before > quietCalls {
 			before, quiet = calls, 0
+			if p.Busy != nil {
+				p.Busy()
+			}
 		}
 		if quiet == quietBeats {
 			if calls-told >= loadCalls && p.Idle != nil {

@@ -112,8 +112,6 @@ func (g *gate) counts() *pb.StatsReply {
 
 // setup says how far the one Load or Configure of a process has come.
 type setup struct {
-	Ready func() // called after the Load or Configure that succeeded, if not nil; set before the first call
-
 	mu    sync.RWMutex // guards both
 	begun bool
 	ready bool
@@ -130,9 +128,6 @@ func (s *setup) once(what string, f func() error) error {
 	s.mu.Unlock()
 	if err := f(); err != nil {
 		return err
-	}
-	if s.Ready != nil {
-		s.Ready()
 	}
 	s.mu.Lock()
 	s.ready = true

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,8 @@ import (
 const (
 	// pollEvery is how exactly times are known. Each look costs the server about a millisecond.
 	pollEvery = 10 * time.Millisecond
+	// askAgain is when the server is asked for its processes again while one of them is missing, although no counter has changed.
+	askAgain = 100 * time.Millisecond
 	// harmlessAfter is when a fault that a process may survive, such as slowness, counts as survived.
 	harmlessAfter = time.Second
 	// lies is how often the answers of one replica are corrupted. The server takes a replica that has lied three times for
@@ -52,6 +55,7 @@ type Nemesis struct {
 
 	mu       sync.Mutex // guards all below
 	status   program.Status
+	asked    time.Time // for the status
 	counters program.Counters
 	pending  []*pending
 	done     []Outcome
@@ -162,7 +166,7 @@ func (n *Nemesis) look(ctx context.Context) error {
 		return err
 	}
 	n.mu.Lock()
-	stale := n.counters.Restarts == nil || restarts(now) != restarts(n.counters) || n.missing()
+	stale := !maps.Equal(now.Restarts, n.counters.Restarts) || !maps.Equal(now.Ready, n.counters.Ready) || n.missing() && time.Since(n.asked) > askAgain
 	n.mu.Unlock()
 	at, status := time.Now(), program.Status{}
 	if stale {
@@ -174,7 +178,7 @@ func (n *Nemesis) look(ctx context.Context) error {
 	defer n.mu.Unlock()
 	n.counters = now
 	if stale {
-		n.status = status
+		n.status, n.asked = status, at
 	}
 	open := slices.Clone(n.pending) // decided looks at all of them
 	n.pending = slices.DeleteFunc(open, func(p *pending) bool {

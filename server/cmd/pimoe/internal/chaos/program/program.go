@@ -6,6 +6,7 @@ package program
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -227,27 +228,31 @@ type Counters struct {
 	Ready    map[string]bool // of experts
 }
 
-var (
-	restartsLine = regexp.MustCompile(`(?m)^pimoe_process_restarts_total\{process="([^"]*)"\} (\d+)`)
-	readyLine    = regexp.MustCompile(`(?m)^pimoe_expert_ready\{group="([^"]*)",replica="(\d+)"\} (\d)`)
-)
-
 // Counters asks for them. That is cheap enough to be done a hundred times a second.
 func (p *Server) Counters(ctx context.Context) (Counters, error) {
 	body, err := p.get(ctx, p.Admin+"/metrics")
 	if err != nil {
 		return Counters{}, err
 	}
+	return countersOf(body)
+}
+
+// countersOf finds them among metrics in text form. It is asked so often that expressions would cost a tenth of a processor.
+func countersOf(text []byte) (Counters, error) {
 	c := Counters{Restarts: map[string]uint64{}, Ready: map[string]bool{}}
-	for _, m := range restartsLine.FindAllSubmatch(body, -1) {
-		n, err := strconv.ParseUint(string(m[2]), 10, 64)
-		if err != nil {
-			return Counters{}, fmt.Errorf("metrics of the server: %w", err)
+	for line := range bytes.Lines(text) {
+		if of, ok := bytes.CutPrefix(line, []byte(`pimoe_process_restarts_total{process="`)); ok {
+			process, value, _ := bytes.Cut(of, []byte(`"} `))
+			n, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 10, 64)
+			if err != nil {
+				return Counters{}, fmt.Errorf("metrics of the server: %w", err)
+			}
+			c.Restarts[string(process)] = n
+		} else if of, ok := bytes.CutPrefix(line, []byte(`pimoe_expert_ready{group="`)); ok {
+			group, rest, _ := bytes.Cut(of, []byte(`",replica="`))
+			replica, value, _ := bytes.Cut(rest, []byte(`"} `))
+			c.Ready[string(group)+"/"+string(replica)] = string(bytes.TrimSpace(value)) == "1"
 		}
-		c.Restarts[string(m[1])] = n
-	}
-	for _, m := range readyLine.FindAllSubmatch(body, -1) {
-		c.Ready[string(m[1])+"/"+string(m[2])] = string(m[3]) == "1"
 	}
 	if len(c.Restarts) == 0 {
 		return Counters{}, fmt.Errorf("the server's metrics name no process: %w", sdk.ErrUnsupported)

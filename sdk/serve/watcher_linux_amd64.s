@@ -1,0 +1,31 @@
+#include "textflag.h"
+
+// The handler of the signal that has the runtime's watcher rest. It runs on whatever stack the thread has for signals, without
+// a goroutine: it may only make a system call.
+
+// restTime is 1.95 s as a struct timespec: a little less than the time between two heartbeats.
+DATA restTime<>+0(SB)/8, $1
+DATA restTime<>+8(SB)/8, $950000000
+GLOBL restTime<>(SB), RODATA, $16
+
+// nanosleep(&restTime, NULL). To return from it is to come to restReturn.
+TEXT rest<>(SB), NOSPLIT|NOFRAME, $0
+	LEAQ restTime<>(SB), DI
+	XORL SI, SI
+	MOVL $35, AX
+	SYSCALL
+	RET
+
+// rt_sigreturn()
+TEXT restReturn<>(SB), NOSPLIT|NOFRAME, $0
+	MOVL $15, AX
+	SYSCALL
+	INT  $3
+
+// func restAddresses() (handler, restorer uintptr)
+TEXT ·restAddresses(SB), NOSPLIT, $0-16
+	LEAQ rest<>(SB), AX
+	MOVQ AX, handler+0(FP)
+	LEAQ restReturn<>(SB), AX
+	MOVQ AX, restorer+8(FP)
+	RET
