@@ -47,19 +47,24 @@ func newAdmission() *admission {
 	return &admission{lines: map[flowKey]*line{}, length: length{mean: firstLength}}
 }
 
-// foretold is how long a request of a flow would wait from now; 0 = not at all, or nobody knows.
+// foretold is how long a request of a flow would wait from now, if every flow that waits is worked off by its weight until it has
+// nothing more; 0 = not at all, or nobody knows.
 func (a *admission) foretold(key flowKey, weight float64) time.Duration {
 	rate := a.speed.rate()
 	if a.queued <= 0 || rate <= 0 {
 		return 0
 	}
-	own, active := 0.0, a.active
+	own := 0.0
 	if l := a.lines[key]; l != nil {
 		own = l.queued
-	} else {
-		active += weight
 	}
-	return time.Duration(min(a.queued, own*active/weight) / rate * float64(time.Second))
+	before := own
+	for k, l := range a.lines {
+		if k != key {
+			before += min(l.queued, own*l.weight/weight)
+		}
+	}
+	return time.Duration(before / rate * float64(time.Second))
 }
 
 // check says why a request can't wait; nil = it may.

@@ -312,6 +312,33 @@ func TestComeAgain(t *testing.T) {
 	}
 }
 
+// A request's wait is that of its flow's requests before it and of as much of others' as is worked off beside them.
+func TestForetoldWait(t *testing.T) {
+	w := newWorld(1, nil)
+	a, flood, quiet, heavy := w.admission, flowKey{tenant: "flood"}, flowKey{tenant: "quiet"}, flowKey{tenant: "heavy"}
+	w.limits.Weights = map[string]string{"heavy": "2"}
+	wait := func(key flowKey, want float64) {
+		t.Helper()
+		if got := a.foretold(key, key.weight(&w.limits)).Seconds(); math.Abs(got-want) > 1e-6 {
+			t.Errorf("%s: %v s, want %v", key.tenant, got, want)
+		}
+	}
+	a.enter(flood, &w.limits, 1000)
+	wait(flood, 0) // nobody knows how fast the host is
+	for range 10 {
+		a.speed.add(10, 100*time.Millisecond) // 100 a second
+	}
+	wait(flood, 10)
+	wait(quiet, 0)
+	a.enter(quiet, &w.limits, 50)
+	wait(quiet, 0.5+0.5)
+	wait(flood, 10+0.5)
+	a.enter(heavy, &w.limits, 60)
+	wait(quiet, 0.5+0.5+0.6) // the heavy one may have 100 meanwhile, and needs 60
+	wait(heavy, 0.6+0.3+0.3)
+	wait(flood, 10+0.5+0.6)
+}
+
 // One slow step with a queue behind it, as while another program starts on the same cores, has nobody refused; several have.
 func TestOneSlowStep(t *testing.T) {
 	w := newWorld(1, nil)
