@@ -18,8 +18,16 @@ func (r *Registry) Distribution(name string, bounds []float64, labels ...string)
 	if bounds == nil {
 		bounds = Seconds
 	}
-	d := &Distribution{Histogram: r.Histogram(name, bounds, labels...), bounds: bounds, counts: make([]atomic.Uint64, len(bounds)+1)}
-	first, _ := r.distributions.LoadOrStore(series(name, labels), d)
+	name = series(name, labels)
+	if d, ok := r.distributions.Load(name); ok {
+		return d.(*Distribution)
+	}
+	h, kept := r.histogram(name, bounds)
+	d := &Distribution{Histogram: h, bounds: bounds, counts: make([]atomic.Uint64, len(bounds)+1)}
+	if !kept {
+		return d
+	}
+	first, _ := r.distributions.LoadOrStore(name, d)
 	return first.(*Distribution)
 }
 

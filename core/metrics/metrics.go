@@ -31,6 +31,7 @@ var Seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05,
 // gives the same series.
 type Registry struct {
 	set    *vm.Set
+	known  sync.Map // names of the series
 	series atomic.Int64
 	drop   *vm.Counter
 	// distributions are *Distribution by series.
@@ -45,42 +46,54 @@ func New() *Registry {
 
 // Counter is the counter of a name and label pairs: Counter("pimoe_x_total", "code", "200").
 func (r *Registry) Counter(name string, labels ...string) *Counter {
-	if !r.room() {
+	name = series(name, labels)
+	if !r.room(name) {
 		return new(vm.Counter)
 	}
-	return r.set.GetOrCreateCounter(series(name, labels))
+	return r.set.GetOrCreateCounter(name)
 }
 
 // Gauge is a value that is set. With f not nil it is asked at each scrape; f must not block.
 func (r *Registry) Gauge(name string, f func() float64, labels ...string) *Gauge {
-	if !r.room() {
+	name = series(name, labels)
+	if !r.room(name) {
 		return new(vm.Gauge)
 	}
-	return r.set.GetOrCreateGauge(series(name, labels), f)
+	return r.set.GetOrCreateGauge(name, f)
 }
 
 // Histogram has upper bounds as buckets; nil means Seconds.
 func (r *Registry) Histogram(name string, bounds []float64, labels ...string) *Histogram {
+	h, _ := r.histogram(series(name, labels), bounds)
+	return h
+}
+
+// histogram also says whether there was room for the series.
+func (r *Registry) histogram(name string, bounds []float64) (h *Histogram, kept bool) {
 	if bounds == nil {
 		bounds = Seconds
 	}
-	if !r.room() {
-		return vm.NewSet().NewPrometheusHistogramExt("dropped", bounds)
+	if !r.room(name) {
+		return vm.NewSet().NewPrometheusHistogramExt("dropped", bounds), false
 	}
-	return r.set.GetOrCreatePrometheusHistogramExt(series(name, labels), bounds)
+	return r.set.GetOrCreatePrometheusHistogramExt(name, bounds), true
 }
 
-// WriteTo prints all series as Prometheus text.
+// Write prints all series as Prometheus text.
 func (r *Registry) Write(w io.Writer) { r.set.WritePrometheus(w) }
 
-// room is false, and counts, once the registry is full of series.
-func (r *Registry) room() bool {
-	if r.series.Add(1)%256 == 0 { // the list is only walked now and then
-		r.series.Store(int64(len(r.set.ListMetricNames())))
+// room is false, and counts, for a series that is new when the registry is full.
+func (r *Registry) room(name string) bool {
+	if _, ok := r.known.Load(name); ok {
+		return true
 	}
-	if r.series.Load() > maxSeries {
+	if r.series.Add(1) > maxSeries {
+		r.series.Add(-1)
 		r.drop.Inc()
 		return false
+	}
+	if _, twice := r.known.LoadOrStore(name, struct{}{}); twice {
+		r.series.Add(-1)
 	}
 	return true
 }
