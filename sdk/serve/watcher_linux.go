@@ -36,8 +36,9 @@ const (
 	watcherPause = 50 * time.Microsecond
 	// nearThreads is among how many numbers behind the process's own the second thread is looked for.
 	nearThreads = 1 << 12
-	// restSignal has no other use on the architectures that have a watcher here (signal(7)). It does not queue.
-	restSignal = unix.SIGSTKFLT
+	// restSignal is one that debuggers pass on without a word. Sent by a terminal, of a plugin that somebody tries by hand, it
+	// does nothing. It does not queue.
+	restSignal = unix.SIGWINCH
 )
 
 // findWatcher looks for it. It is the first thread that a Go program starts, and believed to be it only if it sleeps as the
@@ -83,11 +84,11 @@ func secondThread() int {
 // handleRest has restSignal handled by resting, without the runtime's knowledge.
 func handleRest() bool {
 	handler, restorer := restAddresses()
-	const onStack, restart, hasRestorer = 0x08000000, 0x10000000, 0x04000000 // SA_ONSTACK, SA_RESTART, SA_RESTORER
+	const withInfo, onStack, restart, hasRestorer = 4, 0x08000000, 0x10000000, 0x04000000 // SA_SIGINFO, SA_ONSTACK, SA_RESTART, SA_RESTORER
 	action := struct {
 		handler, flags, restorer uintptr
 		mask                     uint64
-	}{handler: handler, flags: onStack | restart, restorer: restorer}
+	}{handler: handler, flags: withInfo | onStack | restart, restorer: restorer}
 	if restorer != 0 {
 		action.flags |= hasRestorer
 	}

@@ -8,12 +8,17 @@ DATA restTime<>+0(SB)/8, $1
 DATA restTime<>+8(SB)/8, $950000000
 GLOBL restTime<>(SB), RODATA, $16
 
-// nanosleep(&restTime, NULL). To return from it is to come to restReturn.
+// func(DI signal, SI *siginfo_t, DX context): nanosleep(&restTime, NULL) if info.si_code is SI_TKILL. To return from it is to
+// come to restReturn.
 TEXT rest<>(SB), NOSPLIT|NOFRAME, $0
+	CMPL 8(SI), $-6
+	JNE  awake
 	LEAQ restTime<>(SB), DI
 	XORL SI, SI
 	MOVL $35, AX
 	SYSCALL
+
+awake:
 	RET
 
 // rt_sigreturn()

@@ -8,12 +8,18 @@ DATA restTime<>+0(SB)/8, $1
 DATA restTime<>+8(SB)/8, $950000000
 GLOBL restTime<>(SB), RODATA, $16
 
-// nanosleep(&restTime, NULL). To return from it is to come to the kernel's own code, which returns from the signal.
+// func(R0 signal, R1 *siginfo_t, R2 context): nanosleep(&restTime, NULL) if info.si_code is SI_TKILL. To return from it is to
+// come to the kernel's own code, which returns from the signal.
 TEXT rest<>(SB), NOSPLIT|NOFRAME, $0
+	MOVW 8(R1), R3
+	CMPW $-6, R3
+	BNE  awake
 	MOVD $restTime<>(SB), R0
 	MOVD ZR, R1
 	MOVD $101, R8
 	SVC
+
+awake:
 	RET
 
 // func restAddresses() (handler, restorer uintptr)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestWatcherRests runs this test binary once more, since a program's first moments count: one thread then sleeps that is not
@@ -27,6 +29,7 @@ func TestWatcherRests(t *testing.T) {
 	if w.tid <= os.Getpid() {
 		t.Fatalf("thread %d of process %d", w.tid, os.Getpid())
 	}
+	unix.Kill(os.Getpid(), restSignal) // from elsewhere, to any thread
 	awake := looks(t, w, 500*time.Millisecond)
 	w.rest()
 	time.Sleep(20 * time.Millisecond)
