@@ -11,6 +11,7 @@ import (
 
 	"github.com/pimoe/pimoe/core/metrics"
 	"github.com/pimoe/pimoe/core/weights"
+	"github.com/pimoe/pimoe/sdk/client"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -18,6 +19,8 @@ import (
 const (
 	recheckQueue = 16 // calls that wait to be repeated; more are let go
 	recheckLimit = 10 * time.Second
+	// glanceEvery is between two looks at whether a repeated call is done, for which nobody waits.
+	glanceEvery = 500 * time.Microsecond
 )
 
 // recheck repeats some calls behind the back of whoever made them, on another replica or, where there is none, with the
@@ -211,6 +214,10 @@ func (g *group) ask(ctx context.Context, replica int, inc *incarnation, call exp
 	call.Y = y
 	p := groupCall{group: g, ctx: ctx, call: &call, quiet: true}
 	p.send(replica, inc)
+	if q, ok := p.try.pending.(client.Settling); ok {
+		for !q.Settled(0) && sleep(ctx, glanceEvery) { // to wait at work would keep those from the cores whose answers clients wait for
+		}
+	}
 	return p.finish(p.try.pending.Wait())
 }
 
