@@ -361,9 +361,15 @@ func TestStartUp(t *testing.T) {
 	p := launch(t, home(t))
 	p.ready(t)
 	t.Logf("measured: ready after %v, the import of the embedded model included", time.Since(began))
-	out := p.stderr.String()
-	if !address.MatchString(out) || !strings.Contains(out, "curl ") {
-		t.Errorf("start-up says neither an address nor a curl line:\n%s", out)
+	out := ""
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) { // it says so when it is ready
+		out = p.stderr.String()
+		if _, line, ok := strings.Cut(out, "curl "); ok && strings.Contains(line, "\n") && address.MatchString(out) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("start-up says neither an address nor a curl line:\n%s", out)
+		}
 	}
 	if n := len(children(t)); n != 8+1+1 {
 		t.Errorf("%d processes of ours, want host, router and 8 experts", n)

@@ -332,11 +332,17 @@ func TestFailures(t *testing.T) {
 			t.Errorf("%s: result %v", request, err)
 		}
 	}
-	var b bytes.Buffer
-	h.Metrics.Write(&b)
 	for _, line := range []string{`pimoe_jobs{state="failed"} 5`, `pimoe_jobs_total{kind="echo",outcome="done"} 2`, `pimoe_job_attempts_total{kind="echo"} 11`, `pimoe_job_wait_seconds_count{kind="echo"} 7`} {
-		if !strings.Contains(b.String(), line) {
-			t.Errorf("metrics lack %s", line)
+		says := func() bool { // what is known of a job is counted a moment later
+			var b bytes.Buffer
+			h.Metrics.Write(&b)
+			return strings.Contains(b.String(), line)
+		}
+		for end := time.Now().Add(10 * time.Second); !says(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Errorf("metrics lack %s", line)
+				break
+			}
 		}
 	}
 }
