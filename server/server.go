@@ -66,7 +66,7 @@ type Server struct {
 	log     *slog.Logger
 	cfg     config.Config // as it was at the start
 	now     atomic.Pointer[config.Config]
-	printed printed
+	printed atomic.Pointer[printed] // the last one asked for
 	web     atomic.Pointer[web.Policy]
 	read    func() (config.Config, error) // the configuration again; nil = it can't be reloaded
 	service service

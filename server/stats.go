@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
-	"sync/atomic"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -18,7 +17,7 @@ import (
 // stats is GET /api/v1/stats: the state of the host as one tree, for people and scripts.
 func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 	now := s.now.Load()
-	settings, err := s.printed.of(now)
+	settings, err := s.print(now)
 	if err != nil {
 		return nil, err
 	}
@@ -55,19 +54,15 @@ func (s *Server) stats(_ context.Context, r *request) (*reply, error) {
 	})}, nil
 }
 
-// printed is the configuration that was asked for last, as JSON: to print one takes a millisecond, and it rarely changes.
+// printed is a configuration, which nobody changes any more, as JSON.
 type printed struct {
-	last atomic.Pointer[printedConfig]
-}
-
-type printedConfig struct {
 	of   *config.Config
 	json json.RawMessage
 }
 
-// of is a configuration that nobody changes any more.
-func (p *printed) of(cfg *config.Config) (json.RawMessage, error) {
-	if last := p.last.Load(); last != nil && last.of == cfg {
+// print is printed for a configuration: to print one takes a millisecond, and it rarely changes.
+func (s *Server) print(cfg *config.Config) (json.RawMessage, error) {
+	if last := s.printed.Load(); last != nil && last.of == cfg {
 		return last.json, nil
 	}
 	all, err := settings(cfg)
@@ -75,7 +70,7 @@ func (p *printed) of(cfg *config.Config) (json.RawMessage, error) {
 		return nil, err
 	}
 	text := mustJSON(all)
-	p.last.Store(&printedConfig{cfg, text})
+	s.printed.Store(&printed{cfg, text})
 	return text, nil
 }
 

@@ -29,7 +29,6 @@ func (e *OverloadError) Unwrap() error { return ErrQueueFull }
 // It holds values only; the inbox owns it.
 type admission struct {
 	lines  map[flowKey]*line
-	queued float64 // tokens of all that wait
 	live   int     // requests and jobs
 	active float64 // weights of the lines
 	speed  speed
@@ -50,18 +49,14 @@ func newAdmission() *admission {
 // foretold is how long a request of a flow would wait from now, if every flow that waits is worked off by its weight until it has
 // nothing more; 0 = not at all, or nobody knows.
 func (a *admission) foretold(key flowKey, weight float64) time.Duration {
-	rate := a.speed.rate()
-	if a.queued <= 0 || rate <= 0 {
+	own, rate := a.lines[key], a.speed.rate()
+	if own == nil || rate <= 0 {
 		return 0
 	}
-	own := 0.0
-	if l := a.lines[key]; l != nil {
-		own = l.queued
-	}
-	before := own
-	for k, l := range a.lines {
-		if k != key {
-			before += min(l.queued, own*l.weight/weight)
+	before := own.queued
+	for _, l := range a.lines {
+		if l != own {
+			before += min(l.queued, own.queued*l.weight/weight)
 		}
 	}
 	return time.Duration(before / rate * float64(time.Second))
@@ -114,16 +109,14 @@ func (a *admission) enter(key flowKey, l *config.Limits, cost float64) {
 	}
 	e.live++
 	e.queued += cost
-	a.queued += cost
 }
 
 // start counts a request that waits no longer.
 func (a *admission) start(key flowKey, cost float64) {
 	if e := a.lines[key]; e != nil {
-		e.queued = max(e.queued-cost, 0)
-	}
-	if a.queued -= cost; a.queued < 0.5 { // what rounding leaves is no token
-		a.queued = 0
+		if e.queued -= cost; e.queued < 0.5 { // what rounding leaves is no token
+			e.queued = 0
+		}
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pimoe/pimoe/sdk/internal/plane"
 )
 
 // watcher is the thread of Go's runtime that looks after goroutines, every 10 ms while lanes are ready: a lane sleeps so that
@@ -96,7 +98,11 @@ func handleRest() bool {
 	return errno == 0
 }
 
-// restAddresses are those of the handler and of what the handler returns to; 0 where the kernel knows that itself.
+// restTime is how long a rest is, which ends shortly before the next heartbeat.
+var restTime = unix.NsecToTimespec(int64(plane.BeatEvery - 50*time.Millisecond))
+
+// restAddresses are those of the handler and of what the handler returns to; 0 where the kernel knows that itself. The handler runs on
+// whatever stack the thread has for signals, without a goroutine: it may only make a system call, which sleeps for restTime.
 func restAddresses() (handler, restorer uintptr)
 
 // rest sends the watcher to sleep until shortly before the next heartbeat.

@@ -1,19 +1,11 @@
 #include "textflag.h"
 
-// The handler of the signal that has the runtime's watcher rest. It runs on whatever stack the thread has for signals, without
-// a goroutine: it may only make a system call.
-
-// restTime is 1.95 s as a struct timespec: a little less than the time between two heartbeats.
-DATA restTime<>+0(SB)/8, $1
-DATA restTime<>+8(SB)/8, $950000000
-GLOBL restTime<>(SB), RODATA, $16
-
 // func(DI signal, SI *siginfo_t, DX context): nanosleep(&restTime, NULL) if info.si_code is SI_TKILL. To return from it is to
 // come to restReturn.
 TEXT rest<>(SB), NOSPLIT|NOFRAME, $0
 	CMPL 8(SI), $-6
 	JNE  awake
-	LEAQ restTime<>(SB), DI
+	LEAQ ·restTime(SB), DI
 	XORL SI, SI
 	MOVL $35, AX
 	SYSCALL

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,13 +30,19 @@ func TestWatcherRests(t *testing.T) {
 	if w.tid <= os.Getpid() {
 		t.Fatalf("thread %d of process %d", w.tid, os.Getpid())
 	}
-	unix.Kill(os.Getpid(), restSignal) // from elsewhere, to any thread
 	awake := looks(t, w, 500*time.Millisecond)
+	info := [32]int32{int32(restSignal), 0, -1} // si_signo, si_errno, si_code: SI_QUEUE, as from anybody but rest
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_TGSIGQUEUEINFO, uintptr(os.Getpid()), uintptr(w.tid), uintptr(restSignal), uintptr(unsafe.Pointer(&info)), 0, 0); errno != 0 {
+		t.Fatal(errno)
+	}
+	time.Sleep(20 * time.Millisecond)
+	if n := looks(t, w, 500*time.Millisecond); awake < 20 || n < 20 {
+		t.Errorf("it ran %d times in half a second, and %d after another's signal", awake, n)
+	}
 	w.rest()
 	time.Sleep(20 * time.Millisecond)
-	resting := looks(t, w, 500*time.Millisecond)
-	if awake < 20 || resting > 2 {
-		t.Errorf("it ran %d times in half a second, and %d while it was to rest", awake, resting)
+	if n := looks(t, w, 500*time.Millisecond); n > 2 {
+		t.Errorf("it ran %d times while it was to rest", n)
 	}
 	time.Sleep(2 * time.Second)
 	if n := looks(t, w, 500*time.Millisecond); n < 20 {
