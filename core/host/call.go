@@ -23,6 +23,8 @@ const (
 	retryWait = 5 * time.Millisecond
 	// hedgeLook is how long one of two replicas with the same call is looked at before the other.
 	hedgeLook = 100 * time.Microsecond
+	// workPatience is how many times as long a call may take before it is hedged if its process is seen at work.
+	workPatience = 8
 	// hangFloor is the least time after which a process may count as hung for not answering a call: far above a pause of a
 	// machine that is only busy. hangLook is between two looks at whether anybody still waits.
 	hangFloor = 5 * time.Second
@@ -157,12 +159,24 @@ func (p *groupCall) settle() error {
 	if !ok {
 		return p.finish(p.try.pending.Wait())
 	}
-	after, hedge := p.group.hedgeAfter(work(p.call))
-	after -= time.Since(p.try.sent)
-	if hedge && p.outlives(after) && !q.Settled(after) {
+	if due, hedge := p.group.hedgeAfter(work(p.call)); hedge && p.overdue(q, due) {
 		return p.hedge(q)
 	}
 	return p.outlast(q)
+}
+
+// overdue waits until the call is settled or due to be hedged, and reports the latter. Where the process is seen at work, it
+// is given more time: what a second one computed beside it would mostly come later, and keep cores from those that others wait for.
+func (p *groupCall) overdue(q client.Settling, due time.Duration) bool {
+	for until := due; ; until += due / 2 {
+		left := until - time.Since(p.try.sent)
+		if !p.outlives(left) || q.Settled(left) {
+			return false
+		}
+		if until >= workPatience*due || !p.try.inc.proc.AtWork() {
+			return true
+		}
+	}
 }
 
 // outlast waits for the current try alone. A process that beats and answers its tests but not this call is hung, too.

@@ -55,14 +55,38 @@ func (d *Death) describe() string {
 	}
 }
 
-// stoppedState reports whether the kernel has the process stopped or traced (proc(5), field state).
+// stoppedState reports whether the kernel has the process stopped or traced.
 func stoppedState(pid int) bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	state := stateOf("/proc/" + strconv.Itoa(pid) + "/stat")
+	return state == 'T' || state == 't'
+}
+
+// atWork reports whether a thread of the process computes or waits for a core.
+func atWork(pid int) bool {
+	dir := "/proc/" + strconv.Itoa(pid) + "/task"
+	d, err := os.Open(dir)
 	if err != nil {
 		return false
 	}
-	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
-	return ok && rest != "" && (rest[0] == 'T' || rest[0] == 't')
+	defer d.Close()
+	threads, err := d.Readdirnames(-1)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(threads, func(id string) bool { return stateOf(dir+"/"+id+"/stat") == 'R' })
+}
+
+// stateOf is the field state of such a file (proc(5)); 0 where the kernel doesn't say.
+func stateOf(stat string) byte {
+	b, err := os.ReadFile(stat)
+	if err != nil {
+		return 0
+	}
+	_, rest, ok := bytes.Cut(b[bytes.LastIndexByte(b, ')')+1:], []byte(" "))
+	if !ok || len(rest) == 0 {
+		return 0
+	}
+	return rest[0]
 }
 
 // memoryAge is how old a figure of a process's memory may be: to take it, the kernel walks over all pages of the process.

@@ -17,6 +17,7 @@ type process interface {
 	Death() client.Death
 	Beat() (count uint64, beats bool)
 	Stopped() bool // by a signal or a debugger
+	AtWork() bool  // computes, or waits for a core
 	Ping(ctx context.Context) error
 	Lanes() (lanes, bound int)
 	Confined() []client.Measure

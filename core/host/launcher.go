@@ -170,6 +170,9 @@ type child struct{ *client.Process }
 // Stopped implements process.
 func (c child) Stopped() bool { return stoppedState(c.PID()) }
 
+// AtWork implements process.
+func (c child) AtWork() bool { return atWork(c.PID()) }
+
 // tellOfGaps logs once which measures this system does not give: all processes are started alike.
 func (l *launcher) tellOfGaps(measures []client.Measure) {
 	if l.options.Confinement.Off {

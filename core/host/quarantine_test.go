@@ -29,6 +29,7 @@ func (p *fakeProcess) Exited() <-chan struct{}    { return p.exited }
 func (p *fakeProcess) Death() client.Death        { return client.Death{Signal: "SIGKILL", ExitCode: -1} }
 func (p *fakeProcess) Beat() (uint64, bool)       { return uint64(time.Now().UnixNano()), true }
 func (p *fakeProcess) Stopped() bool              { return false }
+func (p *fakeProcess) AtWork() bool               { return false }
 func (p *fakeProcess) Ping(context.Context) error { return nil }
 func (p *fakeProcess) Lanes() (int, int)          { return 0, 0 }
 func (*fakeProcess) Confined() []client.Measure   { return nil }

@@ -408,6 +408,9 @@ func (f *fake) Stopped() bool {
 	return f.stopped
 }
 
+// AtWork shows every other process at work while it is well, whatever becomes of its calls.
+func (f *fake) AtWork() bool { return f.run%2 == 1 && f.well() && !f.gone() }
+
 func (f *fake) well() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -172,6 +172,9 @@ func (r *Remote) Beat() (uint64, bool) { return 0, false }
 // Stopped is never known of another machine.
 func (r *Remote) Stopped() bool { return false }
 
+// AtWork is false: nobody sees its process from here.
+func (r *Remote) AtWork() bool { return false }
+
 // Ping asks for a sign of life.
 func (r *Remote) Ping(ctx context.Context) error { return r.link.ping(ctx) }
 
