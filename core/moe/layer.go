@@ -30,6 +30,8 @@ type Layer struct {
 	width     int
 	team      team.Team
 	cores     int       // of the plan: the team's threads
+	bound     bool      // all groups say on which cores they run
+	dealFrom  int       // values; see deals
 	pool      sync.Pool // *work
 	policies  []Policy  // by group; nil = all strict
 	watch     Watcher   // nil = none
@@ -42,30 +44,32 @@ type Layer struct {
 func New(r router.Router, k, experts int, place Places, groups []Group, hidden int, t team.Team) *Layer {
 	l := &Layer{
 		router: r, k: k, experts: experts, place: place, groups: groups, width: hidden, team: t, cores: t.Threads(),
-		pool: sync.Pool{New: func() any { return new(work) }},
+		dealFrom: dealtValues, pool: sync.Pool{New: func() any { return new(work) }},
 	}
 	if h, ok := r.(router.HiddenRouter); ok {
 		l.hidden = h.WantsHidden()
 	}
 	l.predicted, _ = r.(Predicted)
+	l.bound = true
 	for _, g := range groups {
-		l.sites = append(l.sites, siteOf(g, l.cores))
+		s, bound := siteOf(g, l.cores)
+		l.sites, l.bound = append(l.sites, s), l.bound && bound
 	}
 	return l
 }
 
 // siteOf is where a group runs: on the cores that it names, as far as there are so many, else on all.
-func siteOf(g Group, cores int) site {
+func siteOf(g Group, cores int) (s site, bound bool) {
 	if b, ok := g.(Bound); ok {
 		if s := b.Cores(); len(s) > 0 && slices.Max(s) < cores {
-			return s
+			return s, true
 		}
 	}
 	all := make(site, cores)
 	for i := range all {
 		all[i] = i
 	}
-	return all
+	return all, false
 }
 
 // groupsOf says which group serves each expert of the layer.
@@ -95,6 +99,8 @@ type work struct {
 	k       int
 	lost    []lost // calls without an answer that need not end the Forward
 	hops    *hops  // nil = nobody traces
+	dealt   bool   // the calls are made while they are received
+	errs    []error
 }
 
 // Forward routes, dispatches, waits and combines. A failing call does not leave others behind: every call that was
@@ -134,7 +140,7 @@ func (l *Layer) forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if l.hidden {
 		batch.Hidden = in.X
 	}
-	if l.predicted != nil {
+	if w.dealt = l.deals(in); l.predicted != nil && !w.dealt {
 		return l.ahead(ctx, in, y, batch, w)
 	}
 	watch := in.stopwatch()
@@ -144,7 +150,7 @@ func (l *Layer) forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	route := watch.took()
 	l.send(ctx, in, w, l.groupsOf(in))
 	in.meanwhile()
-	if err := l.receive(in, w); err != nil {
+	if err := l.receive(ctx, in, w); err != nil {
 		return err
 	}
 	l.show(in.Layer, w, nil)
@@ -186,7 +192,7 @@ func (l *Layer) ahead(ctx context.Context, in Input, y tensor.Matrix, batch rout
 		}
 	}
 	for _, w := range []*work{w, answer} {
-		if e := l.receive(in, w); err == nil {
+		if e := l.receive(ctx, in, w); err == nil {
 			err = e
 		}
 	}
@@ -230,7 +236,7 @@ func (a *atEdition) Forward(ctx context.Context, in Input, y tensor.Matrix) erro
 func (l *Layer) work() *work {
 	w := l.pool.Get().(*work)
 	clear(w.lost)
-	w.of, w.calls, w.lost, w.hops = w.of[:0], w.calls[:0], w.lost[:0], nil
+	w.of, w.calls, w.lost, w.hops, w.dealt = w.of[:0], w.calls[:0], w.lost[:0], nil, false
 	return w
 }
 
@@ -310,8 +316,14 @@ func (w *work) differing(predicted *work) {
 // takes as long as to wake a thread.
 const wakeAtOnce = 1 << 14
 
-// send plans the work, groups serving the experts, and sends every call before any answer is read.
+// send plans the work, groups serving the experts, and sends every call before any answer is read, unless they are dealt.
 func (l *Layer) send(ctx context.Context, in Input, w *work, groups []int) {
+	if w.dealt {
+		w.plan.deal(w.routes, groups, l.cores)
+		w.dispatch(in, l.width)
+		w.note(in)
+		return
+	}
 	w.plan.fill(w.routes, groups, l.sites, l.cores, l.here())
 	w.dispatch(in, l.width)
 	for i := range w.calls {
@@ -358,10 +370,20 @@ func (w *work) dispatch(in Input, width int) {
 
 // receive waits for all calls. The first error in the order of the calls is the answer, so that it does not depend on
 // which came first. With a Judge a call that nobody could answer is no error, but lost.
-func (l *Layer) receive(in Input, w *work) error {
+func (l *Layer) receive(ctx context.Context, in Input, w *work) error {
+	w.errs = w.errs[:0]
+	if w.dealt {
+		l.serve(ctx, in, w)
+	}
+	for _, p := range w.pending {
+		w.errs = append(w.errs, p.Wait())
+	}
+	clear(w.pending) // whatever a call holds on to must not live in the pool
+	w.pending = w.pending[:0]
+	defer clear(w.errs)
 	var first error
-	for i, p := range w.pending {
-		switch err := p.Wait(); {
+	for i, err := range w.errs {
+		switch {
 		case err == nil:
 		case in.Judge != nil && missing(err):
 			w.lost = append(w.lost, lost{i, err})
@@ -369,8 +391,6 @@ func (l *Layer) receive(in Input, w *work) error {
 			first = fmt.Errorf("layer %d: %w", in.Layer, err)
 		}
 	}
-	clear(w.pending) // whatever a call holds on to must not live in the pool
-	w.pending = w.pending[:0]
 	return first
 }
 

@@ -1,6 +1,7 @@
 // Package moe is one Mixture-of-Experts layer as the host runs it: route, dispatch, experts, combine, in this order.
 // Route asks the router for expert ids and weights; dispatch deals the routed rows to cores, at most one call for each lane
 // of an expert group's process, and sends all calls before any reply is read; combine adds the weighted rows in expert-id order.
+// The many rows of a prompt are dealt in smaller calls, to whichever core has time (see Layer.deals).
 //
 // Where a group can't answer, the Policy of that group says what becomes of the rows that it has got, each row for itself.
 //

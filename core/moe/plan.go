@@ -81,6 +81,15 @@ func CheckRoutes(routes router.Routes, layer, experts int) error {
 // fill plans checked routes. groups says which group serves each expert, sites where each group runs, cores how many there
 // are, and here on which of them the caller is, -1 if on none.
 func (p *plan) fill(routes router.Routes, groups []int, sites []site, cores, here int) {
+	p.begin(routes, groups)
+	p.assign(sites, cores, here)
+	p.balance(sites)
+	p.lay(cores)
+	p.place(routes)
+}
+
+// begin makes one part for each expert that has rows.
+func (p *plan) begin(routes router.Routes, groups []int) {
 	n := len(routes.IDs)
 	p.calls, p.segments = p.calls[:0], p.segments[:0]
 	p.rows, p.from = resize(p.rows, n), resize(p.from, n)
@@ -90,27 +99,6 @@ func (p *plan) fill(routes router.Routes, groups []int, sites []site, cores, her
 	for _, id := range routes.IDs {
 		p.count[id]++
 	}
-	p.divide(groups)
-	p.assign(sites, cores, here)
-	p.balance(sites)
-	p.lay(cores)
-	k := routes.K
-	for at := 0; at < n; at += k {
-		p.place(routes.IDs[at:at+k], routes.Weights[at:at+k], at)
-	}
-}
-
-// The cost of a part, in rows: its rows, and the reading of the unit's weights. On the machines measured a core reads
-// an int8 or bf16 unit in the time that it computes 12 to 20 rows.
-const weightRows = 16
-
-// carriedRows are gathered, and their answers read, in the time that one is computed.
-const carriedRows = 32
-
-func cost(rows int32) float64 { return weightRows + float64(rows) }
-
-// divide makes one part for each expert that has rows.
-func (p *plan) divide(groups []int) {
 	p.parts, p.order = p.parts[:0], p.order[:0]
 	p.now = resize(p.now, len(groups))
 	for e, rows := range p.count {
@@ -123,6 +111,15 @@ func (p *plan) divide(groups []int) {
 	}
 }
 
+// The cost of a part, in rows: its rows, and the reading of the unit's weights. On the machines measured a core reads
+// an int8 or bf16 unit in the time that it computes 12 to 20 rows.
+const weightRows = 16
+
+// carriedRows are gathered, and their answers read, in the time that one is computed.
+const carriedRows = 32
+
+func cost(rows int32) float64 { return weightRows + float64(rows) }
+
 // assign gives each part to a core, the longest first, each to the core with the least to do (Graham 1969).
 func (p *plan) assign(sites []site, cores, here int) {
 	p.load = resize(p.load, cores)
@@ -130,7 +127,7 @@ func (p *plan) assign(sites []site, cores, here int) {
 	if here >= 0 {
 		p.load[here] = float64(len(p.rows)) / carriedRows
 	}
-	slices.SortStableFunc(p.order, func(a, b int32) int { return cmp.Compare(p.parts[b].rows, p.parts[a].rows) })
+	p.longestFirst()
 	for _, i := range p.order {
 		t := &p.parts[i]
 		best := 0
@@ -143,6 +140,10 @@ func (p *plan) assign(sites []site, cores, here int) {
 		t.lane, t.core = int32(best), int32(s[best])
 		p.load[s[best]] += cost(t.rows)
 	}
+}
+
+func (p *plan) longestFirst() {
+	slices.SortStableFunc(p.order, func(a, b int32) int { return cmp.Compare(p.parts[b].rows, p.parts[a].rows) })
 }
 
 // minRows is the smallest part that a division may leave: with fewer rows the second reading of the weights is not worth it.
@@ -225,8 +226,16 @@ func (p *plan) lay(cores int) {
 	}
 }
 
-// place puts one row into the lists. The row's experts are taken in ascending order, so that combine adds them so.
-func (p *plan) place(ids []int32, weights []float32, at int) {
+// place puts all rows into the lists.
+func (p *plan) place(routes router.Routes) {
+	k := routes.K
+	for at := 0; at < len(routes.IDs); at += k {
+		p.placeRow(routes.IDs[at:at+k], routes.Weights[at:at+k], at)
+	}
+}
+
+// placeRow puts one row into the lists. The row's experts are taken in ascending order, so that combine adds them so.
+func (p *plan) placeRow(ids []int32, weights []float32, at int) {
 	row := int32(at / len(ids))
 	slots := p.from[at : at+len(ids)]
 	sums := p.weight[at : at+len(ids)]

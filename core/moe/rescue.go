@@ -261,7 +261,7 @@ func (r *rescue) dispatch(ctx context.Context) error {
 		groups[a.expert] = a.group
 	}
 	r.l.send(ctx, r.in, w, groups)
-	if err := r.l.receive(r.in, w); err != nil {
+	if err := r.l.receive(ctx, r.in, w); err != nil {
 		return err
 	}
 	for _, x := range w.lost {

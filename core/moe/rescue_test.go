@@ -98,12 +98,12 @@ func TestRescue(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			groups, all := newGroups(experts + 1) // the last one stands by
-			for _, predicted := range []bool{false, true} {
-				place := placed(experts, 2)
-				l := moe.New(&byToken{}, topK, experts, place, groups, width, threads(t, 2))
-				if predicted { // wrongly for some rows
-					l = moe.New(&foreseen{wrong: []int32{0, 3}}, topK, experts, place, groups, width, threads(t, 2))
-				}
+			place := placed(experts, 2)
+			for _, l := range []*moe.Layer{
+				moe.New(&byToken{}, topK, experts, place, groups, width, threads(t, 2)),
+				moe.New(&foreseen{wrong: []int32{0, 3}}, topK, experts, place, groups, width, threads(t, 2)),
+				moe.New(&byToken{}, topK, experts, place, onBothCores(groups), width, threads(t, 2)).DealFrom(0),
+			} {
 				policies := make([]moe.Policy, experts+1)
 				for _, d := range c.dead {
 					policies[d] = c.policy

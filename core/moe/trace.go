@@ -67,11 +67,16 @@ func (w *work) note(in Input) {
 	if in.Trace == nil {
 		return
 	}
-	w.hops = &hops{answers: make([]Answer, len(w.pending))}
+	w.hops = &hops{answers: make([]Answer, len(w.calls))}
 	for i, p := range w.pending {
-		if a, ok := p.(Attributable); ok {
-			a.Note(&w.hops.answers[i])
-		}
+		w.hops.note(i, p)
+	}
+}
+
+// note has the answer of one call noted; nil does not.
+func (h *hops) note(call int, p expert.Pending) {
+	if a, ok := p.(Attributable); ok && h != nil {
+		a.Note(&h.answers[call])
 	}
 }
 

@@ -67,6 +67,7 @@ func TestTrace(t *testing.T) {
 		"foreseen": moe.New(&foreseen{}, topK, experts, placed(experts, 2), groups, width, threads(t, 2)),
 		"wrong":    moe.New(&foreseen{wrong: []int32{0, 3}}, topK, experts, placed(experts, 2), groups, width, threads(t, 2)),
 		"blind":    moe.New(&foreseen{blind: true}, topK, experts, placed(experts, 2), groups, width, threads(t, 2)),
+		"dealt":    moe.New(&foreseen{}, topK, experts, placed(experts, 2), onBothCores(groups), width, threads(t, 2)).DealFrom(0),
 	} {
 		in := input(2, 0, 1, 2, 3, 4, 5)
 		h := &hopsOf{rows: []int{0, 2, 3}, seen: map[int]moe.Hop{}}

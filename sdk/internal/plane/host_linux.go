@@ -180,6 +180,7 @@ type Ticket struct {
 	host *Host
 	slot int
 	gen  uint64
+	long bool // the call takes so long that nobody should look for its answer meanwhile
 }
 
 // TryPost writes a request into a free slot, of the lane if that has one. It reports false when no slot is free. A lane that
@@ -287,7 +288,7 @@ func (h *Host) post(i int, head Head, fill func(payload []byte)) Ticket {
 	if word(h.res, resSleeping+lane*line).Load() != 0 {
 		h.asleep.Or(1 << lane)
 	}
-	return Ticket{host: h, slot: i, gen: gen}
+	return Ticket{host: h, slot: i, gen: gen, long: uint64(head.Rows)*uint64(head.Cols) >= longValues}
 }
 
 // Wake wakes the lanes that slept when a call was posted to them. It is apart from posting because a thread that is woken on
@@ -383,6 +384,8 @@ const (
 	// and to be woken costs it more than most layers' whole dispatch of a few rows. The calls of a prompt or of many rows take
 	// longer than this, and then the yields of a thread that shares a core with the lanes cost them a tenth of their time.
 	hostPolls = 2 * time.Millisecond
+	// longValues is the size of a call, in values, that takes longer than that.
+	longValues = 1 << 16
 	// checkEvery is after how many rounds of looking the clock and the context are looked at.
 	checkEvery = 16
 	// goschedEvery is the same for the runtime's scheduler. It starts a thread that looks for work, so it is seldom.
@@ -394,6 +397,10 @@ func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 	h := t.host
 	done := word(h.res, h.layout.resSlot(t.slot)+slotDone)
 	want, before := uint32(t.gen), uint32(t.gen-1)
+	looks := hostPolls
+	if !polls || t.long {
+		looks = 0
+	}
 	var start time.Time
 	var took time.Duration
 	for n := 0; ; n++ {
@@ -405,7 +412,7 @@ func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 		case v != before: // nobody honest writes anything else here
 			return fmt.Errorf("answer of generation %d to a call of generation %d: %w", v, want, sdk.ErrInvalidOutput)
 		}
-		if n%checkEvery == 0 || took >= hostPolls {
+		if n%checkEvery == 0 || took >= looks {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -416,7 +423,7 @@ func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 				return context.DeadlineExceeded
 			}
 		}
-		if polls && took < hostPolls {
+		if took < looks {
 			if n%goschedEvery == goschedEvery-1 {
 				runtime.Gosched() // other goroutines have no other chance where there are few processors
 			}
