@@ -12,8 +12,8 @@ import (
 const (
 	// dealtValues is from how many values on, in all calls together, a layer's rows are dealt: they take some tens of milliseconds.
 	dealtValues = 2 << 20
-	// dealtParts is how many calls each core gets at least, where that does not make calls of fewer than dealtRows.
-	dealtParts, dealtRows = 8, 32
+	// dealtRows is the longest call that is not divided: its weights are read about as long as it is computed.
+	dealtRows = 32
 	// dealtAtOnce calls are under way for each core: it computes one while the other one is gathered or read.
 	dealtAtOnce = 2
 )
@@ -29,8 +29,7 @@ func (l *Layer) deals(in Input) bool {
 // its rows, the longest first.
 func (p *plan) deal(routes router.Routes, groups []int, cores int) {
 	p.begin(routes, groups)
-	p.cut(int32(max(len(p.rows)/(cores*dealtParts), dealtRows)))
-	p.longestFirst()
+	p.cut(cores)
 	p.segments = slices.Grow(p.segments, len(p.order)) // calls keep slices of it
 	at := 0
 	for i, j := range p.order {
@@ -43,18 +42,34 @@ func (p *plan) deal(routes router.Routes, groups []int, cores int) {
 	p.place(routes)
 }
 
-// cut makes parts of at most so many rows out of longer ones, all of an expert about as long.
-func (p *plan) cut(most int32) {
-	for i := range p.parts {
-		whole := p.parts[i].rows
-		for left := (whole + most - 1) / most; left > 1; left-- {
-			more := p.parts[i]
-			more.rows = p.parts[i].rows / left
-			p.parts[i].rows -= more.rows
-			p.parts[i].next = int32(len(p.parts))
-			p.order = append(p.order, int32(len(p.parts)))
-			p.parts = append(p.parts, more)
+// cut divides long parts and puts the longest first: none has more rows than a quarter of a core's share, and those that are
+// dealt last, a quarter of all rows, no more than a sixteenth, so that all cores end at about the same time.
+func (p *plan) cut(cores int) {
+	share, dealt := len(p.rows)/cores, 0
+	for _, i := range p.order {
+		p.divide(i, share/4)
+	}
+	p.longestFirst()
+	for _, i := range p.order {
+		if dealt*4 >= len(p.rows)*3 {
+			p.divide(i, share/16)
+		} else {
+			dealt += int(p.parts[i].rows)
 		}
+	}
+	p.longestFirst()
+}
+
+// divide makes of a part as few as have at most so many rows each, or dealtRows, and all about as many.
+func (p *plan) divide(i int32, rows int) {
+	most := int32(max(rows, dealtRows))
+	for n := (p.parts[i].rows + most - 1) / most; n > 1; n-- {
+		more := p.parts[i]
+		more.rows /= n
+		p.parts[i].rows -= more.rows
+		p.parts[i].next = int32(len(p.parts)) // more goes on with what came after the part
+		p.order = append(p.order, int32(len(p.parts)))
+		p.parts = append(p.parts, more)
 	}
 }
 

@@ -185,6 +185,43 @@ func TestPlanProperties(t *testing.T) {
 	}
 }
 
+// TestCut: rows are dealt whole, the longest calls first and the last ones short.
+func TestCut(t *testing.T) {
+	for name, c := range map[string]struct {
+		cores int
+		rows  []int // by expert
+		want  []int
+	}{
+		"short ones stay":    {2, []int{64, 100, 30, 64, 70}, []int{35, 35, 34, 33, 33, 32, 32, 32, 32, 30}},
+		"few long ones":      {2, []int{512, 512}, []int{128, 128, 128, 128, 128, 128, 32, 32, 32, 32, 32, 32, 32, 32}},
+		"the last ones, too": {2, []int{128, 128, 128, 128, 128, 128, 128, 128}, []int{128, 128, 128, 128, 128, 128, 32, 32, 32, 32, 32, 32, 32, 32}},
+		"more cores":         {8, []int{256, 256}, []int{32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			routes := router.Routes{K: 1}
+			for e, n := range c.rows {
+				for range n {
+					routes.IDs, routes.Weights = append(routes.IDs, int32(e)), append(routes.Weights, 1)
+				}
+			}
+			var p plan
+			p.deal(routes, make([]int, len(c.rows)), c.cores)
+			var got []int
+			at := 0
+			for _, call := range p.calls {
+				if len(call.segments) != 1 || call.segments[0].Rows != call.to-call.from || call.from != at {
+					t.Fatalf("call %+v at row %d", call, at)
+				}
+				at = call.to
+				got = append(got, call.to-call.from)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("calls of %v rows, want %v", got, c.want)
+			}
+		})
+	}
+}
+
 func TestCheck(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
 	for name, c := range map[string]struct {
