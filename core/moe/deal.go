@@ -36,7 +36,7 @@ func (p *plan) deal(routes router.Routes, groups []int, cores int) {
 		t := &p.parts[j]
 		t.at, t.left = int32(at), t.rows
 		p.segments = append(p.segments, expert.Segment{Expert: int(t.expert), Rows: int(t.rows)})
-		p.calls = append(p.calls, planned{group: int(t.group), lane: nowhere, from: at, to: at + int(t.rows), segments: p.segments[i : i+1], threads: 1})
+		p.calls = append(p.calls, planned{group: int(t.group), lane: -1, from: at, to: at + int(t.rows), segments: p.segments[i : i+1], threads: 1})
 		at += int(t.rows)
 	}
 	p.place(routes)

@@ -34,7 +34,7 @@ type plan struct {
 // planned is one call to one group.
 type planned struct {
 	group    int
-	lane     int // of the group's process
+	lane     int // of the group's process; -1 = open
 	segments []expert.Segment
 	from, to int // its part of the dispatched rows
 	threads  int
