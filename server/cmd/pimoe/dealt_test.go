@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -63,27 +65,22 @@ func TestDealtPrompt(t *testing.T) {
 	}
 
 	ctx, stop := context.WithCancel(t.Context())
-	killer := make(chan int)
-	go func() {
-		killed, rng := 0, rand.New(rand.NewPCG(5, 6))
-		for ctx.Err() == nil {
-			time.Sleep(20 * time.Millisecond)
-			if all := i.Host.Status(); rng.IntN(2) == 0 {
-				if pid := all[rng.IntN(len(all))].PID; pid > 0 && syscall.Kill(pid, syscall.SIGKILL) == nil {
-					killed++
-				}
+	var killer sync.WaitGroup
+	defer killer.Wait()
+	defer stop()
+	var killed atomic.Int32
+	killer.Go(func() {
+		for rng := rand.New(rand.NewPCG(5, 6)); ctx.Err() == nil; time.Sleep(time.Duration(rng.IntN(80)) * time.Millisecond) {
+			all := i.Host.Status()
+			if pid := all[rng.IntN(len(all))].PID; pid > 0 && syscall.Kill(pid, syscall.SIGKILL) == nil {
+				killed.Add(1)
 			}
 		}
-		killer <- killed
-	}()
-	for range 8 {
+	})
+	for n := 0; n < 8 || killed.Load() < 5; n++ {
 		if got := logitsOf(t, i); got != want {
-			t.Error("other logits while processes are killed")
+			t.Fatal("other logits while processes are killed")
 		}
-	}
-	stop()
-	if n := <-killer; n < 3 {
-		t.Errorf("only %d processes were killed", n)
 	}
 }
 
