@@ -18,7 +18,7 @@ func TestAtWork(t *testing.T) {
 		t.Cleanup(func() { c.Process.Kill(); c.Wait() })
 		return c.Process.Pid
 	}
-	busy, idle := run("while :; do :; done"), run("sleep 300; :")
+	busy, idle := run("while :; do :; done"), run("exec sleep 300") // exec: to kill the shell would leave it
 	is := func(pid int, want bool) {
 		t.Helper()
 		for until := time.Now().Add(10 * time.Second); atWork(pid) != want; time.Sleep(time.Millisecond) {

@@ -97,10 +97,10 @@ type work struct {
 	y       []float32
 	to      tensor.Matrix // that is being combined
 	k       int
-	lost    []lost // calls without an answer that need not end the Forward
-	hops    *hops  // nil = nobody traces
-	dealt   bool   // the calls are made while they are received
-	errs    []error
+	lost    []lost  // calls without an answer that need not end the Forward
+	hops    *hops   // nil = nobody traces
+	dealt   bool    // the calls are made while they are received
+	errs    []error // by call
 }
 
 // Forward routes, dispatches, waits and combines. A failing call does not leave others behind: every call that was
@@ -140,6 +140,7 @@ func (l *Layer) forward(ctx context.Context, in Input, y tensor.Matrix) error {
 	if l.hidden {
 		batch.Hidden = in.X
 	}
+	// What is dealt waits for the router, whose answer takes a small part of its time.
 	if w.dealt = l.deals(in); l.predicted != nil && !w.dealt {
 		return l.ahead(ctx, in, y, batch, w)
 	}

@@ -70,7 +70,7 @@ func TestDealtPrompt(t *testing.T) {
 	defer stop()
 	var killed atomic.Int32
 	killer.Go(func() {
-		for rng := rand.New(rand.NewPCG(5, 6)); ctx.Err() == nil; time.Sleep(time.Duration(rng.IntN(80)) * time.Millisecond) {
+		for rng := rand.New(rand.NewPCG(5, 6)); ctx.Err() == nil; time.Sleep(time.Duration(100+rng.IntN(200)) * time.Millisecond) {
 			all := i.Host.Status()
 			if pid := all[rng.IntN(len(all))].PID; pid > 0 && syscall.Kill(pid, syscall.SIGKILL) == nil {
 				killed.Add(1)
