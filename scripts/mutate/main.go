@@ -31,6 +31,8 @@ type target struct {
 	files []string
 	only  []string // functions; empty = all
 	tests [][]string
+
+	limits []time.Duration // of the tests
 }
 
 // Tests that start processes take long and know little of this code, so those that simulate it come first.
@@ -59,13 +61,15 @@ func main() {
 	count := flag.Int("n", 0, "how many mutants, chosen by the seed; 0 = all")
 	seed := flag.Uint64("seed", 1, "of the choice")
 	jobs := flag.Int("jobs", 2, "test runs at once")
-	limit := flag.Duration("limit", 25*time.Second, "for the tests of one mutant; who takes longer is caught")
+	patience := flag.Float64("patience", 4, "times as long as without a bug the tests of a mutant may take; who takes longer is caught")
 	least := flag.Float64("least", 95, "percent that must be caught")
 	accepted := flag.String("accepted", "", "file of survivors that are accepted, with a reason each")
 	only := flag.String("only", "", "mutants whose name contains this")
+	again := flag.String("again", "", "output of an earlier run: only its survivors")
 	list := flag.Bool("list", false, "print the mutants and run nothing")
 	flag.Parse()
-	if err := run(*count, *seed, *jobs, *limit, *least, *accepted, *only, *list); err != nil {
+	c := choice{count: *count, seed: *seed, only: *only, again: *again}
+	if err := run(c, *jobs, *patience, *least, *accepted, *list); err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		if errors.Is(err, errSurvivors) {
 			os.Exit(1)
@@ -76,24 +80,14 @@ func main() {
 
 var errSurvivors = errors.New("the tests miss too much")
 
-func run(count int, seed uint64, jobs int, limit time.Duration, least float64, accepted, only string, list bool) error {
+func run(c choice, jobs int, patience, least float64, accepted string, list bool) error {
 	reasons, err := readAccepted(accepted)
 	if err != nil {
 		return err
 	}
-	var all []mutant
-	for i := range targets {
-		found, err := targets[i].mutants()
-		if err != nil {
-			return err
-		}
-		all = append(all, found...)
-	}
-	all = slices.DeleteFunc(all, func(m mutant) bool { return !strings.Contains(m.name(), only) })
-	if count > 0 && count < len(all) {
-		rng := rand.New(rand.NewPCG(seed, 0))
-		rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		all = all[:count]
+	all, err := c.mutants()
+	if err != nil {
+		return err
 	}
 	if list {
 		for _, m := range all {
@@ -101,12 +95,90 @@ func run(count int, seed uint64, jobs int, limit time.Duration, least float64, a
 		}
 		return nil
 	}
+	if err := measure(all, jobs, patience); err != nil {
+		return err
+	}
 	work, err := os.MkdirTemp("", "mutate")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
-	return report(judge(all, work, jobs, limit), reasons, least)
+	return report(judge(all, work, jobs), reasons, least)
+}
+
+// choice says which of all mutants are made.
+type choice struct {
+	count int // 0 = all; else so many, chosen by the seed
+	seed  uint64
+	only  string // part of the name
+	again string // output of an earlier run, whose survivors they are; empty = any
+}
+
+func (c choice) mutants() ([]mutant, error) {
+	var all []mutant
+	for i := range targets {
+		found, err := targets[i].mutants()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	all = slices.DeleteFunc(all, func(m mutant) bool { return !strings.Contains(m.name(), c.only) })
+	if c.again != "" {
+		survived, err := survivors(c.again)
+		if err != nil {
+			return nil, err
+		}
+		all = slices.DeleteFunc(all, func(m mutant) bool { return !survived[m.name()] })
+	}
+	if c.count > 0 && c.count < len(all) {
+		rng := rand.New(rand.NewPCG(c.seed, 0))
+		rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		all = all[:c.count]
+	}
+	return all, nil
+}
+
+// survivors are the names that an earlier run printed as such, with the seconds between the word and the name.
+func survivors(path string) (map[string]bool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "survived "); ok {
+			if _, name, ok := strings.Cut(rest, " s  "); ok {
+				names[strings.TrimSpace(name)] = true
+			}
+		}
+	}
+	return names, nil
+}
+
+// measure runs the tests of the mutants' targets over the code as it is, as many at once as will be later. They must pass, and
+// what they take is what a mutant's time is measured by.
+func measure(all []mutant, jobs int, patience float64) error {
+	for i := range targets {
+		t := &targets[i]
+		if !slices.ContainsFunc(all, func(m mutant) bool { return m.target == t }) {
+			continue
+		}
+		for _, tests := range t.tests {
+			var wg sync.WaitGroup
+			began := time.Now()
+			outcomes := make([]string, jobs)
+			for j := range jobs {
+				wg.Go(func() { outcomes[j] = goTest("", time.Hour, tests) })
+			}
+			wg.Wait()
+			if k := slices.IndexFunc(outcomes, func(o string) bool { return o != "" }); k >= 0 {
+				return fmt.Errorf("without a bug: go test %s: %s", strings.Join(tests, " "), outcomes[k])
+			}
+			t.limits = append(t.limits, 10*time.Second+time.Duration(patience*float64(time.Since(began))))
+		}
+	}
+	return nil
 }
 
 // verdict is what the tests said to a mutant.
@@ -117,7 +189,7 @@ type verdict struct {
 }
 
 // judge runs the tests over the mutants, some at once, and prints each outcome as it comes.
-func judge(all []mutant, work string, jobs int, limit time.Duration) []verdict {
+func judge(all []mutant, work string, jobs int) []verdict {
 	out := make([]verdict, len(all))
 	var wg sync.WaitGroup
 	next := make(chan int)
@@ -125,7 +197,7 @@ func judge(all []mutant, work string, jobs int, limit time.Duration) []verdict {
 		wg.Go(func() {
 			for i := range next {
 				began := time.Now()
-				outcome := all[i].test(filepath.Join(work, fmt.Sprint(j)), limit)
+				outcome := all[i].test(filepath.Join(work, fmt.Sprint(j)))
 				out[i] = verdict{all[i], outcome, time.Since(began)}
 				fmt.Printf("%-14s %4.0f s  %s\n", outcome, out[i].took.Seconds(), all[i].name())
 			}
@@ -140,30 +212,40 @@ func judge(all []mutant, work string, jobs int, limit time.Duration) []verdict {
 }
 
 // test runs the tests with the mutant in the file's place.
-func (m mutant) test(folder string, limit time.Duration) string {
+func (m mutant) test(folder string) string {
 	overlay, err := m.overlay(folder)
 	if err != nil {
 		return "error: " + err.Error()
 	}
-	for _, tests := range m.target.tests {
-		ctx, cancel := context.WithTimeout(context.Background(), limit+time.Minute) // to build it takes time, too
-		cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "-timeout", limit.String(), "-failfast", "-vet=off", "-overlay", overlay}, tests...)...)
-		cmd.WaitDelay = time.Second
-		cmd.Env = append(os.Environ(), "PIMOE_SIM_HOURS=6")
-		out, err := cmd.CombinedOutput()
-		late := ctx.Err() != nil
-		cancel()
-		switch {
-		case err == nil:
-		case bytes.Contains(out, []byte("[build failed]")):
-			return "does not build"
-		case late:
-			return "caught (late)"
-		default:
-			return "caught"
+	for i, tests := range m.target.tests {
+		if outcome := goTest(overlay, m.target.limits[i], tests); outcome != "" {
+			return outcome
 		}
 	}
 	return "survived"
+}
+
+// goTest runs tests, and says how they fail; nothing if they pass.
+func goTest(overlay string, limit time.Duration, tests []string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Minute) // to build it takes time, too
+	defer cancel()
+	args := []string{"test", "-count=1", "-timeout", limit.String(), "-failfast", "-vet=off"}
+	if overlay != "" {
+		args = append(args, "-overlay", overlay)
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, tests...)...)
+	cmd.WaitDelay = time.Second
+	cmd.Env = append(os.Environ(), "PIMOE_SIM_HOURS=6")
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err == nil:
+		return ""
+	case bytes.Contains(out, []byte("[build failed]")):
+		return "does not build"
+	case ctx.Err() != nil, bytes.Contains(out, []byte("panic: test timed out")):
+		return "caught (late)"
+	}
+	return "caught"
 }
 
 // overlay writes the mutant and the file that tells the go command of it.

@@ -45,7 +45,7 @@ func tree(t *testing.T) *target {
 			t.Fatal(err)
 		}
 	}
-	return &target{files: []string{"p.go"}, tests: [][]string{{"."}}}
+	return &target{files: []string{"p.go"}, tests: [][]string{{"."}}, limits: []time.Duration{time.Minute}}
 }
 
 func TestMutants(t *testing.T) {
@@ -85,9 +85,17 @@ func TestVerdicts(t *testing.T) {
 	all = slices.DeleteFunc(all, func(m mutant) bool {
 		return !strings.Contains(m.name(), "note(a)") && !strings.Contains(m.name(), "+ -> -")
 	})
-	out := judge(all, t.TempDir(), 2, time.Minute)
+	out := judge(all, t.TempDir(), 2)
 	if len(out) != 2 || out[0].outcome != "survived" || out[1].outcome != "caught" {
 		t.Fatalf("%+v", out)
+	}
+	earlier := filepath.Join(t.TempDir(), "earlier")
+	lines := "survived          1 s  " + out[0].name() + "\ncaught            1 s  " + out[1].name() + "\nsurvivor: " + out[1].name() + "\n"
+	if err := os.WriteFile(earlier, []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := survivors(earlier); err != nil || len(names) != 1 || !names[out[0].name()] {
+		t.Errorf("survivors of the earlier run: %v, %v", names, err)
 	}
 	accepted := filepath.Join(t.TempDir(), "accepted")
 	if err := os.WriteFile(accepted, []byte("# known\n"+out[0].name()+"\tnothing depends on it\n"), 0o600); err != nil {
