@@ -297,6 +297,7 @@ func (l *Layer) routed(in Input, routes router.Routes, err error) error {
 // another one.
 func (w *work) differing(predicted *work) {
 	k, p := w.routes.K, predicted.routes
+	ids, weights := w.routes.IDs[:0], w.routes.Weights[:0] // the rows that stay move to the front
 	for r := range len(p.IDs) / k {
 		same := true
 		for i := r * k; i < (r+1)*k; i++ {
@@ -305,12 +306,10 @@ func (w *work) differing(predicted *work) {
 		if same {
 			continue
 		}
-		n := len(w.of)
-		copy(w.routes.IDs[n*k:(n+1)*k], w.routes.IDs[r*k:(r+1)*k])
-		copy(w.routes.Weights[n*k:(n+1)*k], w.routes.Weights[r*k:(r+1)*k])
+		ids, weights = append(ids, w.routes.IDs[r*k:(r+1)*k]...), append(weights, w.routes.Weights[r*k:(r+1)*k]...)
 		w.of = append(w.of, int32(r))
 	}
-	w.routes.IDs, w.routes.Weights = w.routes.IDs[:len(w.of)*k], w.routes.Weights[:len(w.of)*k]
+	w.routes.IDs, w.routes.Weights = ids, weights
 }
 
 // wakeAtOnce is the size of a call, in values, whose process is woken before the other calls are gathered: to copy 16,000
@@ -410,10 +409,11 @@ type combining work
 
 func (w *combining) Run(_, piece int) {
 	width, k := w.to.Cols, w.k
-	for n := piece * combineRows; n < min((piece+1)*combineRows, len(w.of)); n++ {
-		yr := w.to.Row(int(w.of[n]))
+	first := piece * combineRows
+	for n, row := range w.of[first:min(first+combineRows, len(w.of))] {
+		yr := w.to.Row(int(row))
 		clear(yr)
-		for i := n * k; i < (n+1)*k; i++ {
+		for i := (first + n) * k; i < (first+n+1)*k; i++ {
 			if w.plan.from[i] == nowhere {
 				continue
 			}

@@ -170,23 +170,24 @@ func (p *plan) balance(sites []site) {
 
 // split moves rows of the largest part on core high that can run on core low, and reports whether there is one.
 func (p *plan) split(sites []site, high int32, low int, move int32) bool {
-	best, lane := -1, 0
+	var best *part
+	var lane int
 	for i := range p.parts {
 		t := &p.parts[i]
-		if t.core != high || t.rows < move+minRows || best >= 0 && t.rows <= p.parts[best].rows {
+		if t.core != high || t.rows < move+minRows || best != nil && t.rows <= best.rows {
 			continue
 		}
 		if l := slices.Index(sites[t.group], low); l >= 0 && !p.has(t.expert, int32(low)) {
-			best, lane = i, l
+			best, lane = t, l
 		}
 	}
-	if best < 0 {
+	if best == nil {
 		return false
 	}
-	half := p.parts[best]
+	half := *best
 	half.rows, half.lane, half.core = move, int32(lane), int32(low)
-	p.parts[best].rows -= move
-	p.parts[best].next = int32(len(p.parts))
+	best.rows -= move
+	best.next = int32(len(p.parts))
 	p.order = append(p.order, int32(len(p.parts)))
 	p.parts = append(p.parts, half)
 	p.load[high] -= float64(move)
@@ -210,7 +211,7 @@ func (p *plan) lay(cores int) {
 	for i, j := range p.order {
 		t := &p.parts[j]
 		if i == 0 || int(t.group) != p.calls[len(p.calls)-1].group || int(t.lane) != p.calls[len(p.calls)-1].lane {
-			p.calls = append(p.calls, planned{group: int(t.group), lane: int(t.lane), from: at, segments: p.segments[len(p.segments):], threads: 1})
+			p.calls = append(p.calls, planned{group: int(t.group), lane: int(t.lane), from: at, segments: p.segments[len(p.segments):]})
 		}
 		t.at, t.left = int32(at), t.rows
 		at += int(t.rows)
@@ -219,10 +220,9 @@ func (p *plan) lay(cores int) {
 		c.to = at
 		c.segments = c.segments[:len(c.segments)+1]
 	}
-	if idle := cores / max(len(p.calls), 1); idle > 1 { // fewer calls than cores: they share what is left
-		for i := range p.calls {
-			p.calls[i].threads = idle
-		}
+	threads := max(cores/max(len(p.calls), 1), 1) // fewer calls than cores: they share what is left
+	for i := range p.calls {
+		p.calls[i].threads = threads
 	}
 }
 
