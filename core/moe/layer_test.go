@@ -258,27 +258,35 @@ func TestForwardRefuses(t *testing.T) {
 	noTokens.Tokens = nil
 	fewLogits := input(2, 1)
 	fewLogits.Logits = tensor.NewMatrix(1, experts-1)
+	manyLogits := input(2, 1)
+	manyLogits.Logits = tensor.NewMatrix(2, experts)
+	onePosition := input(2, 1, 2)
+	onePosition.Positions = onePosition.Positions[:1]
+	y1, y2, narrow := tensor.NewMatrix(1, width), tensor.NewMatrix(2, width), tensor.NewMatrix(1, width-1)
 	for name, c := range map[string]struct {
 		router *byToken
 		place  moe.Placement
 		in     moe.Input
-		rows   int
+		y      tensor.Matrix
 		class  error
 	}{
-		"no such layer":          {&byToken{}, good, input(3, 1), 1, sdk.ErrInvalid},
-		"half a layer":           {&byToken{}, short, input(2, 1), 1, sdk.ErrInvalid},
-		"no such group":          {&byToken{}, far, input(2, 1), 1, sdk.ErrInvalid},
-		"wrong width":            {&byToken{}, good, wide, 1, sdk.ErrInvalid},
-		"no tokens":              {&byToken{}, good, noTokens, 1, sdk.ErrInvalid},
-		"logits of few experts":  {&byToken{}, good, fewLogits, 1, sdk.ErrInvalid},
-		"wrong y":                {&byToken{}, good, input(2, 1), 2, sdk.ErrInvalid},
-		"router fails":           {&byToken{err: failed}, good, input(2, 1), 1, failed},
-		"router answers nothing": {&byToken{spoil: func(r router.Routes) { r.IDs[0] = -1 }}, good, input(2, 1), 1, sdk.ErrInvalidOutput},
-		"router answers NaN":     {&byToken{spoil: func(r router.Routes) { r.Weights[1] = float32(math.NaN()) }}, good, input(2, 1), 1, sdk.ErrInvalidOutput},
-		"router repeats":         {&byToken{spoil: func(r router.Routes) { r.IDs[1] = r.IDs[0] }}, good, input(2, 1), 1, sdk.ErrInvalidOutput},
+		"no such layer":          {&byToken{}, good, input(3, 1), y1, sdk.ErrInvalid},
+		"half a layer":           {&byToken{}, short, input(2, 1), y1, sdk.ErrInvalid},
+		"no such group":          {&byToken{}, far, input(2, 1), y1, sdk.ErrInvalid},
+		"wrong width":            {&byToken{}, good, wide, y1, sdk.ErrInvalid},
+		"no tokens":              {&byToken{}, good, noTokens, y1, sdk.ErrInvalid},
+		"logits of few experts":  {&byToken{}, good, fewLogits, y1, sdk.ErrInvalid},
+		"logits of many rows":    {&byToken{}, good, manyLogits, y1, sdk.ErrInvalid},
+		"few positions":          {&byToken{}, good, onePosition, y2, sdk.ErrInvalid},
+		"narrow y":               {&byToken{}, good, input(2, 1), narrow, sdk.ErrInvalid},
+		"wrong y":                {&byToken{}, good, input(2, 1), y2, sdk.ErrInvalid},
+		"router fails":           {&byToken{err: failed}, good, input(2, 1), y1, failed},
+		"router answers nothing": {&byToken{spoil: func(r router.Routes) { r.IDs[0] = -1 }}, good, input(2, 1), y1, sdk.ErrInvalidOutput},
+		"router answers NaN":     {&byToken{spoil: func(r router.Routes) { r.Weights[1] = float32(math.NaN()) }}, good, input(2, 1), y1, sdk.ErrInvalidOutput},
+		"router repeats":         {&byToken{spoil: func(r router.Routes) { r.IDs[1] = r.IDs[0] }}, good, input(2, 1), y1, sdk.ErrInvalidOutput},
 	} {
 		l := moe.New(c.router, topK, experts, c.place, groups, width, threads(t, 1))
-		if err := l.Forward(t.Context(), c.in, tensor.NewMatrix(c.rows, width)); !errors.Is(err, c.class) {
+		if err := l.Forward(t.Context(), c.in, c.y); !errors.Is(err, c.class) {
 			t.Errorf("%s: error %v, want %v", name, err, c.class)
 		}
 	}

@@ -22,6 +22,17 @@ func routesOf(k int, ids ...int32) router.Routes {
 	return router.Routes{K: k, IDs: ids, Weights: w}
 }
 
+// alike are routes of so many rows to expert 0, then to expert 1 and so on.
+func alike(rows ...int) router.Routes {
+	r := router.Routes{K: 1}
+	for e, n := range rows {
+		for range n {
+			r.IDs, r.Weights = append(r.IDs, int32(e)), append(r.Weights, 1)
+		}
+	}
+	return r
+}
+
 // everywhere are groups that can run on all cores.
 func everywhere(groups, cores int) []site {
 	s := make([]site, groups)
@@ -81,8 +92,41 @@ func TestPlan(t *testing.T) {
 			[]call{{5, 0, 2, seg(5, 3), []int32{0, 1, 2}}},
 		},
 		"many rows of one expert are divided": {
-			router.Routes{K: 1, IDs: make([]int32, 64), Weights: make([]float32, 64)}, []int{0}, 2,
+			alike(64), []int{0}, 2,
 			[]call{{0, 0, 1, seg(0, 32), ascending(0, 32)}, {0, 1, 1, seg(0, 32), ascending(32, 64)}},
+		},
+		"half of the fewest rows": {
+			alike(16), []int{0}, 2,
+			[]call{{0, 0, 1, seg(0, 8), ascending(0, 8)}, {0, 1, 1, seg(0, 8), ascending(8, 16)}},
+		},
+		"too few rows to divide": {
+			alike(15), []int{0}, 2,
+			[]call{{0, 0, 2, seg(0, 15), ascending(0, 15)}},
+		},
+		"on and on, the first of equal cores before others": {
+			alike(256), []int{0}, 4,
+			[]call{
+				{0, 0, 1, seg(0, 64), ascending(0, 64)}, {0, 1, 1, seg(0, 64), ascending(128, 192)},
+				{0, 2, 1, seg(0, 64), ascending(64, 128)}, {0, 3, 1, seg(0, 64), ascending(192, 256)},
+			},
+		},
+		"until the cores finish at once, with 16 rows for each unit that they read": {
+			alike(100, 40), []int{0, 0}, 2,
+			[]call{{0, 0, 1, seg(0, 78), ascending(0, 78)}, {0, 1, 1, seg(0, 22, 1, 40), slices.Concat(ascending(78, 100), ascending(100, 140))}},
+		},
+		"the longest of a core is divided": {
+			alike(60, 100, 100), []int{0, 0, 0}, 2,
+			[]call{
+				{0, 0, 1, seg(0, 60, 1, 70), ascending(0, 130)},
+				{0, 1, 1, seg(1, 30, 2, 100), ascending(130, 260)},
+			},
+		},
+		"the first of equally long ones": {
+			alike(100, 100, 100), []int{0, 0, 0}, 2,
+			[]call{
+				{0, 0, 1, seg(0, 50, 2, 100), slices.Concat(ascending(0, 50), ascending(200, 300))},
+				{0, 1, 1, seg(0, 50, 1, 100), slices.Concat(ascending(50, 100), ascending(100, 200))},
+			},
 		},
 		"no rows": {router.Routes{K: 2}, []int{0, 0}, 2, nil},
 	} {
@@ -112,6 +156,85 @@ func TestCallersCore(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("caller on core %d: calls of %v rows, want %v", here, got, want)
+		}
+	}
+}
+
+// standing is a group that says on which cores it runs, and on which one its caller does.
+type standing struct {
+	Group
+	cores []int
+	here  int
+}
+
+func (s *standing) Cores() []int { return s.cores }
+func (s *standing) Here() int    { return s.here }
+
+// TestSites: a group runs on the cores that it names; one that names none, or more than there are, runs on all, and is not bound.
+func TestSites(t *testing.T) {
+	for name, c := range map[string]struct {
+		group Group
+		want  site
+		bound bool
+	}{
+		"some":         {&standing{cores: []int{2, 0}}, site{2, 0}, true},
+		"the last one": {&standing{cores: []int{2}}, site{2}, true},
+		"none":         {&standing{}, site{0, 1, 2}, false},
+		"one too many": {&standing{cores: []int{1, 3}}, site{0, 1, 2}, false},
+		"says nothing": {&Switch{}, site{0, 1, 2}, false},
+	} {
+		if got, bound := siteOf(c.group, 3); !slices.Equal(got, c.want) || bound != c.bound {
+			t.Errorf("%s: %v, bound %v, want %v, %v", name, got, bound, c.want, c.bound)
+		}
+	}
+}
+
+// TestHere: the caller's core is the one that the first group names, if the plan has it.
+func TestHere(t *testing.T) {
+	for name, c := range map[string]struct {
+		groups []Group
+		want   int
+	}{
+		"the first core":     {[]Group{&standing{here: 0}, &standing{here: 1}}, 0},
+		"the last core":      {[]Group{&standing{here: 1}}, 1},
+		"another core":       {[]Group{&standing{here: 2}}, -1},
+		"unknown":            {[]Group{&standing{here: -1}}, -1},
+		"nobody who can say": {[]Group{&Switch{}}, -1},
+		"no groups":          {nil, -1},
+	} {
+		if got := (&Layer{groups: c.groups, cores: 2}).here(); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// TestSplitSaysIfThereIsNone: balance ends when no part can be divided.
+func TestSplitSaysIfThereIsNone(t *testing.T) {
+	for name, c := range map[string]struct {
+		sites []site
+		move  int32
+		want  bool
+	}{
+		"one":              {everywhere(1, 2), 32, true},
+		"none is so long":  {everywhere(1, 2), 57, false},
+		"it may not go on": {[]site{{0}}, 32, false},
+	} {
+		var p plan
+		p.begin(alike(64), []int{0})
+		p.assign(c.sites, 2, -1)
+		if got := p.split(c.sites, 0, 1, c.move); got != c.want || (len(p.parts) == 2) != c.want {
+			t.Errorf("%s: split %v into %d parts, want %v", name, got, len(p.parts), c.want)
+		}
+	}
+}
+
+// TestResize: memory that is large enough is kept.
+func TestResize(t *testing.T) {
+	s := make([]int, 3)
+	for n, kept := range []bool{true, true, true, true, false} {
+		got := resize(s, n)
+		if len(got) != n || (cap(got) == cap(s)) != kept || kept && n > 0 && &got[0] != &s[0] {
+			t.Errorf("%d of 3: %d of %d, want the same memory: %v", n, len(got), cap(got), kept)
 		}
 	}
 }
@@ -198,14 +321,8 @@ func TestCut(t *testing.T) {
 		"more cores":         {8, []int{256, 256}, []int{32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			routes := router.Routes{K: 1}
-			for e, n := range c.rows {
-				for range n {
-					routes.IDs, routes.Weights = append(routes.IDs, int32(e)), append(routes.Weights, 1)
-				}
-			}
 			var p plan
-			p.deal(routes, make([]int, len(c.rows)), c.cores)
+			p.deal(alike(c.rows...), make([]int, len(c.rows)), c.cores)
 			var got []int
 			at := 0
 			for _, call := range p.calls {
@@ -231,7 +348,7 @@ func TestCheck(t *testing.T) {
 		"too high":  {routesOf(2, 0, 1, 2, 8), "layer 3 row 1: expert 8 of 8"},
 		"negative":  {routesOf(2, 0, -1), "layer 3 row 0: expert -1"},
 		"twice":     {routesOf(3, 0, 1, 2, 4, 5, 4), "layer 3 row 1: expert 4 is chosen twice"},
-		"NaN":       {router.Routes{K: 1, IDs: []int32{0, 7}, Weights: []float32{1, nan}}, "row 1: weight NaN of expert 7"},
+		"NaN":       {router.Routes{K: 2, IDs: []int32{0, 7, 1, 5}, Weights: []float32{1, 1, 1, nan}}, "row 1: weight NaN of expert 5"},
 		"infinite":  {router.Routes{K: 1, IDs: []int32{6}, Weights: []float32{inf}}, "row 0: weight -Inf of expert 6"},
 		"all right": {routesOf(2, 0, 7, 7, 0), ""},
 	} {

@@ -13,6 +13,7 @@ import (
 	"github.com/pimoe/pimoe/core/moe"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/router"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
@@ -266,22 +267,26 @@ func TestStrictStays(t *testing.T) {
 	}
 }
 
-// TestRescueEndsWithTheTime: a passed deadline is no reason to answer without an expert.
+// TestRescueEndsWithTheTime: a passed deadline is no reason to answer without an expert, whatever was foreseen.
 func TestRescueEndsWithTheTime(t *testing.T) {
-	groups, all := newGroups(experts)
-	all[2].err = errGone
-	l := moe.New(&byToken{}, topK, experts, placed(experts, 2), groups, width, threads(t, 2))
-	policies := make([]moe.Policy, experts)
-	policies[2] = moe.Policy{Kind: moe.Renormalise, MaxDroppedMass: 1, MinExperts: 1}
-	if err := l.Degrade(policies); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	in := input(2, 1)
-	in.Judge = &judge{accept: moe.AcceptAny}
-	if err := l.Forward(ctx, in, tensor.NewMatrix(1, width)); !errors.Is(err, errGone) {
-		t.Errorf("error %v", err)
+	for name, r := range map[string]router.Router{
+		"not foreseen": &byToken{}, "right": &foreseen{}, "wrong": &foreseen{wrong: []int32{1}}, // which goes to 4, 2, 3 first, then to 1, 2, 3
+	} {
+		groups, all := newGroups(experts)
+		all[1].err = errGone
+		l := moe.New(r, topK, experts, placed(experts, 2), groups, width, threads(t, 2))
+		policies := make([]moe.Policy, experts)
+		policies[1] = moe.Policy{Kind: moe.Renormalise, MaxDroppedMass: 1, MinExperts: 1}
+		if err := l.Degrade(policies); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		in := input(2, 1)
+		in.Judge = &judge{accept: moe.AcceptAny}
+		if err := l.Forward(ctx, in, tensor.NewMatrix(1, width)); !errors.Is(err, errGone) {
+			t.Errorf("%s: error %v", name, err)
+		}
 	}
 }
 
