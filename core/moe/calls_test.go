@@ -118,10 +118,10 @@ func TestCallsOfAPrediction(t *testing.T) {
 		"dealt":             {dealt: true, spoil: func(ids []int32, _ []float32) { ids[0] = 5 }},
 		"right":             {early: true, plans: 1},
 		"another expert":    {early: true, spoil: func(ids []int32, _ []float32) { ids[4] = 0 }, again: []int{1}, plans: 2},
-		"another weight":    {early: true, spoil: func(_ []int32, w []float32) { w[3*topK+2] = 9 }, again: []int{3}, plans: 2},
+		"another weight":    {early: true, spoil: func(_ []int32, w []float32) { w[11] = 9 }, again: []int{3}, plans: 2},
 		"the first row":     {early: true, spoil: func(_ []int32, w []float32) { w[0] = 9 }, again: []int{0}, plans: 2},
-		"some rows":         {early: true, spoil: func(ids []int32, w []float32) { ids[3], w[3*topK], w[5*topK+1] = 4, 9, 9 }, again: []int{1, 3, 5}, plans: 2},
-		"the last row":      {early: true, spoil: func(ids []int32, _ []float32) { ids[6*topK+2] = 5 }, again: []int{6}, plans: 2},
+		"some rows":         {early: true, spoil: func(ids []int32, w []float32) { ids[3], w[9], w[16] = 4, 9, 9 }, again: []int{1, 3, 5}, plans: 2},
+		"the last row":      {early: true, spoil: func(ids []int32, _ []float32) { ids[20] = 5 }, again: []int{6}, plans: 2},
 		"all rows":          {early: true, spoil: func(_ []int32, w []float32) { clear(w) }, again: all, plans: 2},
 		"not known":         {unknown: true, spoil: func(ids []int32, w []float32) { ids[0], w[0], ids[4], w[4] = 5, 9, 0, 9 }, plans: 1},
 		"no valid routes":   {spoil: func(ids []int32, _ []float32) { ids[1] = experts }, plans: 1},
@@ -134,7 +134,7 @@ func TestCallsOfAPrediction(t *testing.T) {
 				groups[i] = &booked{groups[i], b}
 			}
 			right := answers(tokens)
-			w := &written{answer: right, guess: router.Routes{K: topK, IDs: slices.Clone(right.IDs), Weights: slices.Clone(right.Weights)}, known: !c.unknown, book: b}
+			w := &written{answer: right, guess: answers(tokens), known: !c.unknown, book: b}
 			if c.spoil != nil {
 				c.spoil(w.guess.IDs, w.guess.Weights)
 			}

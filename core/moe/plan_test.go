@@ -95,7 +95,7 @@ func TestPlan(t *testing.T) {
 			alike(64), []int{0}, 2,
 			[]call{{0, 0, 1, seg(0, 32), ascending(0, 32)}, {0, 1, 1, seg(0, 32), ascending(32, 64)}},
 		},
-		"half of the fewest rows": {
+		"twice the fewest rows": {
 			alike(16), []int{0}, 2,
 			[]call{{0, 0, 1, seg(0, 8), ascending(0, 8)}, {0, 1, 1, seg(0, 8), ascending(8, 16)}},
 		},
