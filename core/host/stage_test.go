@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/pimoe/pimoe/core/metrics"
-	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/core/weights"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/client"
@@ -100,11 +99,7 @@ func (s *stage) balanced() {
 // enter has a replica's next process come up.
 func (s *stage) enter(r int) *actor {
 	s.pids++
-	a := &actor{stage: s, pid: s.pids, exited: make(chan struct{})}
-	a.inc = &incarnation{
-		proc: a, expert: a, info: sdk.Info{NumericClass: "f32", Version: "1.2"}, digest: fmt.Sprintf("sha256:%d", a.pid), condemn: make(chan struct{}),
-		probe: func(context.Context) error { return nil },
-	}
+	a := newActor(s.pids)
 	s.actors[r] = a
 	sup := s.g.replicas[r]
 	sup.mu.Lock()
@@ -199,17 +194,30 @@ var never = line{after: -1}
 
 // actor is a process that has been told how to answer. It implements process and computing.
 type actor struct {
-	stage   *stage
-	pid     int
-	inc     *incarnation
-	exited  chan struct{}
-	working bool // as others see it
+	pid      int
+	inc      *incarnation
+	exited   chan struct{}
+	working  bool // as others see it
+	stopped  bool // so too
+	death    client.Death
+	killed   int   // how often it has been
+	asked    int   // to end
+	stubborn error // why it does not end when it is asked to
 
 	mu        sync.Mutex // guards what follows
 	lines     []line     // for the next calls
 	got       []*expert.Call
 	woken     []bool
 	abandoned int
+}
+
+func newActor(pid int) *actor {
+	a := &actor{pid: pid, exited: make(chan struct{}), death: client.Death{Signal: "SIGKILL", ExitCode: -1}}
+	a.inc = &incarnation{
+		proc: a, expert: a, info: sdk.Info{NumericClass: "f32", Version: "1.2"}, digest: fmt.Sprintf("sha256:%d", pid), condemn: make(chan struct{}),
+		probe: func(context.Context) error { return nil },
+	}
+	return a
 }
 
 func (a *actor) plays(lines ...line) { a.lines = lines }
@@ -238,15 +246,15 @@ func (a *actor) condemnedFor() string {
 
 func (a *actor) PID() int                   { return a.pid }
 func (a *actor) Exited() <-chan struct{}    { return a.exited }
-func (a *actor) Death() client.Death        { return client.Death{Signal: "SIGKILL", ExitCode: -1} }
+func (a *actor) Death() client.Death        { return a.death }
 func (a *actor) Beat() (uint64, bool)       { return uint64(time.Now().UnixNano()), true }
-func (a *actor) Stopped() bool              { return false }
+func (a *actor) Stopped() bool              { return a.stopped }
 func (a *actor) AtWork() bool               { return a.working }
 func (a *actor) Ping(context.Context) error { return nil }
 func (a *actor) Lanes() (int, int)          { return 1, 1 }
 func (*actor) Confined() []client.Measure   { return nil }
-func (a *actor) Kill() error                { a.exit(); return nil }
-func (a *actor) Stop(context.Context) error { a.exit(); return nil }
+func (a *actor) Kill() error                { a.killed++; a.exit(); return nil }
+func (a *actor) Stop(context.Context) error { a.asked++; a.exit(); return a.stubborn }
 func (a *actor) Wake(all bool)              { a.woken = append(a.woken, all) }
 
 func (a *actor) Forward(ctx context.Context, call *expert.Call) error {
@@ -344,5 +352,4 @@ var (
 	_ process         = (*actor)(nil)
 	_ computing       = (*actor)(nil)
 	_ client.Settling = (*part)(nil)
-	_                 = resilience.Ready
 )
