@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// tokens has room for one: who is told twice before it looks needs to look once.
+func tokens() chan struct{} { return make(chan struct{}, 1) }
+
 // token leaves one where there is none.
 func token(to chan<- struct{}) {
 	select {

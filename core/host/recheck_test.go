@@ -57,3 +57,170 @@ func TestTwinsEndWithTheirGroups(t *testing.T) {
 		}
 	})
 }
+
+// TestSample: as many calls are kept as the rate says, with rows of their own, and none when nobody has time for them.
+func TestSample(t *testing.T) {
+	staged(t, pair(2), func(s *stage) {
+		c := s.l.recheck
+		draw := 0.5
+		s.g.draw = func() float64 { return draw }
+		call := rows(2)
+		call.From = []int32{1, 0}
+		call.Lane, call.Threads = 3, 2
+		for _, rate := range []float64{0, 0.5} { // to be below it counts
+			c.rate = rate
+			if err := s.ask(context.Background(), call); err != nil || len(c.queue) != 0 {
+				t.Fatalf("rate %g: %v, %d are to be repeated", rate, err, len(c.queue))
+			}
+		}
+		draw = 0.49
+		if err := s.ask(context.Background(), call); err != nil || len(c.queue) != 1 {
+			t.Fatalf("%v, %d are to be repeated", err, len(c.queue))
+		}
+		answer := copied(call.Y, nil)
+		clear(call.X.Data)
+		clear(call.Y.Data)
+		call.Segments[0].Rows = 9
+		got := <-c.queue
+		if got.call.From != nil || got.call.Lane != 0 || got.call.Threads != 1 || got.call.Segments[0].Rows != 2 || !got.again || got.replica != 0 || got.inc != s.actors[0].inc {
+			t.Errorf("kept %+v", got)
+		}
+		want := got.call
+		want.Y = tensor.NewMatrix(2, simHidden)
+		compute(&want)
+		if !sameBits(want.Y.Data, answer.Data) || !sameBits(got.y.Data, answer.Data) {
+			t.Errorf("kept answer %v, its rows give %v, want %v", got.y.Data, want.Y.Data, answer.Data)
+		}
+		for range recheckQueue + 3 {
+			if err := s.ask(context.Background(), rows(1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(c.queue) != recheckQueue || c.skipped.Get() != 3 {
+			t.Errorf("%d wait, %d were skipped", len(c.queue), c.skipped.Get())
+		}
+	})
+}
+
+// TestRecheck: whoever gave other bits than those who know is quarantined, and nobody else.
+func TestRecheck(t *testing.T) {
+	for name, c := range map[string]struct {
+		replicas int
+		twin     bool // the host can compute it
+		here     bool // and does so where there is no second replica
+		wrong    []int
+		guilty   []int
+		same     uint64
+		other    uint64
+		skipped  uint64
+	}{
+		"all right":                      {2, false, false, nil, nil, 1, 0, 0},
+		"the first, the host knows":      {2, true, false, []int{0}, []int{0}, 0, 1, 0},
+		"the second, the host knows":     {2, true, false, []int{1}, []int{1}, 0, 1, 0},
+		"both, the host knows":           {2, true, false, []int{0, 1}, nil, 1, 0, 0}, // they lie alike: sampling alone can't tell
+		"the first, a third one knows":   {3, false, false, []int{0}, []int{0}, 0, 1, 0},
+		"the second, a third one knows":  {3, false, false, []int{1}, []int{1}, 0, 1, 0},
+		"nobody knows":                   {2, false, false, []int{0}, []int{0, 1}, 0, 1, 0},
+		"alone, and the host is asked":   {1, true, true, nil, nil, 1, 0, 0},
+		"alone, and lies":                {1, true, true, []int{0}, []int{0}, 0, 1, 0},
+		"alone, and the host is not":     {1, true, false, []int{0}, nil, 0, 0, 1},
+		"alone, and the host can't":      {1, false, true, []int{0}, nil, 0, 0, 1},
+		"the second does not answer any": {2, false, false, []int{-1}, nil, 0, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			staged(t, pair(c.replicas), func(s *stage) {
+				checks := s.l.recheck
+				checks.here, checks.rate = c.here, 1
+				made := 0
+				checks.make = func(context.Context, *group) (*twin, error) {
+					if made++; c.twin {
+						return &twin{expert: witness{}}, nil
+					}
+					return nil, errNoTwin
+				}
+				for _, r := range c.wrong {
+					if r < 0 {
+						s.actors[1].plays(line{err: errGarbled})
+						continue
+					}
+					s.actors[r].plays(line{wrong: true})
+				}
+				if err := s.g.Start(context.Background(), rows(2)).Wait(); err != nil {
+					t.Fatal(err)
+				}
+				checks.check(context.Background(), <-checks.queue)
+				for r := range s.g.replicas {
+					guilty := false
+					for _, g := range c.guilty {
+						guilty = guilty || g == r
+					}
+					if held := s.g.replicas[r].barred.Load() != nil; held != guilty {
+						t.Errorf("replica %d in quarantine: %v, want %v", r, held, guilty)
+					}
+				}
+				if checks.same.Get() != c.same || checks.other.Get() != c.other || checks.skipped.Get() != c.skipped {
+					t.Errorf("same %d, different %d, skipped %d", checks.same.Get(), checks.other.Get(), checks.skipped.Get())
+				}
+				if made > 1 || made == 0 && c.other > 0 && c.replicas > 1 {
+					t.Errorf("the host was asked for a version of its own %d times", made)
+				}
+				if len(checks.queue) != 0 {
+					t.Error("a repetition is to be repeated itself")
+				}
+			})
+		})
+	}
+}
+
+// TestTwinIsMadeOnce: what the host can't compute it does not try to make for each call.
+func TestTwinIsMadeOnce(t *testing.T) {
+	for _, able := range []bool{true, false} {
+		staged(t, pair(1), func(s *stage) {
+			checks := s.l.recheck
+			checks.here, checks.rate = true, 1
+			made := 0
+			checks.make = func(context.Context, *group) (*twin, error) {
+				if made++; able {
+					return &twin{expert: witness{}}, nil
+				}
+				return nil, errNoTwin
+			}
+			for range 3 {
+				if err := s.ask(context.Background(), rows(1)); err != nil {
+					t.Fatal(err)
+				}
+				checks.check(context.Background(), <-checks.queue)
+			}
+			if made != 1 {
+				t.Errorf("able %v: made %d times", able, made)
+			}
+		})
+	}
+}
+
+// A repetition that takes long is waited for until its time is up.
+func TestRecheckWaits(t *testing.T) {
+	staged(t, pair(2), func(s *stage) {
+		checks := s.l.recheck
+		checks.rate = 1
+		s.actors[1].plays(line{after: 3 * time.Second}, never)
+		for _, want := range []time.Duration{3 * time.Second, recheckLimit} {
+			if err := s.ask(context.Background(), rows(1)); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), recheckLimit)
+			began := time.Now()
+			checks.check(ctx, <-checks.queue)
+			cancel()
+			if took := time.Since(began); took < want || took > want+glanceEvery {
+				t.Errorf("took %v, want %v", took, want)
+			}
+		}
+		if checks.same.Get() != 1 || checks.skipped.Get() != 1 {
+			t.Errorf("same %d, skipped %d", checks.same.Get(), checks.skipped.Get())
+		}
+		if h := s.l.heat.units[0].calls.Load(); h != 2 {
+			t.Errorf("%d calls count as work for clients, want 2", h)
+		}
+	})
+}

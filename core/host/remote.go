@@ -205,7 +205,7 @@ func newPool(r Remote, replicas int, patience time.Duration, log *slog.Logger) *
 	if r.Refresh <= 0 {
 		r.Refresh = defaultRefresh
 	}
-	return &pool{remote: r, patience: patience, log: log, again: make(chan struct{}, 1), slots: make([]slot, replicas), seed: maphash.MakeSeed()}
+	return &pool{remote: r, patience: patience, log: log, again: tokens(), slots: make([]slot, replicas), seed: maphash.MakeSeed()}
 }
 
 // ours are the endpoints that this host uses. Of more than it has places for, each host takes others.

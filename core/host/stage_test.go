@@ -200,9 +200,10 @@ type actor struct {
 	working  bool // as others see it
 	stopped  bool // so too
 	death    client.Death
-	killed   int   // how often it has been
-	asked    int   // to end
-	stubborn error // why it does not end when it is asked to
+	killed   int    // how often it has been
+	asked    int    // to end
+	ending   func() // happens while it ends
+	stubborn error  // why it does not end when it is asked to
 
 	mu        sync.Mutex // guards what follows
 	lines     []line     // for the next calls
@@ -254,8 +255,14 @@ func (a *actor) Ping(context.Context) error { return nil }
 func (a *actor) Lanes() (int, int)          { return 1, 1 }
 func (*actor) Confined() []client.Measure   { return nil }
 func (a *actor) Kill() error                { a.killed++; a.exit(); return nil }
-func (a *actor) Stop(context.Context) error { a.asked++; a.exit(); return a.stubborn }
-func (a *actor) Wake(all bool)              { a.woken = append(a.woken, all) }
+func (a *actor) Stop(context.Context) error {
+	if a.asked++; a.ending != nil {
+		a.ending()
+	}
+	a.exit()
+	return a.stubborn
+}
+func (a *actor) Wake(all bool) { a.woken = append(a.woken, all) }
 
 func (a *actor) Forward(ctx context.Context, call *expert.Call) error {
 	return a.Start(ctx, call).Wait()

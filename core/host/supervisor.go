@@ -60,7 +60,7 @@ type news struct {
 func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
 	return &supervisor{
 		name: name, launch: launch, changed: changed, fleet: f, timeout: o.StartTimeout, state: StateStarting, draw: rand.Float64, tell: o.tell,
-		log: o.Log.With("process", name), first: make(chan struct{}), release: make(chan struct{}, 1), doubted: make(chan struct{}, 1), leave: make(chan struct{}, 1),
+		log: o.Log.With("process", name), first: make(chan struct{}), release: tokens(), doubted: tokens(), leave: tokens(),
 		started: o.Metrics.Counter("pimoe_process_restarts_total", "process", name),
 	}
 }
@@ -70,11 +70,9 @@ func (s *supervisor) run(ctx context.Context) {
 	defer s.set(StateStopped, nil, fmt.Errorf("%s: stopped: %w", s.name, sdk.ErrUnavailable), true)
 	var policy restarts
 	var next time.Time // no start before
-	for {
-		if !s.admitted(ctx) || !s.rest(ctx, time.Until(next)) {
-			return
-		}
-		if s.parked.Load() {
+	for s.admitted(ctx) {
+		s.rest(ctx, time.Until(next))
+		if s.parked.Load() || ctx.Err() != nil {
 			continue
 		}
 		inc, err := s.start(ctx)
@@ -99,9 +97,6 @@ func (s *supervisor) run(ctx context.Context) {
 			policy, next = restarts{}, time.Time{}
 			continue
 		}
-		if err == nil && s.anew { // it has ended because it was not wanted
-			continue
-		}
 		wait, failed := policy.next(time.Now(), end, s.draw())
 		if hopelessStart(err) { // looking again is cheap, and an operator who has mended it should not wait
 			wait, failed = min(wait, maxBackoff), false
@@ -113,20 +108,15 @@ func (s *supervisor) run(ctx context.Context) {
 	}
 }
 
-// rest waits before the next start, unless none is wanted any more; false means that ctx ended.
-func (s *supervisor) rest(ctx context.Context, wait time.Duration) bool {
-	if wait <= 0 {
-		return ctx.Err() == nil
-	}
+// rest waits before the next start, unless none is wanted any more.
+func (s *supervisor) rest(ctx context.Context, wait time.Duration) {
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return false
 	case <-s.leave:
 	case <-t.C:
 	}
-	return true
 }
 
 // condemn marks the process of the moment, if there is one.

@@ -302,6 +302,25 @@ func TestCrashLoop(t *testing.T) {
 	})
 }
 
+// Who ends the host in the midst of a crash loop does not hear of it.
+func TestEndInACrashLoop(t *testing.T) {
+	living(t, slices.Repeat([]birth{{lives: time.Millisecond, death: crash}}, 6), func(l *life) {
+		time.Sleep(1555*time.Millisecond + time.Millisecond/2)
+		l.is(StateReady, 5, false, nil)
+		l.stop()
+		l.is(StateStopped, 5, true, sdk.ErrUnavailable)
+		if len(l.told) != 0 {
+			t.Errorf("told of %v", l.told)
+		}
+	})
+	living(t, slices.Repeat([]birth{{lives: time.Millisecond, death: crash}}, 2), func(l *life) { // while it rests
+		time.Sleep(60 * time.Millisecond)
+		l.stop()
+		l.begins(0, 51*time.Millisecond)
+		l.is(StateStopped, 1, true, sdk.ErrUnavailable)
+	})
+}
+
 // When it is given up, whoever waits is told: the end of the last life was told before anybody knew that it was the last.
 func TestGivingUpIsTold(t *testing.T) {
 	living(t, nil, func(l *life) {
@@ -413,6 +432,16 @@ func TestParked(t *testing.T) {
 		l.actors[1].exit()
 		time.Sleep(time.Second)
 		l.is(StateReady, 1, false, nil)
+	})
+	// It may be wanted again while its process ends.
+	living(t, nil, func(l *life) {
+		synctest.Wait()
+		l.actors[0].ending = l.s.unpark
+		l.s.park()
+		l.s.dismiss()
+		time.Sleep(time.Second)
+		l.begins(0, 0)
+		l.is(StateReady, 0, false, nil)
 	})
 	// One that is given up and parked does not wait for the end of its minute, neither to be parked nor to come back.
 	living(t, slices.Repeat([]birth{{lives: time.Millisecond, death: crash}}, 6), func(l *life) {

@@ -1,0 +1,235 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/pimoe/pimoe/core/discovery"
+	"github.com/pimoe/pimoe/core/resilience"
+	"github.com/pimoe/pimoe/sdk"
+)
+
+// A group has its replicas from the beginning; what load may call for is parked, and what stands by is not.
+func TestGroupsReplicas(t *testing.T) {
+	spec := pair(2)
+	spec.MaxReplicas, spec.Standby = 4, 1
+	staged(t, spec, func(s *stage) {
+		g := s.g
+		if len(g.replicas) != 5 || len(g.serving()) != 3 || g.size() != 2 {
+			t.Fatalf("%d replicas, %d serve, size %d; want 5, 3, 2", len(g.replicas), len(g.serving()), g.size())
+		}
+		for r, parked := range []bool{false, false, true, true, false} {
+			if g.replicas[r].parked.Load() != parked {
+				t.Errorf("replica %d parked: %v", r, !parked)
+			}
+		}
+		for range 3 { // the one that stands by gets a call only when no other is there
+			if err := s.ask(context.Background(), rows(1)); err != nil {
+				t.Error(err)
+			}
+		}
+		s.leave(0, sdk.ErrUnavailable, false)
+		s.leave(1, sdk.ErrUnavailable, false)
+		if err := s.ask(context.Background(), rows(1)); err != nil || s.actors[4].calls() != 1 {
+			t.Errorf("%v; the one that stands by has had %d calls", err, s.actors[4].calls())
+		}
+		s.enter(0)
+		s.enter(1)
+	})
+	one := pair(0)
+	staged(t, one, func(s *stage) {
+		if len(s.g.replicas) != 1 || s.g.replicas[0].lenient {
+			t.Errorf("%d replicas, lenient %v", len(s.g.replicas), s.g.replicas[0].lenient)
+		}
+	})
+	one.Guest = &visit{}
+	staged(t, one, func(s *stage) {
+		if !s.g.replicas[0].lenient {
+			t.Error("a guest is held to its time")
+		}
+	})
+}
+
+// A group on other machines has a replica for each endpoint that may be found; those of another zone stand by.
+func TestGroupElsewhere(t *testing.T) {
+	spec := pair(3)
+	spec.Standby, spec.Remote = 2, &Remote{Source: discovery.Source{List: []string{"a:1", "b:1", "c:1"}}, Zone: "north"}
+	staged(t, spec, func(s *stage) {
+		g := s.g
+		if len(g.replicas) != 3 || len(g.serving()) != 0 {
+			t.Fatalf("%d replicas, %d of them serve before they have an endpoint", len(g.replicas), len(g.serving()))
+		}
+		for r, zone := range []string{"south", "north", "north"} {
+			g.replicas[r].parked.Store(false)
+			a := newActor(r + 1)
+			a.inc.zone = zone
+			s.actors[r] = a
+			g.now(r, a.inc)
+		}
+		for range 4 {
+			if r, inc := g.begin(0); r != 1 && r != 2 {
+				t.Errorf("a call goes to replica %d", r)
+			} else {
+				defer g.end(r, inc, resilience.Answered, time.Millisecond, 1)
+			}
+		}
+		if r, inc := g.begin(0b110); r != 0 {
+			t.Errorf("where no other is there, a call goes to replica %d", r)
+		} else {
+			g.end(r, inc, resilience.Answered, time.Millisecond, 1)
+		}
+	})
+}
+
+// What comes up is used, unless its replica is not wanted any more or has come into quarantine meanwhile.
+func TestNewProcesses(t *testing.T) {
+	staged(t, pair(2), func(s *stage) {
+		g := s.g
+		if g.program() != "sha256:2" {
+			t.Errorf("program %q", g.program())
+		}
+		s.leave(0, sdk.ErrUnavailable, false)
+		if g.program() != "sha256:2" || g.state(0) != resilience.Down {
+			t.Errorf("program %q, state %s", g.program(), g.state(0))
+		}
+		g.replicas[0].parked.Store(true)
+		s.enter(0)
+		if g.state(0) != resilience.Down {
+			t.Errorf("a process that nobody wants is %s", g.state(0))
+		}
+		g.replicas[0].parked.Store(false)
+		s.enter(0)
+		if g.state(0) != resilience.Ready || g.program() != "sha256:4" {
+			t.Errorf("%s, program %q", g.state(0), g.program())
+		}
+		g.quarantine(0, "lied")
+		s.enter(0) // the invariant would be violated
+		if g.state(0) != resilience.Quarantined {
+			t.Errorf("%s", g.state(0))
+		}
+	})
+}
+
+// A test's outcome counts for the process that was asked, and three wrong ones bar the replica.
+func TestProbesOutcome(t *testing.T) {
+	staged(t, pair(2), func(s *stage) {
+		g := s.g
+		old := s.actors[0].inc
+		wrong := fmt.Errorf("other bits: %w", sdk.ErrInvalidOutput)
+		s.enter(0)
+		for range 5 {
+			g.probed(0, old, wrong)
+			g.probed(0, s.actors[0].inc, sdk.ErrUnavailable)
+			g.probed(0, s.actors[0].inc, nil)
+		}
+		if g.state(0) != resilience.Ready || g.replicas[0].barred.Load() != nil {
+			t.Error("blamed for its predecessor, or for an answer that did not come")
+		}
+		for n := range 3 {
+			if g.replicas[0].barred.Load() != nil {
+				t.Errorf("barred after %d", n)
+			}
+			g.probed(0, s.actors[0].inc, wrong)
+		}
+		if why := g.replicas[0].barred.Load(); why == nil || *why != "failed its known-answer test again and again" || g.state(0) != resilience.Quarantined {
+			t.Errorf("barred %v, %s", why, g.state(0))
+		}
+	})
+}
+
+// What a call's end says of a replica is acted upon: doubts are looked into soon, invalid answers replace and at last bar it.
+func TestVerdicts(t *testing.T) {
+	staged(t, pair(2), func(s *stage) {
+		g := s.g
+		_, inc := g.begin(0)
+		g.end(0, inc, resilience.Answered, time.Millisecond, 1)
+		if len(g.replicas[0].doubted) != 0 {
+			t.Error("a good answer raises doubts")
+		}
+		g.begin(0)
+		g.end(0, inc, resilience.Overtaken, time.Millisecond, 1)
+		if g.state(0) != resilience.Suspect || len(g.replicas[0].doubted) != 1 || !g.replicas[0].news.hurry() || g.replicas[1].news.hurry() {
+			t.Errorf("%s, %d doubts", g.state(0), len(g.replicas[0].doubted))
+		}
+		for n := range 3 {
+			a := s.enter(0)
+			if r, _ := g.begin(0b10); r != 0 {
+				t.Fatalf("replica %d", r)
+			}
+			g.end(0, a.inc, resilience.Invalid, time.Millisecond, 1)
+			if want := []string{"gave an invalid answer", "gave an invalid answer", "gave invalid answers"}[n]; a.condemnedFor() != want {
+				t.Errorf("after %d: %q, want %q", n+1, a.condemnedFor(), want)
+			}
+		}
+		if g.replicas[0].barred.Load() == nil {
+			t.Error("not barred after three invalid answers")
+		}
+	})
+}
+
+// Whoever is condemned gets no calls, and where all are, the group can't be used.
+func TestCondemnedGetNoCalls(t *testing.T) {
+	staged(t, pair(3), func(s *stage) {
+		g := s.g
+		s.actors[0].inc.condemned("once")
+		s.actors[0].inc.condemned("twice")
+		if s.actors[0].condemnedFor() != "once" {
+			t.Error("the first cause does not stay")
+		}
+		for _, want := range []int{1, 2, 1} {
+			r, inc := g.begin(0)
+			if r != want {
+				t.Errorf("a call goes to %d, want %d", r, want)
+			}
+			defer g.end(r, inc, resilience.Answered, time.Millisecond, 1)
+		}
+		s.actors[1].inc.condemned("too")
+		if !g.usable() || g.available() != nil {
+			t.Error("one is left, and the group can't be used")
+		}
+		s.actors[2].inc.condemned("too")
+		if r, inc := g.begin(0); r != -1 || inc != nil {
+			t.Errorf("a call goes to %d", r)
+		}
+		if g.usable() || g.available() == nil {
+			t.Error("all are condemned, and the group can be used")
+		}
+	})
+}
+
+// A replica's place in a mask is its process's, as long as that is there.
+func TestMask(t *testing.T) {
+	staged(t, pair(3), func(s *stage) {
+		old := s.actors[2].inc
+		if got := s.g.mask(old); got != 0b100 {
+			t.Errorf("mask %b", got)
+		}
+		s.leave(1, sdk.ErrUnavailable, false)
+		s.enter(2)
+		if a, b := s.g.mask(old), s.g.mask(nil); a != 0 || b != 0 {
+			t.Errorf("masks of a process that has gone and of none: %b, %b", a, b)
+		}
+		s.enter(1)
+	})
+}
+
+// Only what was held is set free.
+func TestRelease(t *testing.T) {
+	staged(t, pair(2), func(s *stage) {
+		g := s.g
+		if g.release(0) {
+			t.Error("nothing was held")
+		}
+		g.replicas[0].bar("lied") // as its supervisor does for another group's sake
+		if !g.release(0) || g.replicas[0].barred.Load() != nil {
+			t.Error("barred, and not set free")
+		}
+		g.quarantine(1, "lied")
+		g.replicas[1].barred.Store(nil)
+		if !g.release(1) || g.state(1) != resilience.Down {
+			t.Errorf("in quarantine, and not set free: %s", g.state(1))
+		}
+	})
+}
