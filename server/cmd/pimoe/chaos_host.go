@@ -61,7 +61,7 @@ func (a *app) printHost(r chaos.HostReport) error {
 
 func (a *app) chaosSoak() *cobra.Command {
 	var shared chaosFlags
-	var requests, restarts int
+	var requests, restarts, tokens int
 	c := &cobra.Command{
 		Use:   "soak [flags]",
 		Short: "Make many requests and restarts and look for what grows",
@@ -70,11 +70,11 @@ files are sampled, and compared at rest before and after. The exit code is 1 if 
 counted has grown, or if an answer was bad.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if requests < 1 || restarts < 0 {
-				return usageError{errors.New("chaos soak: want --requests of at least 1 and --restarts not below 0")}
+			if requests < 1 || restarts < 0 || tokens < 0 {
+				return usageError{errors.New("chaos soak: want --requests of at least 1, --restarts and --tokens not below 0")}
 			}
 			return a.experiment(c, shared, func(b *chaos.Bench) error {
-				r, err := b.Soak(c.Context(), requests, restarts)
+				r, err := b.Soak(c.Context(), requests, restarts, tokens)
 				if err != nil {
 					return err
 				}
@@ -87,6 +87,7 @@ counted has grown, or if an answer was bad.`,
 	}
 	c.Flags().IntVar(&requests, "requests", 1000, "requests")
 	c.Flags().IntVar(&restarts, "restarts", 50, "processes that are killed meanwhile")
+	c.Flags().IntVar(&tokens, "tokens", 0, "most tokens of an answer, with prompts of one sentence, so that there are more requests; 0 = up to 64, as in the other experiments")
 	shared.add(c)
 	return c
 }

@@ -72,9 +72,13 @@ const (
 	soakEvery           = 500 * time.Millisecond
 )
 
-// Soak loads a server until so many requests have been asked and so many processes been killed, spread evenly.
-func (b *Bench) Soak(ctx context.Context, requests, kills int) (r SoakReport, err error) {
+// Soak loads a server until so many requests have been asked and so many processes been killed, spread evenly. tokens is how many
+// an answer has at most, so that there may be many of them in little time; 0 = as the questions say.
+func (b *Bench) Soak(ctx context.Context, requests, kills, tokens int) (r SoakReport, err error) {
 	qs := load.Questions(b.Seed, questions)
+	if tokens > 0 {
+		qs = load.Short(qs, tokens)
+	}
 	if _, err := b.oracle(ctx, qs); err != nil {
 		return r, err
 	}

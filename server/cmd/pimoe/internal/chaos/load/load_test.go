@@ -164,3 +164,21 @@ func TestQuestions(t *testing.T) {
 		t.Errorf("%d prompts, %d drawn with a seed, %d with logprobs", len(prompts), drawn, logs)
 	}
 }
+
+// Short questions stay what they are but for their length, and still differ.
+func TestShort(t *testing.T) {
+	long, short := Questions(3, 50), Short(Questions(3, 50), 9)
+	seen := map[string]bool{}
+	for i, q := range short {
+		if q.Max > 9 || q.Max < 8 || strings.Count(q.Prompt, ". ") != 1 || !strings.HasPrefix(long[i].Prompt, strings.TrimSuffix(q.Prompt, "Then the")) {
+			t.Errorf("%+v of %+v", q, long[i])
+		}
+		if q.Seed != long[i].Seed || q.Logprobs != long[i].Logprobs {
+			t.Errorf("%+v is another question than %+v", q, long[i])
+		}
+		seen[q.Prompt] = true
+	}
+	if len(seen) < 48 {
+		t.Errorf("%d prompts of %d", len(seen), len(short))
+	}
+}

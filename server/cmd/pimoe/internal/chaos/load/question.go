@@ -19,6 +19,17 @@ type Question struct {
 	Logprobs    bool // the answer also holds the logarithm of every token's probability: one wrong bit shows
 }
 
+// Short makes questions short: their answers have at most so many tokens, and their prompts one sentence.
+func Short(qs []Question, tokens int) []Question {
+	for i := range qs {
+		q := &qs[i]
+		q.Max = min(q.Max, tokens)
+		first, _, _ := strings.Cut(q.Prompt, ". ")
+		q.Prompt = first + ". Then the"
+	}
+	return qs
+}
+
 // Questions draws n questions from a seed, none of which begins like another.
 func Questions(seed uint64, n int) []Question {
 	rng := rand.New(rand.NewPCG(seed, questionStream))
