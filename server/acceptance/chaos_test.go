@@ -115,10 +115,10 @@ func TestChaosSees(t *testing.T) {
 	}
 }
 
-// TestChaosHost kills servers during their start and under load: nothing of them is left.
+// TestChaosHost kills servers during their start, under load and in a reload: nothing of them is left.
 func TestChaosHost(t *testing.T) {
-	r, code, stderr := chaos(t, "host", "--times", "6", "--seed", "2")
-	if code != 0 || number(r, "in_start") == 0 || number(r, "under_load") == 0 || number(r, "gone_ms.count") != 6 {
+	r, code, stderr := chaos(t, "host", "--times", "9", "--seed", "2")
+	if code != 0 || number(r, "in_start") == 0 || number(r, "under_load") == 0 || number(r, "in_reload") == 0 || number(r, "gone_ms.count") != 9 {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
 }

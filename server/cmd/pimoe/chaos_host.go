@@ -17,8 +17,8 @@ func (a *app) chaosHost() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "host [flags]",
 		Short: "Kill the server itself at random moments and look for what it leaves",
-		Long: `Kill the server itself with SIGKILL at random moments, half of them during its start, the others
-while it answers. Reported are the times until the last of its processes has ended and until the
+		Long: `Kill the server itself with SIGKILL at random moments: a third of them during its start, a third while
+it answers, and a third in a reload that gives all its groups new processes. Reported are the times until the last of its processes has ended and until the
 next start is ready, and what is left then: processes, sockets, folders, shared memory. The exit
 code is 1 if anything is left.`,
 		Args: cobra.NoArgs,
@@ -51,7 +51,7 @@ func (a *app) printHost(r chaos.HostReport) error {
 	if a.output == "json" {
 		return table.JSON(a.out, r)
 	}
-	fmt.Fprintf(a.out, "%d kills with seed %d, %d replicas: %d during the start, %d under load\n", r.Kills, r.Seed, r.Replicas, r.InStart, r.UnderLoad)
+	fmt.Fprintf(a.out, "%d kills with seed %d, %d replicas: %d during the start, %d under load, %d in a reload\n", r.Kills, r.Seed, r.Replicas, r.InStart, r.UnderLoad, r.InReload)
 	fmt.Fprintf(a.out, "left: %d processes, %d sockets, %d folders, %d memfds\n", r.Processes, r.Sockets, r.Folders, r.Memfds)
 	fmt.Fprintf(a.out, "%d times a process outlived the server by 100 ms, %d starts took more than 2 s\n\n", r.Late, r.SlowStarts)
 	return table.Write(a.out, []string{"MILLISECONDS", "COUNT", "P50", "P99", "MAX"}, [][]string{

@@ -19,6 +19,7 @@ type HostReport struct {
 	Kills      int       `json:"kills"`
 	InStart    int       `json:"in_start"`   // of them before the server was ready
 	UnderLoad  int       `json:"under_load"` // and while it answered
+	InReload   int       `json:"in_reload"`  // and while it answered and took over another configuration
 	GoneMS     Quantiles `json:"gone_ms"`    // from the kill to the last of its processes
 	StartMS    Quantiles `json:"start_ms"`   // from the next start to ready, of those that were let live so long
 	Processes  int       `json:"left_processes"`
@@ -48,65 +49,137 @@ func (r HostReport) Err() error {
 	return nil
 }
 
-// Hosts kills servers with SIGKILL so many times, at moments drawn from the seed: half of them during their start, the
-// others while they answer. After each it waits for the server's processes to end; after the next start it looks for what
-// is left.
+// Hosts kills servers with SIGKILL so many times, at moments drawn from the seed: a third of them during their start, a third
+// while they answer, and a third in a reload that gives all groups new processes. After each it waits for the server's processes to
+// end; after the next start it looks for what is left.
 func (b *Bench) Hosts(ctx context.Context, kills int, home string) (HostReport, error) {
-	rng := rand.New(rand.NewPCG(b.Seed, hostStream))
-	settings := []string{fmt.Sprintf("experts.replicas=%d", b.Replicas), "home=" + home}
-	r := HostReport{Kills: kills, Seed: b.Seed, Replicas: b.Replicas}
-	first, err := b.serve(ctx, settings...) // imports the model, which is no part of a start
-	if err != nil {
-		return r, err
+	h := hosts{
+		Bench: b, home: home, settings: []string{fmt.Sprintf("experts.replicas=%d", b.Replicas), "home=" + home},
+		rng: rand.New(rand.NewPCG(b.Seed, hostStream)), usual: time.Second, report: HostReport{Kills: kills, Seed: b.Seed, Replicas: b.Replicas},
 	}
-	if err := first.Stop(stopWithin); err != nil {
-		return r, err
+	if err := h.rehearse(ctx); err != nil {
+		return h.report, err
 	}
-	usual, old := time.Second, remains{}
-	var gone, starts []float64
 	for range kills {
-		p, err := b.Spec.Start(settings...)
-		if err != nil {
-			return r, err
+		if err := h.kill(ctx); err != nil {
+			return h.report, err
 		}
-		share := rng.Float64()
-		if rng.IntN(2) == 0 {
-			r.InStart++
-			pause(ctx, time.Duration(share*float64(usual)))
-		} else {
-			took, err := readyOf(ctx, p)
+	}
+	last, err := b.serve(ctx, h.settings...)
+	if err != nil {
+		return h.report, err
+	}
+	h.look()
+	h.report.GoneMS, h.report.StartMS = quantiles(h.gone), quantiles(h.starts)
+	return h.report, last.Stop(stopWithin)
+}
+
+// hosts is one run of Hosts.
+type hosts struct {
+	*Bench
+	home     string
+	settings []string
+	rng      *rand.Rand
+	usual    time.Duration // of a start
+	reload   time.Duration // that one takes
+	old      remains       // of those killed since the last look
+
+	report       HostReport
+	gone, starts []float64 // ms
+}
+
+// rehearse starts a server, which imports the model, which is no part of a start, and measures what a reload takes.
+func (h *hosts) rehearse(ctx context.Context) error {
+	p, err := h.serve(ctx, h.settings...)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err = h.Spec.Alter(); err == nil {
+		err = p.Reload(ctx)
+	}
+	h.reload = time.Since(began)
+	if err != nil {
+		p.Kill()
+		return err
+	}
+	return p.Stop(stopWithin)
+}
+
+// kill starts a server and kills it.
+func (h *hosts) kill(ctx context.Context) error {
+	p, err := h.Spec.Start(h.settings...)
+	if err != nil {
+		return err
+	}
+	share, when := h.rng.Float64(), h.rng.IntN(3)
+	if when == 0 {
+		h.report.InStart++
+		pause(ctx, time.Duration(share*float64(h.usual)))
+	} else if err = h.ready(ctx, p); err != nil {
+		p.Kill()
+		return err
+	}
+	var reloaded chan error
+	switch when {
+	case 1:
+		h.report.UnderLoad++
+		h.busy(ctx, p, time.Duration(share*float64(serveFor)))
+	case 2:
+		if err := h.Spec.Alter(); err != nil {
+			p.Kill()
+			return err
+		}
+		var took time.Duration
+		reloaded = make(chan error, 1)
+		go func() {
+			began := time.Now()
+			err := p.Reload(ctx)
+			took = time.Since(began)
+			reloaded <- err
+		}()
+		h.busy(ctx, p, time.Duration(share*float64(h.reload)))
+		select {
+		case err := <-reloaded: // sooner than the first one
 			if err != nil {
 				p.Kill()
-				return r, err
+				return err
 			}
-			usual = took
-			starts = append(starts, ms(took))
-			if took > readyWithin {
-				r.SlowStarts++
-			}
-			r.look(old, home)
-			old = remains{}
-			r.UnderLoad++
-			b.busy(ctx, p, time.Duration(share*float64(serveFor)))
-		}
-		if ctx.Err() != nil {
-			p.Kill()
-			return r, ctx.Err()
-		}
-		took, left := killHost(p, &old)
-		gone = append(gone, ms(took))
-		r.Processes += left
-		if took > goneWithin {
-			r.Late++
+			h.reload, reloaded = took, nil
+			h.report.UnderLoad++
+		default:
+			h.report.InReload++
 		}
 	}
-	last, err := b.serve(ctx, settings...)
+	if ctx.Err() != nil {
+		p.Kill()
+		return ctx.Err()
+	}
+	took, left := killHost(p, &h.old)
+	if reloaded != nil {
+		<-reloaded // nobody answers it any more
+	}
+	h.gone = append(h.gone, ms(took))
+	h.report.Processes += left
+	if took > goneWithin {
+		h.report.Late++
+	}
+	return nil
+}
+
+// ready waits until a server is, and looks for what those before it have left.
+func (h *hosts) ready(ctx context.Context, p *program.Server) error {
+	took, err := readyOf(ctx, p)
 	if err != nil {
-		return r, err
+		return err
 	}
-	r.look(old, home)
-	r.GoneMS, r.StartMS = quantiles(gone), quantiles(starts)
-	return r, last.Stop(stopWithin)
+	h.usual = took
+	h.starts = append(h.starts, ms(took))
+	if took > readyWithin {
+		h.report.SlowStarts++
+	}
+	h.look()
+	return nil
 }
 
 // hostStream keeps its draws apart from those of faults and questions.
@@ -145,17 +218,18 @@ func killHost(p *program.Server, old *remains) (took time.Duration, left int) {
 }
 
 // look counts what is left of killed servers after a start.
-func (r *HostReport) look(old remains, home string) {
-	for _, pid := range old.servers {
-		dirs, _ := filepath.Glob(filepath.Join(home, "run", fmt.Sprintf("h%d-*", pid)))
-		r.Folders += len(dirs)
+func (h *hosts) look() {
+	for _, pid := range h.old.servers {
+		dirs, _ := filepath.Glob(filepath.Join(h.home, "run", fmt.Sprintf("h%d-*", pid)))
+		h.report.Folders += len(dirs)
 		for _, dir := range dirs {
-			r.Sockets += program.Sockets(dir)
+			h.report.Sockets += program.Sockets(dir)
 		}
 	}
-	if len(old.memfds) > 0 {
-		r.Memfds += program.Holders(old.memfds)
+	if len(h.old.memfds) > 0 {
+		h.report.Memfds += program.Holders(h.old.memfds)
 	}
+	h.old = remains{}
 }
 
 // busy has a server answer for some time. What it answers is cut off and of no interest.

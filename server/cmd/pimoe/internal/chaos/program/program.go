@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"time"
 
+	"gopkg.in/yaml.v3"
+
 	"github.com/pimoe/pimoe/core/host"
 	"github.com/pimoe/pimoe/sdk"
 )
@@ -183,6 +185,51 @@ func (p *Server) get(ctx context.Context, url string) ([]byte, error) {
 		err = fmt.Errorf("%s answers %s: %w", url, resp.Status, sdk.ErrUnavailable)
 	}
 	return b, err
+}
+
+// Alter changes the configuration file such that a server that reads it again gives all its groups new processes: those that stand by
+// come or go.
+func (s Spec) Alter() error {
+	text, err := os.ReadFile(s.Config)
+	if err != nil {
+		return fmt.Errorf("alter the configuration: %w", err)
+	}
+	var c map[string]any
+	if err := yaml.Unmarshal(text, &c); err != nil {
+		return fmt.Errorf("alter the configuration: %w", err)
+	}
+	experts, ok := c["experts"].(map[string]any)
+	if !ok {
+		return fmt.Errorf("alter the configuration: it says nothing of experts: %w", sdk.ErrInvalid)
+	}
+	standby, _ := experts["standby"].(int)
+	experts["standby"] = 1 - min(standby, 1)
+	if text, err = yaml.Marshal(c); err == nil {
+		err = os.WriteFile(s.Config, text, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("alter the configuration: %w", err)
+	}
+	return nil
+}
+
+// Reload has the server take over its configuration file, and waits for it to do so.
+func (p *Server) Reload(ctx context.Context) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, p.Admin+"/admin/reload", strings.NewReader("{}"))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := p.http.Do(r)
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, longest))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("reload: %s: %.300s: %w", resp.Status, b, sdk.ErrUnavailable)
+	}
+	return err
 }
 
 // Status is what the server says about itself.
