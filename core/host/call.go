@@ -41,7 +41,7 @@ type groupCall struct {
 	call   *expert.Call
 	try    try
 	last   *incarnation // that failed
-	retry  bool         // the try is one of the budget's retries
+	retry  bool         // the try is one of the budget's retries, as all are after the first
 	quiet  bool         // not to be sampled: it is itself a repetition
 	now    bool         // does not wait for a restart
 	noted  *moe.Answer  // who has answered goes here, if not nil
@@ -147,7 +147,6 @@ func (p *groupCall) endRetry() {
 	if !p.retry {
 		return
 	}
-	p.retry = false
 	p.group.mu.Lock()
 	defer p.group.mu.Unlock()
 	p.group.set.EndRetry()

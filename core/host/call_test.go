@@ -111,7 +111,7 @@ func TestCallGivesUp(t *testing.T) {
 		want  error
 	}{
 		"invalid answers": {line{err: errGarbled}, 3, sdk.ErrInvalidOutput},
-		"deaths":          {line{dies: true}, maxDeaths + 1, sdk.ErrUnavailable},
+		"deaths":          {line{dies: true}, 9, sdk.ErrUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			staged(t, pair(1), func(s *stage) {
@@ -346,7 +346,7 @@ func TestHedge(t *testing.T) {
 		"the first dies":        {line{after: 5 * ms, dies: true}, line{after: 9 * ms}, false, 11 * ms, tally{calls: 1, rows: 2, errors: 1, hedges: 1, won: 1}, [2]int{}, false},
 		"the second fails":      {line{after: 9 * ms}, line{err: errGarbled}, false, 9 * ms, tally{calls: 1, rows: 2, errors: 1, hedges: 1}, [2]int{}, false},
 		"at work":               {line{after: 10 * ms}, line{}, true, 10 * ms, tally{calls: 1, rows: 2}, [2]int{}, false},
-		"at work for too long":  {never, line{}, true, (2*workPatience + 1) * ms, tally{calls: 1, rows: 2, hedges: 1, won: 1}, [2]int{1, 0}, true},
+		"at work for too long":  {never, line{}, true, 17 * ms, tally{calls: 1, rows: 2, hedges: 1, won: 1}, [2]int{1, 0}, true},
 		"blind":                 {line{after: 4 * ms}, line{blind: true}, false, 4 * ms, tally{calls: 2, rows: 4, hedges: 1}, [2]int{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -512,7 +512,7 @@ func TestHungCall(t *testing.T) {
 
 // A call's work is its rows and the reading of its units.
 func TestWorkOfACall(t *testing.T) {
-	if got := work(&expert.Call{Y: tensor.NewMatrix(5, 1), Segments: make([]expert.Segment, 3)}); got != 5+3*unitRows {
+	if got := work(&expert.Call{Y: tensor.NewMatrix(5, 1), Segments: make([]expert.Segment, 3)}); got != 5+3*16 {
 		t.Errorf("work %g", got)
 	}
 }

@@ -93,10 +93,7 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 		g.pool = newPool(*spec.Remote, all, l.options.StartTimeout, g.log)
 	}
 	for r := range all {
-		name, cores := fmt.Sprintf("%s/%d", spec.Name, r), g.cores
-		if r >= spec.Replicas && r < spec.most() { // what load has called for shall have cores that the others do not keep busy
-			cores = l.lanes.of(n + r)
-		}
+		name, cores := fmt.Sprintf("%s/%d", spec.Name, r), l.lanes.replica(n, r, spec)
 		launch := func(ctx context.Context) (*incarnation, error) {
 			if g.pool != nil {
 				return l.connect(ctx, spec, g.pool.at(r), answers)

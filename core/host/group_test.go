@@ -2,7 +2,10 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +43,19 @@ func TestGroupsReplicas(t *testing.T) {
 	})
 	one := pair(0)
 	staged(t, one, func(s *stage) {
+		if _, err := newGroup(0, GroupSpec{Name: "e9", Packed: one.Packed}, s.l); !errors.Is(err, sdk.ErrInvalid) {
+			t.Errorf("a group without units: %v", err)
+		}
+		other, err := newGroup(0, GroupSpec{Name: "e9", Units: one.Units, Packed: one.Packed}, s.l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other.set.Violated("a rule")
+		var stats strings.Builder
+		s.l.options.Metrics.Write(&stats)
+		if !strings.Contains(stats.String(), `pimoe_invariant_violations_total{group="e9"} 1`) {
+			t.Error("a broken invariant is not counted")
+		}
 		if len(s.g.replicas) != 1 || s.g.replicas[0].lenient {
 			t.Errorf("%d replicas, lenient %v", len(s.g.replicas), s.g.replicas[0].lenient)
 		}
@@ -52,6 +68,17 @@ func TestGroupsReplicas(t *testing.T) {
 	})
 }
 
+// A replica has its group's cores; one that load has called for has the next ones.
+func TestCoresOfReplicas(t *testing.T) {
+	l := lanes{cores: []int{4, 5, 6, 7, 8}, most: 2}
+	spec := GroupSpec{Replicas: 2, MaxReplicas: 4, Standby: 1}
+	for r, want := range [][]int{{2, 3}, {2, 3}, {1, 2}, {3, 4}, {2, 3}} {
+		if got := l.replica(1, r, spec); !slices.Equal(got, want) {
+			t.Errorf("replica %d: cores %v, want %v", r, got, want)
+		}
+	}
+}
+
 // A group on other machines has a replica for each endpoint that may be found; those of another zone stand by.
 func TestGroupElsewhere(t *testing.T) {
 	spec := pair(3)
@@ -60,6 +87,9 @@ func TestGroupElsewhere(t *testing.T) {
 		g := s.g
 		if len(g.replicas) != 3 || len(g.serving()) != 0 {
 			t.Fatalf("%d replicas, %d of them serve before they have an endpoint", len(g.replicas), len(g.serving()))
+		}
+		if _, err := g.replicas[0].launch(context.Background()); !errors.Is(err, errNoEndpoint) {
+			t.Errorf("a replica without an endpoint is started: %v", err)
 		}
 		for r, zone := range []string{"south", "north", "north"} {
 			g.replicas[r].parked.Store(false)
@@ -120,9 +150,9 @@ func TestProbesOutcome(t *testing.T) {
 		wrong := fmt.Errorf("other bits: %w", sdk.ErrInvalidOutput)
 		s.enter(0)
 		for range 5 {
-			g.probed(0, old, wrong)
-			g.probed(0, s.actors[0].inc, sdk.ErrUnavailable)
-			g.probed(0, s.actors[0].inc, nil)
+			g.replicas[0].news.probed(old, wrong)
+			g.replicas[0].news.probed(s.actors[0].inc, sdk.ErrUnavailable)
+			g.replicas[0].news.probed(s.actors[0].inc, nil)
 		}
 		if g.state(0) != resilience.Ready || g.replicas[0].barred.Load() != nil {
 			t.Error("blamed for its predecessor, or for an answer that did not come")
@@ -131,7 +161,7 @@ func TestProbesOutcome(t *testing.T) {
 			if g.replicas[0].barred.Load() != nil {
 				t.Errorf("barred after %d", n)
 			}
-			g.probed(0, s.actors[0].inc, wrong)
+			g.replicas[0].news.probed(s.actors[0].inc, wrong)
 		}
 		if why := g.replicas[0].barred.Load(); why == nil || *why != "failed its known-answer test again and again" || g.state(0) != resilience.Quarantined {
 			t.Errorf("barred %v, %s", why, g.state(0))
@@ -153,6 +183,15 @@ func TestVerdicts(t *testing.T) {
 		if g.state(0) != resilience.Suspect || len(g.replicas[0].doubted) != 1 || !g.replicas[0].news.hurry() || g.replicas[1].news.hurry() {
 			t.Errorf("%s, %d doubts", g.state(0), len(g.replicas[0].doubted))
 		}
+		for n, err := range []error{nil, nil, sdk.ErrUnavailable, nil, nil, nil} { // three good tests in a row clear it
+			if g.state(0) != resilience.Suspect {
+				t.Errorf("%s after %d tests", g.state(0), n)
+			}
+			g.probed(0, inc, err)
+		}
+		if g.state(0) != resilience.Ready {
+			t.Errorf("%s after three good tests in a row", g.state(0))
+		}
 		for n := range 3 {
 			a := s.enter(0)
 			if r, _ := g.begin(0b10); r != 0 {
@@ -166,6 +205,27 @@ func TestVerdicts(t *testing.T) {
 		if g.replicas[0].barred.Load() == nil {
 			t.Error("not barred after three invalid answers")
 		}
+	})
+}
+
+// Calls beyond what the processes of the moment can compute at once are a queue.
+func TestQueueOfAGroup(t *testing.T) {
+	staged(t, pair(2), func(s *stage) {
+		g := s.g
+		queued := func() bool { _, queue := g.asked(time.Now()); return queue > 0 }
+		for n, want := range []bool{false, false, true} { // each process has one lane
+			r, inc := g.begin(0)
+			defer g.end(r, inc, resilience.Answered, time.Millisecond, 1)
+			if time.Sleep(time.Millisecond); queued() != want {
+				t.Errorf("%d calls on two processes are a queue: %v", n+1, !want)
+			}
+		}
+		s.enter(0) // another one in the place of the first
+		time.Sleep(time.Millisecond)
+		if !queued() {
+			t.Error("three calls on two processes are no queue")
+		}
+		s.actors[0].inc.inflight.Store(0)
 	})
 }
 

@@ -44,6 +44,15 @@ func (l lanes) of(n int) []int {
 	return own
 }
 
+// replica are those of the n-th group's r-th replica: the group's own, or, of one that load has called for, cores that the others do
+// not keep busy.
+func (l lanes) replica(n, r int, spec GroupSpec) []int {
+	if r >= spec.Replicas && r < spec.most() {
+		return l.of(n + r)
+	}
+	return l.of(n)
+}
+
 // here is the plan's core on which the caller runs, -1 if it is none of them.
 func (l lanes) here() int {
 	if !l.bind {
