@@ -154,7 +154,7 @@ chaos: build ## 10,000 kills and stops of experts and router under load, two rep
 	./$(BIN)/pimoe chaos --pairs 1000 --replicas 2 --seed $(SEED)
 
 .PHONY: chaos-host
-chaos-host: build ## 1,000 kills of the server, half of them during its start; and the ends that the tests know, many more times
+chaos-host: build ## 1,000 kills of the server, a third of them during its start and a third in reloads; and the ends that the tests know, many more times
 	./$(BIN)/pimoe chaos host --times 1000 --seed $(SEED)
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_INVARIANCE=all PIMOE_KILLS=1000 PIMOE_HOST_KILLS=200 PIMOE_TERMINATIONS=100 PIMOE_STRICT_TIMES=1 \
 	  $(GO) test -count=1 -v -timeout 2h -run 'Kill|Stop|Terminate|SecondSignal|Rot|Invalid|Invariance' ./server/acceptance
