@@ -18,9 +18,9 @@ func (a *app) chaosHost() *cobra.Command {
 		Use:   "host [flags]",
 		Short: "Kill the server itself at random moments and look for what it leaves",
 		Long: `Kill the server itself with SIGKILL at random moments: a third of them during its start, a third while
-it answers, and a third in a reload that gives all its groups new processes. Reported are the times until the last of its processes has ended and until the
-next start is ready, and what is left then: processes, sockets, folders, shared memory. The exit
-code is 1 if anything is left.`,
+it answers, and a third in a reload that gives all its groups new processes. Reported are the
+times until the last of its processes has ended and until the next start is ready, and what is
+left then: processes, sockets, folders, shared memory. The exit code is 1 if anything is left.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if times < 1 {
