@@ -135,15 +135,13 @@ func (d *deal) step(list []int) bool {
 			if b == a {
 				continue
 			}
-			if len(d.of[a]) > 1 {
-				best = d.better(best, exchange{a: a, b: b, i: i, j: -1}, d.heat[u])
-			}
+			best = d.better(best, exchange{a: a, b: b, i: i, j: -1}, d.heat[u]) // a group's only unit would be as hot elsewhere
 			for j, v := range d.of[b] {
 				best = d.better(best, exchange{a: a, b: b, i: i, j: j}, d.heat[u]-d.heat[v])
 			}
 		}
 	}
-	if !(d.load[a]-best.max >= leastGain*mean && best.max < d.load[a]) {
+	if d.load[a]-best.max < leastGain*mean {
 		return false
 	}
 	d.do(best)

@@ -41,6 +41,16 @@ func TestRegroup(t *testing.T) {
 			map[expert.Unit]float64{unit(0, 0): 90, unit(1, 0): 100, unit(0, 1): 10, unit(1, 1): 20}, "a: 0.0 1.0\nb: 0.1 1.1\n", 0},
 		{"a group keeps a unit", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0)}}, {Name: "b", Units: []expert.Unit{unit(1, 0)}}},
 			map[expert.Unit]float64{unit(0, 0): 90}, "a: 0.0\nb: 1.0\n", 0},
+		{"one unit more on one side", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(1, 0), unit(2, 0)}}, {Name: "b", Units: []expert.Unit{unit(3, 0)}}},
+			map[expert.Unit]float64{unit(0, 0): .3, unit(1, 0): .3, unit(2, 0): .3, unit(3, 0): .3}, "a: 1.0 2.0\nb: 0.0 3.0\n", 1},
+		{"units in any order", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(2, 0), unit(0, 0), unit(1, 0)}}, {Name: "b", Units: []expert.Unit{unit(3, 0)}}},
+			map[expert.Unit]float64{unit(0, 0): .3, unit(1, 0): .3, unit(2, 0): .3, unit(3, 0): .3}, "a: 1.0 2.0\nb: 0.0 3.0\n", 1},
+		{"of two hot groups the first", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(1, 0)}}, {Name: "b", Units: []expert.Unit{unit(2, 0), unit(3, 0)}}, {Name: "c", Units: []expert.Unit{unit(4, 0)}}},
+			map[expert.Unit]float64{unit(0, 0): 50, unit(1, 0): 50, unit(2, 0): 50, unit(3, 0): 50}, "a: 1.0\nb: 2.0 3.0\nc: 0.0 4.0\n", 1},
+		{"a gain of a hundredth", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(0, 1)}}, {Name: "b", Units: []expert.Unit{unit(0, 2), unit(0, 3)}}},
+			map[expert.Unit]float64{unit(0, 0): 51, unit(0, 1): 50, unit(0, 2): 50, unit(0, 3): 49}, "a: 0.1 0.2\nb: 0.0 0.3\n", 2},
+		{"a gain of less", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(0, 1)}}, {Name: "b", Units: []expert.Unit{unit(0, 2), unit(0, 3)}}},
+			map[expert.Unit]float64{unit(0, 0): 50.75, unit(0, 1): 50, unit(0, 2): 50, unit(0, 3): 49.25}, "a: 0.0 0.1\nb: 0.2 0.3\n", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, moved := scaling.Regroup(c.groups, c.heat)
@@ -119,5 +129,23 @@ func TestRegroupLarge(t *testing.T) {
 	t.Logf("measured: %d of %d units moved, %+v became %+v", moved, 24*128, before, after)
 	if after.Busiest > 1.1 {
 		t.Errorf("%+v became %+v", before, after)
+	}
+}
+
+// TestBalanceOf: a place with twice the mean is 2, and what is not used at all is even.
+func TestBalanceOf(t *testing.T) {
+	groups := []scaling.Grouping{{Units: []expert.Unit{unit(0, 0), unit(1, 0)}}, {Units: []expert.Unit{unit(0, 1), unit(1, 1)}}}
+	for _, c := range []struct {
+		heat map[expert.Unit]float64
+		want scaling.Balance
+	}{
+		{nil, scaling.Balance{Busiest: 1, Layers: 1}},
+		{map[expert.Unit]float64{unit(0, 0): .5}, scaling.Balance{Busiest: 2, Layers: 2}},
+		{map[expert.Unit]float64{unit(0, 0): 6, unit(1, 1): 2}, scaling.Balance{Busiest: 1.5, Layers: 2}},
+		{map[expert.Unit]float64{unit(0, 0): 2, unit(0, 1): 2, unit(1, 0): 3, unit(1, 1): 1}, scaling.Balance{Busiest: 1.25, Layers: 1.25}},
+	} {
+		if got := scaling.BalanceOf(groups, c.heat); got != c.want {
+			t.Errorf("%v: %+v, want %+v", c.heat, got, c.want)
+		}
 	}
 }
