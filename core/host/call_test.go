@@ -13,12 +13,15 @@ import (
 	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/sdk"
 	"github.com/pimoe/pimoe/sdk/expert"
+	"github.com/pimoe/pimoe/sdk/router"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
 
 // A call that is answered is counted once, for its replica, and whoever asks learns who has answered.
 func TestCall(t *testing.T) {
 	staged(t, pair(2), func(s *stage) {
+		s.l.seen.wanted.Store(true)
+		s.l.seen.step(Outcome{})
 		call := rows(3)
 		p := s.g.Start(context.Background(), call)
 		var by moe.Answer
@@ -42,6 +45,12 @@ func TestCall(t *testing.T) {
 		}
 		if h := &s.l.heat.units[0]; h.rows.Load() != 3 || h.calls.Load() != 1 || s.l.heat.units[1].calls.Load() != 0 {
 			t.Errorf("units have done %d rows in %d calls", h.rows.Load(), h.calls.Load())
+		}
+		time.Sleep(observeEvery)
+		s.l.seen.step(Outcome{})
+		load := router.Load{Rows: 3, Busy: time.Millisecond}
+		if o := <-s.l.seen.ready; len(o.Loads) != 1 || o.Loads[0] != load {
+			t.Errorf("a router that observes is told of %+v, want %+v", o.Loads, load)
 		}
 		var stats strings.Builder
 		s.l.options.Metrics.Write(&stats)
