@@ -152,7 +152,7 @@ func (h *Host) Abort() {
 	}
 	defer h.users.RUnlock()
 	for i := range h.layout.Slots {
-		futexWake(word(h.res, h.layout.resSlot(i)+slotDone))
+		futexWake(h.done(i))
 	}
 }
 
@@ -207,12 +207,11 @@ func (h *Host) Post(ctx context.Context, lane int, head Head, fill func(payload 
 	}
 	// A slot that its caller left comes back without a signal, hence the look every other millisecond. It happens
 	// only while all slots are taken.
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
+	tick := time.Tick(2 * time.Millisecond)
 	for {
 		select {
 		case <-h.freed:
-		case <-tick.C:
+		case <-tick:
 		case <-ctx.Done():
 			return Ticket{}, ctx.Err()
 		}
@@ -222,40 +221,41 @@ func (h *Host) Post(ctx context.Context, lane int, head Head, fill func(payload 
 	}
 }
 
-// take finds a free slot, or -1: of the wanted lane, else of the one with the most. more says that others are left.
+// take finds a free slot, or -1: of the wanted lane, else of the one with the most. more says that others are left. The slots of
+// late answers are looked at only when there is no other.
 func (h *Host) take(lane int) (slot int, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if lane >= 0 {
-		lane %= h.layout.Lanes
-	}
-	best, total := lane, 0
-	for range 2 { // the second time with the late answers' slots
-		total = 0
+	lane %= h.layout.Lanes // AnyLane stays below zero, except where there is one lane
+	for {
+		best, total := 0, 0
 		for l, free := range h.free {
 			total += len(free)
-			if best < 0 || len(h.free[best]) == 0 || lane < 0 && len(free) > len(h.free[best]) {
+			if len(free) > len(h.free[best]) {
 				best = l
 			}
 		}
-		if total > 0 || !h.reclaim() {
-			break
+		if total == 0 {
+			if h.reclaim() {
+				continue
+			}
+			return -1, false
 		}
+		if lane >= 0 && len(h.free[lane]) > 0 {
+			best = lane
+		}
+		free := h.free[best]
+		slot = free[len(free)-1]
+		h.free[best] = free[:len(free)-1]
+		return slot, total > 1
 	}
-	if total == 0 {
-		return -1, false
-	}
-	free := h.free[best]
-	slot = free[len(free)-1]
-	h.free[best] = free[:len(free)-1]
-	return slot, total > 1
 }
 
 // reclaim frees slots whose late answer has arrived. It reports whether there was one. The caller holds mu.
 func (h *Host) reclaim() bool {
 	kept, found := h.orphans[:0], false
 	for _, i := range h.orphans {
-		if word(h.res, h.layout.resSlot(i)+slotDone).Load() != uint32(h.gens[i]) {
+		if h.done(i).Load() != uint32(h.gens[i]) {
 			kept = append(kept, i)
 			continue
 		}
@@ -265,6 +265,9 @@ func (h *Host) reclaim() bool {
 	h.orphans = kept
 	return found
 }
+
+// done is the word in which the plugin says which generation of the slot it has closed.
+func (h *Host) done(slot int) *atomic.Uint32 { return word(h.res, h.layout.resSlot(slot)+slotDone) }
 
 // signal tells one of those who wait for a slot that there is one.
 func (h *Host) signal() {
@@ -299,13 +302,9 @@ func (h *Host) Wake(all bool) {
 		return
 	}
 	defer h.users.RUnlock()
-	here := -1
-	if !all {
-		here = Core()
-	}
 	for lanes := h.asleep.Swap(0); lanes != 0; lanes &= lanes - 1 {
 		lane := bits.TrailingZeros32(lanes)
-		if here >= 0 && lane < len(h.cores) && h.cores[lane] == here {
+		if !all && lane < len(h.cores) && h.cores[lane] == Core() {
 			h.asleep.Or(1 << lane)
 			continue
 		}
@@ -395,14 +394,13 @@ const (
 // arrive waits for the plugin to close the generation.
 func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 	h := t.host
-	done := word(h.res, h.layout.resSlot(t.slot)+slotDone)
+	done := h.done(t.slot)
 	want, before := uint32(t.gen), uint32(t.gen-1)
-	looks := hostPolls
-	if !polls || t.long {
-		looks = 0
-	}
 	var start time.Time
-	var took time.Duration
+	var took, looks time.Duration
+	if polls && !t.long {
+		looks = hostPolls
+	}
 	for n := 0; ; n++ {
 		switch v := await(done, before); {
 		case v == want:
@@ -432,7 +430,7 @@ func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 		}
 		// A plugin that has spoilt its own word about who sleeps is woken all the same.
 		futexWake(word(h.req, reqBell+h.layout.lane(t.slot)*line))
-		t.sleep(done, before, min(glance(ctx), max(limit-took, 0)+minDoze))
+		t.sleep(done, before, min(glance(ctx), limit-took+minDoze))
 	}
 }
 
