@@ -135,7 +135,7 @@ func TestASlotBelongsToOneCall(t *testing.T) {
 			case what > 2 && !c.left:
 				if c.answered || rng.IntN(2) == 0 {
 					c.Leave()
-				} else if err := c.Wait(gone(), time.Minute, nil); !errors.Is(err, context.Canceled) {
+				} else if err := c.Wait(gone(), time.Second, nil); !errors.Is(err, context.Canceled) {
 					t.Fatalf("seed %d: call %d without an answer: %v", seed, c.n, err)
 				}
 				if got := word(plugin.req, host.layout.reqSlot(c.slot)+slotCancel).Load(); got != uint32(c.gen) {
@@ -156,7 +156,7 @@ func TestAnswerOfAnotherGeneration(t *testing.T) {
 
 	ticket := mustPost(t, host, AnyLane, Head{})
 	done.Store(77)
-	if err := ticket.Wait(t.Context(), time.Minute, ignore); !errors.Is(err, sdk.ErrInvalidOutput) {
+	if err := ticket.Wait(t.Context(), time.Second, ignore); !errors.Is(err, sdk.ErrInvalidOutput) {
 		t.Errorf("generation 77 is done: %v", err)
 	}
 	if _, ok, err := host.TryPost(AnyLane, Head{}, func([]byte) {}); ok || err != nil {
@@ -167,7 +167,7 @@ func TestAnswerOfAnotherGeneration(t *testing.T) {
 
 	plugin.answer(0)
 	binary.LittleEndian.PutUint64(plugin.res[host.layout.resSlot(0)+slotGenBack:], ticket.gen+1<<32)
-	if err := ticket.Wait(t.Context(), time.Minute, ignore); !errors.Is(err, sdk.ErrInvalidOutput) {
+	if err := ticket.Wait(t.Context(), time.Second, ignore); !errors.Is(err, sdk.ErrInvalidOutput) {
 		t.Errorf("the upper half of the generation is wrong: %v", err)
 	}
 	mustPost(t, host, AnyLane, Head{}) // this one was closed
@@ -189,7 +189,7 @@ func TestChoiceOfALane(t *testing.T) {
 		t.Helper()
 		for _, c := range calls {
 			plugin.answer(c.slot)
-			if err := c.Wait(t.Context(), time.Minute, ignore); err != nil {
+			if err := c.Wait(t.Context(), time.Second, ignore); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -236,7 +236,7 @@ func TestWaitersForASlot(t *testing.T) {
 		go wait(t.Context())
 		expect(0, "both slots taken")
 		plugin.answer(first.slot)
-		if err := first.Wait(t.Context(), time.Minute, ignore); err != nil {
+		if err := first.Wait(t.Context(), time.Second, ignore); err != nil {
 			t.Fatal(err)
 		}
 		expect(1, "one came back")
@@ -267,7 +267,7 @@ func TestNewsOfFreeSlotsIsPassedOn(t *testing.T) {
 	}
 	for _, c := range calls {
 		plugin.answer(c.slot)
-		if err := c.Wait(t.Context(), time.Minute, ignore); err != nil {
+		if err := c.Wait(t.Context(), time.Second, ignore); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -421,12 +421,12 @@ func TestSettled(t *testing.T) {
 	if !call.Settled(0) {
 		t.Error("not settled with an answer")
 	}
-	if err := call.Wait(t.Context(), time.Minute, ignore); err != nil {
+	if err := call.Wait(t.Context(), time.Second, ignore); err != nil {
 		t.Errorf("Settled took the answer: %v", err)
 	}
 	call = mustPost(t, host, AnyLane, Head{})
 	host.Abort()
-	if !call.Settled(time.Minute) {
+	if !call.Settled(time.Second) {
 		t.Error("not settled though the process is gone")
 	}
 }
@@ -450,10 +450,10 @@ func TestClosed(t *testing.T) {
 	call := mustPost(t, host, AnyLane, Head{})
 	host.asleep.Store(1)
 	host.Close()
-	if err := call.Wait(t.Context(), time.Minute, ignore); !errors.Is(err, ErrClosed) {
+	if err := call.Wait(t.Context(), time.Second, ignore); !errors.Is(err, ErrClosed) {
 		t.Errorf("Wait: %v", err)
 	}
-	if !call.Settled(time.Minute) {
+	if !call.Settled(time.Second) {
 		t.Error("not settled")
 	}
 	call.Leave()
@@ -522,7 +522,7 @@ func TestWaitLooksFirst(t *testing.T) {
 				}
 				return nil
 			}
-			if err := call.Wait(ctx, time.Minute, ignore); err != nil {
+			if err := call.Wait(ctx, time.Second, ignore); err != nil {
 				t.Errorf("%+v: %v", c, err)
 			}
 			want := []int{0, 1, 2, 3}
@@ -598,7 +598,7 @@ func TestWaitLetsGoroutinesRun(t *testing.T) {
 				}
 				return nil
 			}}
-			if err := call.Wait(ctx, time.Minute, ignore); err != nil {
+			if err := call.Wait(ctx, time.Second, ignore); err != nil {
 				t.Error(err)
 			}
 		})
@@ -647,7 +647,7 @@ func TestWaitGivesTheCoreAway(t *testing.T) {
 		for rounds.Load() == 0 {
 			runtime.Gosched()
 		}
-		if err := call.Wait(ctx, time.Minute, ignore); err != nil {
+		if err := call.Wait(ctx, time.Second, ignore); err != nil {
 			t.Error(err)
 		}
 		stop.Store(true)
