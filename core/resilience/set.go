@@ -2,6 +2,7 @@ package resilience
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -64,10 +65,10 @@ type Options struct {
 // Set is the replicas of one expert group, numbered from 0. It is not safe for concurrent use.
 type Set struct {
 	members []member
-	hedging bool
 	retries budget
-	hedges  budget
+	hedges  budget // has no share where hedging is switched off
 	latency latency
+	others  []float64 // of othersMedian, kept
 	// Violated is called when an invariant does not hold (FAULTS 5.5). It must not be nil when something happens.
 	Violated func(what string)
 }
@@ -77,10 +78,10 @@ type member struct {
 	standby  bool
 	inflight int
 	invalid  int     // invalid answers that are not forgiven
-	good     int     // good answers in a row
+	good     int     // good answers in a row since the latest invalid one
 	probes   int     // good probes of a suspect in a row
 	slow     float64 // moving mean of the time for a unit of work, in ns
-	measured int     // calls in it
+	measured int     // calls in it; with none it begins anew
 	breaker  breaker
 }
 
@@ -96,7 +97,7 @@ func NewSet(replicas, standbys int, o Options) *Set {
 		o.HedgeShare = 0.05
 	}
 	s := &Set{
-		members: make([]member, replicas), hedging: o.HedgeShare > 0,
+		members: make([]member, replicas), others: make([]float64, replicas),
 		retries: newBudget(o.RetryShare, 10, 3), hedges: newBudget(max(o.HedgeShare, 0), 10, 0),
 		Violated: func(what string) { panic("resilience: " + what) },
 	}
@@ -119,7 +120,7 @@ func (s *Set) Up(i int) {
 		s.Violated(fmt.Sprintf("replica %d comes up in quarantine", i))
 		return
 	}
-	m.state, m.probes, m.slow, m.measured = Ready, 0, 0, 0
+	m.state, m.measured = Ready, 0
 	m.breaker = breaker{threshold: m.breaker.threshold}
 }
 
@@ -149,7 +150,7 @@ func (s *Set) Release(i int) {
 	if m.state == Quarantined {
 		m.state = Down
 	}
-	m.invalid, m.good = 0, 0
+	m.invalid = 0
 }
 
 // Doubt makes a ready replica suspect: it has missed a beat. A group's last ready replica stays what it is, since nothing
@@ -166,11 +167,11 @@ func (s *Set) Doubt(i int) {
 // that of two replicas in doubt the one that answers gets the calls.
 func (s *Set) Prefer(i int) {
 	if m := &s.members[i]; m.state == Suspect {
-		m.state, m.probes, m.slow, m.measured = Ready, 0, 0, 0
+		m.state, m.measured = Ready, 0
 	}
 }
 
-// canSpare reports whether one more ready replica may be left out: another one is ready, and at most half are out.
+// canSpare reports whether one more ready replica may be left out: as many are ready then as are out, so at least one is.
 func (s *Set) canSpare() bool {
 	ready, suspect := 0, 0
 	for i := range s.members {
@@ -181,7 +182,7 @@ func (s *Set) canSpare() bool {
 			suspect++
 		}
 	}
-	return ready > 1 && 2*(suspect+1) <= ready+suspect
+	return suspect+1 <= ready-1
 }
 
 // Probed takes the outcome of a known-answer test.
@@ -195,7 +196,7 @@ func (s *Set) Probed(i int, ok bool) {
 		return
 	}
 	if m.probes++; m.probes >= goodProbes {
-		m.state, m.slow, m.measured = Ready, 0, 0
+		m.state, m.measured = Ready, 0
 	}
 }
 
@@ -203,7 +204,7 @@ func (s *Set) Probed(i int, ok bool) {
 // the lowest number first; else of the suspect ones; -1 if there is none. A replica whose breaker is open comes last of all:
 // an answer that may fail is better than none.
 func (s *Set) Pick(now time.Time, avoid uint64) int {
-	best, bestRank := -1, 0
+	best, bestRank := -1, 4 // worse than any
 	for i := range s.members {
 		m := &s.members[i]
 		if avoid&(1<<i) != 0 || m.state != Ready && m.state != Suspect {
@@ -219,7 +220,7 @@ func (s *Set) Pick(now time.Time, avoid uint64) int {
 		if !m.breaker.allows(now) {
 			rank = 3
 		}
-		if best < 0 || rank < bestRank || rank == bestRank && m.inflight < s.members[best].inflight {
+		if rank < bestRank || rank == bestRank && m.inflight < s.members[best].inflight {
 			best, bestRank = i, rank
 		}
 	}
@@ -295,24 +296,17 @@ func (s *Set) answered(now time.Time, i int, took time.Duration, work, draw floa
 
 // othersMedian is the median (the lower one of two) of the other replicas' times; what is not known is no outlier's measure.
 func (s *Set) othersMedian(i int) float64 {
-	var times [64]float64
-	n := 0
+	times := s.others[:0]
 	for j := range s.members {
-		m := &s.members[j]
-		if j == i || m.measured < slowCalls || m.state != Ready {
-			continue
+		if m := &s.members[j]; j != i && m.measured >= slowCalls && m.state == Ready {
+			times = append(times, m.slow)
 		}
-		at := n
-		for ; at > 0 && times[at-1] > m.slow; at-- {
-			times[at] = times[at-1]
-		}
-		times[at] = m.slow
-		n++
 	}
-	if n == 0 {
+	if len(times) == 0 {
 		return s.members[i].slow
 	}
-	return times[(n-1)/2]
+	slices.Sort(times)
+	return times[(len(times)-1)/2]
 }
 
 // Retry asks whether a failed call may be repeated on another replica beside the first try; EndExtra gives it back.
@@ -324,7 +318,7 @@ func (s *Set) EndRetry() { s.retries.giveBack() }
 // HedgeAfter is how long a call of so much work may take before it is hedged; false where hedging is switched off or too few
 // calls are known. Whether another replica has room is asked when the time has come: one that starts now may be ready by then.
 func (s *Set) HedgeAfter(work float64) (time.Duration, bool) {
-	if !s.hedging || s.latency.p95 == 0 {
+	if s.hedges.share == 0 || s.latency.p95 == 0 {
 		return 0, false
 	}
 	return max(s.latency.most(work), hedgeFloor), true

@@ -190,6 +190,29 @@ func TestOutlier(t *testing.T) {
 	}
 }
 
+// Exactly three times as slow as the others is not too slow yet, and no call that takes the least time of a hedge ever is.
+func TestOutlierEdges(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		others, took time.Duration
+		want         State
+	}{
+		{3 * ms, 9 * ms, Ready}, {3 * ms, 9*ms + 1, Suspect}, {ms / 100, hedgeFloor, Ready}, {ms / 100, hedgeFloor + 1, Suspect},
+	} {
+		s := up(t, 2, 0, Options{})
+		for range slowCalls {
+			call(s, 0, Answered, start, c.others)
+			call(s, 1, Answered, start, c.took)
+		}
+		if s.State(1) != Ready {
+			t.Errorf("%v beside %v: %s before it has been measured for long enough", c.took, c.others, s.State(1))
+		}
+		if call(s, 1, Answered, start, c.took); s.State(1) != c.want {
+			t.Errorf("%v beside %v: %s, want %s", c.took, c.others, s.State(1), c.want)
+		}
+	}
+}
+
 // Of two replicas, the one that is left out comes back when it answers what the other one does not.
 func TestPrefer(t *testing.T) {
 	s := up(t, 2, 0, Options{})

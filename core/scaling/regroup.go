@@ -2,7 +2,7 @@ package scaling
 
 import (
 	"cmp"
-	"math"
+	"maps"
 	"slices"
 
 	"github.com/pimoe/pimoe/sdk/expert"
@@ -21,7 +21,7 @@ type Balance struct {
 	Layers  float64 `json:"layers"`  // the hottest group of each layer, summed up, by the sum of the layers' means
 }
 
-// leastGain is by how much of the mean a step must cool the hottest group down: units don't move for noise.
+// leastGain is the share of the mean that a step must cool the hottest group down by more than: units don't move for noise.
 const leastGain = 0.01
 
 // Regroup deals the units anew, so that the hottest group of each kind is as cool as can be reached step by step, with few
@@ -30,14 +30,9 @@ const leastGain = 0.01
 // keep their names, kinds and order and at least one unit; moved is how many units have another group than before.
 func Regroup(groups []Grouping, heat map[expert.Unit]float64) (out []Grouping, moved int) {
 	d := newDeal(groups, heat)
-	for a := range groups {
-		if d.kinds[groups[a].Kind] == nil {
-			continue
-		}
-		list := d.kinds[groups[a].Kind]
-		delete(d.kinds, groups[a].Kind)
-		for range d.units { // each step cools by a hundredth of the mean at least, so it ends long before
-			if !d.step(list) {
+	for _, kind := range slices.Sorted(maps.Keys(d.kinds)) {
+		for range d.units { // each step cools by more than a hundredth of the mean, so it ends long before
+			if !d.step(d.kinds[kind]) {
 				break
 			}
 		}
@@ -129,19 +124,16 @@ func (d *deal) step(list []int) bool {
 			a = g
 		}
 	}
-	best := exchange{max: math.Inf(1)}
+	best := exchange{max: d.load[a]} // so nothing changes places within a, and a's only unit stays: that would cool nothing
 	for i, u := range d.of[a] {
 		for _, b := range list {
-			if b == a {
-				continue
-			}
-			best = d.better(best, exchange{a: a, b: b, i: i, j: -1}, d.heat[u]) // a group's only unit would be as hot elsewhere
+			best = d.better(best, exchange{a: a, b: b, i: i, j: -1}, d.heat[u])
 			for j, v := range d.of[b] {
 				best = d.better(best, exchange{a: a, b: b, i: i, j: j}, d.heat[u]-d.heat[v])
 			}
 		}
 	}
-	if d.load[a]-best.max < leastGain*mean {
+	if !(d.load[a]-best.max > leastGain*mean) {
 		return false
 	}
 	d.do(best)
@@ -150,9 +142,6 @@ func (d *deal) step(list []int) bool {
 
 // better is the better one of two steps, the first on a tie; the second one takes so much heat from a to b.
 func (d *deal) better(best, x exchange, heat float64) exchange {
-	if heat <= 0 {
-		return best
-	}
 	x.max = max(d.load[x.a]-heat, d.load[x.b]+heat)
 	if x.max < best.max && d.pathAfter(x) <= d.most {
 		return x

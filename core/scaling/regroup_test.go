@@ -1,9 +1,12 @@
 package scaling_test
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/pimoe/pimoe/core/scaling"
@@ -41,16 +44,6 @@ func TestRegroup(t *testing.T) {
 			map[expert.Unit]float64{unit(0, 0): 90, unit(1, 0): 100, unit(0, 1): 10, unit(1, 1): 20}, "a: 0.0 1.0\nb: 0.1 1.1\n", 0},
 		{"a group keeps a unit", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0)}}, {Name: "b", Units: []expert.Unit{unit(1, 0)}}},
 			map[expert.Unit]float64{unit(0, 0): 90}, "a: 0.0\nb: 1.0\n", 0},
-		{"one unit more on one side", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(1, 0), unit(2, 0)}}, {Name: "b", Units: []expert.Unit{unit(3, 0)}}},
-			map[expert.Unit]float64{unit(0, 0): .3, unit(1, 0): .3, unit(2, 0): .3, unit(3, 0): .3}, "a: 1.0 2.0\nb: 0.0 3.0\n", 1},
-		{"units in any order", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(2, 0), unit(0, 0), unit(1, 0)}}, {Name: "b", Units: []expert.Unit{unit(3, 0)}}},
-			map[expert.Unit]float64{unit(0, 0): .3, unit(1, 0): .3, unit(2, 0): .3, unit(3, 0): .3}, "a: 1.0 2.0\nb: 0.0 3.0\n", 1},
-		{"of two hot groups the first", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(1, 0)}}, {Name: "b", Units: []expert.Unit{unit(2, 0), unit(3, 0)}}, {Name: "c", Units: []expert.Unit{unit(4, 0)}}},
-			map[expert.Unit]float64{unit(0, 0): 50, unit(1, 0): 50, unit(2, 0): 50, unit(3, 0): 50}, "a: 1.0\nb: 2.0 3.0\nc: 0.0 4.0\n", 1},
-		{"a gain of a hundredth", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(0, 1)}}, {Name: "b", Units: []expert.Unit{unit(0, 2), unit(0, 3)}}},
-			map[expert.Unit]float64{unit(0, 0): 51, unit(0, 1): 50, unit(0, 2): 50, unit(0, 3): 49}, "a: 0.1 0.2\nb: 0.0 0.3\n", 2},
-		{"a gain of less", []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(0, 1)}}, {Name: "b", Units: []expert.Unit{unit(0, 2), unit(0, 3)}}},
-			map[expert.Unit]float64{unit(0, 0): 50.75, unit(0, 1): 50, unit(0, 2): 50, unit(0, 3): 49.25}, "a: 0.0 0.1\nb: 0.2 0.3\n", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, moved := scaling.Regroup(c.groups, c.heat)
@@ -113,6 +106,146 @@ func TestRegroupImproves(t *testing.T) {
 	}
 }
 
+// plainRegroup is Regroup by the longest way: a step tries all that one unit's move or an exchange of two can make, and weighs
+// each outcome from the beginning.
+func plainRegroup(groups []scaling.Grouping, heat map[expert.Unit]float64) []scaling.Grouping {
+	order := func(a, b expert.Unit) int { return cmp.Or(a.Layer-b.Layer, a.Expert-b.Expert) }
+	load := func(units []expert.Unit) (sum float64) {
+		for _, u := range units {
+			sum += heat[u]
+		}
+		return sum
+	}
+	path := func(groups []scaling.Grouping) (sum float64) {
+		for layer := range 10 {
+			most := 0.
+			for _, g := range groups {
+				own := slices.DeleteFunc(slices.Clone(g.Units), func(u expert.Unit) bool { return u.Layer != layer })
+				most = max(most, load(own))
+			}
+			sum += most
+		}
+		return sum
+	}
+	now := slices.Clone(groups)
+	kinds := map[string][]int{}
+	for g := range now {
+		now[g].Units = slices.SortedFunc(slices.Values(now[g].Units), order)
+		kinds[now[g].Kind] = append(kinds[now[g].Kind], g)
+	}
+	allowed := path(now)
+	step := func(list []int) bool {
+		a, mean := list[0], 0.
+		for _, g := range list {
+			mean += load(now[g].Units) / float64(len(list))
+			if load(now[g].Units) > load(now[a].Units) {
+				a = g
+			}
+		}
+		before := load(now[a].Units)
+		best, least := []scaling.Grouping(nil), before
+		for i := range now[a].Units {
+			for _, b := range list {
+				for j := -1; j < len(now[b].Units) && b != a && (j >= 0 || len(now[a].Units) > 1); j++ {
+					after := slices.Clone(now)
+					from, to := slices.Delete(slices.Clone(now[a].Units), i, i+1), slices.Clone(now[b].Units)
+					if j >= 0 {
+						from, to = append(from, to[j]), slices.Delete(to, j, j+1)
+					}
+					after[a].Units, after[b].Units = from, append(to, now[a].Units[i])
+					if hotter := max(load(after[a].Units), load(after[b].Units)); hotter < least && path(after) <= allowed {
+						best, least = after, hotter
+					}
+				}
+			}
+		}
+		if best == nil || before-least <= mean/100 {
+			return false
+		}
+		now = best
+		return true
+	}
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		for step(kinds[kind]) {
+		}
+	}
+	for g := range now {
+		slices.SortFunc(now[g].Units, order)
+	}
+	return now
+}
+
+// Regroup makes, step by step, what the plain one makes, and nobody's order of the units changes it.
+func TestRegroupAgainstPlain(t *testing.T) {
+	moves := 0
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 4))
+		groups := make([]scaling.Grouping, 1+rng.IntN(6))
+		kinds := 1 + rng.IntN(2)
+		for g := range groups {
+			groups[g] = scaling.Grouping{Name: fmt.Sprint("e", g), Kind: fmt.Sprint("k", rng.IntN(kinds))}
+		}
+		heat := map[expert.Unit]float64{}
+		layers, experts, most := 1+rng.IntN(4), len(groups)+rng.IntN(6), []int{4, 30, 1000}[rng.IntN(3)]
+		home := rng.Perm(experts)
+		for l := range layers {
+			if rng.IntN(3) == 0 { // else a layer's experts lie as those of the layer before
+				home = rng.Perm(experts)
+			}
+			for e := range experts {
+				g := &groups[home[e]%len(groups)]
+				g.Units = append(g.Units, unit(l, e))
+				heat[unit(l, e)] = float64(int(rng.ExpFloat64() * float64(most)))
+			}
+		}
+		want := plainRegroup(groups, heat)
+		for _, g := range groups {
+			rng.Shuffle(len(g.Units), func(i, j int) { g.Units[i], g.Units[j] = g.Units[j], g.Units[i] })
+		}
+		got, moved := scaling.Regroup(groups, heat)
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("seed %d:\n%swant:\n%s", seed, text(got), text(want))
+		}
+		moves += moved
+	}
+	if moves < 500 {
+		t.Errorf("only %d moves", moves)
+	}
+}
+
+// A gain of a hundredth of the mean is noise, and a little more is not.
+func TestRegroupLeastGain(t *testing.T) {
+	for spare, want := range map[float64]bool{1: false, 1.1: true} {
+		groups := []scaling.Grouping{{Name: "a", Units: []expert.Unit{unit(0, 0), unit(1, 0)}}, {Name: "b", Units: []expert.Unit{unit(0, 1)}}}
+		heat := map[expert.Unit]float64{unit(0, 0): 100, unit(1, 0): spare, unit(0, 1): 100 - spare}
+		if got, moved := scaling.Regroup(groups, heat); moved > 0 != want {
+			t.Errorf("a gain of %g of 100: %d moved, want any: %v:\n%s", spare, moved, want, text(got))
+		}
+	}
+}
+
+func TestBalanceOf(t *testing.T) {
+	groups := []scaling.Grouping{
+		{Name: "a", Units: []expert.Unit{unit(0, 0), unit(1, 0)}}, {Name: "b", Units: []expert.Unit{unit(0, 1), unit(1, 1)}},
+		{Name: "c", Units: []expert.Unit{unit(0, 2)}}, {Name: "d"},
+	}
+	for _, c := range []struct {
+		name string
+		heat map[expert.Unit]float64
+		want scaling.Balance
+	}{
+		{"no heat", nil, scaling.Balance{Busiest: 1, Layers: 1}},
+		{"one hot unit", map[expert.Unit]float64{unit(1, 1): 1}, scaling.Balance{Busiest: 4, Layers: 4}},
+		// the groups have 60, 80, 60 and 0, 50 in the mean; the hottest of layer 0 has 60, that of layer 1 has 70
+		{"two layers", map[expert.Unit]float64{unit(0, 0): 50, unit(1, 0): 10, unit(0, 1): 10, unit(1, 1): 70, unit(0, 2): 60},
+			scaling.Balance{Busiest: 1.6, Layers: 2.6}},
+	} {
+		if got := scaling.BalanceOf(groups, c.heat); got != c.want {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
 // A large model is dealt in less time than a person minds.
 func TestRegroupLarge(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 3))
@@ -129,23 +262,5 @@ func TestRegroupLarge(t *testing.T) {
 	t.Logf("measured: %d of %d units moved, %+v became %+v", moved, 24*128, before, after)
 	if after.Busiest > 1.1 {
 		t.Errorf("%+v became %+v", before, after)
-	}
-}
-
-// TestBalanceOf: a place with twice the mean is 2, and what is not used at all is even.
-func TestBalanceOf(t *testing.T) {
-	groups := []scaling.Grouping{{Units: []expert.Unit{unit(0, 0), unit(1, 0)}}, {Units: []expert.Unit{unit(0, 1), unit(1, 1)}}}
-	for _, c := range []struct {
-		heat map[expert.Unit]float64
-		want scaling.Balance
-	}{
-		{nil, scaling.Balance{Busiest: 1, Layers: 1}},
-		{map[expert.Unit]float64{unit(0, 0): .5}, scaling.Balance{Busiest: 2, Layers: 2}},
-		{map[expert.Unit]float64{unit(0, 0): 6, unit(1, 1): 2}, scaling.Balance{Busiest: 1.5, Layers: 2}},
-		{map[expert.Unit]float64{unit(0, 0): 2, unit(0, 1): 2, unit(1, 0): 3, unit(1, 1): 1}, scaling.Balance{Busiest: 1.25, Layers: 1.25}},
-	} {
-		if got := scaling.BalanceOf(groups, c.heat); got != c.want {
-			t.Errorf("%v: %+v, want %+v", c.heat, got, c.want)
-		}
 	}
 }

@@ -83,7 +83,7 @@ type State struct {
 type Scaler struct {
 	rules  Rules
 	groups []following
-	open   int // the group whose change is under way; -1 = none
+	open   *following // the group whose change is under way; nil = none
 }
 
 // following is one group's.
@@ -109,7 +109,7 @@ type measured struct {
 
 // New begins with so many replicas of each group.
 func New(rules Rules, groups []Bounds, replicas []int) *Scaler {
-	s := &Scaler{rules: rules, open: -1}
+	s := &Scaler{rules: rules}
 	for i, b := range groups {
 		s.groups = append(s.groups, following{Bounds: b, wanted: replicas[i]})
 	}
@@ -139,7 +139,7 @@ func (s *Scaler) Decide(now time.Time, samples []Sample, room Room) (group int, 
 	for i := range s.groups {
 		s.groups[i].note(now, s.rules, samples[i])
 	}
-	if s.open >= 0 {
+	if s.open != nil {
 		return 0, d, false
 	}
 	if room.Processes < 0 || room.Memory < 0 {
@@ -174,18 +174,13 @@ func (g *following) note(now time.Time, r Rules, m Sample) {
 	}
 	g.history = append(g.history, measured{from, now, m.Load, m.Queue})
 	old := now.Add(-lowWindows * r.Window)
-	for len(g.history) > 0 && !g.history[0].to.After(old) {
-		g.history = g.history[1:]
-	}
+	g.history = slices.DeleteFunc(g.history, func(m measured) bool { return !m.to.After(old) })
 	g.held = ""
 }
 
 // mean is the load over the last part of the history; false where that does not reach so far back.
 func (g *following) mean(now time.Time, over time.Duration) (float64, bool) {
 	begin := now.Add(-over)
-	if g.since.IsZero() || g.since.After(begin) {
-		return 0, false
-	}
 	var sum, long float64
 	for _, m := range g.history {
 		if m.to.After(begin) {
@@ -193,7 +188,7 @@ func (g *following) mean(now time.Time, over time.Duration) (float64, bool) {
 			sum, long = sum+took*m.load, long+took
 		}
 	}
-	if long == 0 {
+	if long == 0 || g.since.After(begin) {
 		return 0, false
 	}
 	return sum / long, true
@@ -296,15 +291,15 @@ func (s *Scaler) Set(now time.Time, group, replicas int, need int64, room Room) 
 	g := &s.groups[group]
 	more := replicas - g.wanted
 	switch {
-	case s.open >= 0:
-		return d, false, fmt.Errorf("group %s is being changed: %w", s.groups[s.open].Group, sdk.ErrUnavailable)
+	case s.open != nil:
+		return d, false, fmt.Errorf("group %s is being changed: %w", s.open.Group, sdk.ErrUnavailable)
 	case replicas < 1 || replicas > g.Max:
 		return d, false, fmt.Errorf("%d replicas: want 1 to %d: %w", replicas, g.Max, sdk.ErrInvalid)
 	case more > room.Processes && more > 0:
 		return d, false, fmt.Errorf("%d replicas: %d more processes may run: %w", replicas, max(room.Processes, 0), sdk.ErrInvalid)
 	case more > 0 && int64(more)*need > room.Memory:
 		return d, false, fmt.Errorf("%d replicas: they take %d MiB more, and %d MiB of the memory budget are left: %w",
-			replicas, int64(more)*need>>20, max(room.Memory, 0)>>20, sdk.ErrInvalid)
+			replicas, int64(more)*need>>20, max(room.Memory>>20, 0), sdk.ErrInvalid)
 	}
 	g.pinned = true
 	if more == 0 {
@@ -320,7 +315,7 @@ func (s *Scaler) Unpin(group int) { s.groups[group].pinned = false }
 func (s *Scaler) change(now time.Time, group, to int, why string) Decision {
 	g := &s.groups[group]
 	g.last = &Decision{At: now, From: g.wanted, To: to, Why: why}
-	g.wanted, s.open = to, group
+	g.wanted, s.open = to, g
 	return *g.last
 }
 
@@ -341,7 +336,7 @@ func (s *Scaler) Failed(now time.Time, why string) {
 
 // closed ends a change; what was measured before it says nothing about the new number.
 func (s *Scaler) closed() *following {
-	g := &s.groups[s.open]
-	s.open, g.since, g.history = -1, time.Time{}, nil
+	g := s.open
+	s.open, g.since, g.history = nil, time.Time{}, nil
 	return g
 }

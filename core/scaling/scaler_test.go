@@ -4,7 +4,6 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +69,7 @@ func TestScaler(t *testing.T) {
 		{"as many as the load needs", func(s *site) { s.run(time.Hour, plenty, 1.2) }, "e0 12"},
 		{"no process is left", func(s *site) { s.run(time.Hour, scaling.Room{Memory: math.MaxInt64}, 9) }, ""},
 		{"no memory is left", func(s *site) { s.run(time.Hour, scaling.Room{Processes: 9, Memory: 10<<20 - 1}, 9) }, ""},
+		{"room for just one more", func(s *site) { s.run(12*time.Second, scaling.Room{Processes: 1, Memory: 10 << 20}, 0.8) }, "e0 12"},
 		{"a budget that shrinks", func(s *site) {
 			s.run(2*time.Minute, plenty, 9)
 			s.run(time.Minute, scaling.Room{Processes: -1, Memory: 1}, 9)
@@ -110,7 +110,7 @@ func TestScalerQueue(t *testing.T) {
 		s.now = s.now.Add(time.Second)
 		queue := time.Duration(n) * time.Second
 		if _, d, ok := s.Decide(s.now, []scaling.Sample{{Load: 0.1, Queue: queue, Ready: s.Wanted(0)}}, plenty); ok {
-			if queue < rules.Window || !strings.Contains(d.Why, "waiting") {
+			if queue != rules.Window || !strings.Contains(d.Why, "waiting") {
 				t.Errorf("after %v: %+v", queue, d)
 			}
 			return
@@ -127,11 +127,8 @@ func TestScalerFailure(t *testing.T) {
 	for range 3600 {
 		s.now = s.now.Add(time.Second)
 		if _, d, ok := s.Decide(s.now, busy, plenty); ok {
-			for range 20 {
-				s.now = s.now.Add(time.Second)
-				if _, _, again := s.Decide(s.now, []scaling.Sample{{Load: 2, Ready: 2}}, plenty); again {
-					t.Fatal("a second change while one is under way")
-				}
+			if _, _, again := s.Decide(s.now, busy, plenty); again {
+				t.Fatal("a second change while one is under way")
 			}
 			if _, _, err := s.Set(s.now, 0, 2, 0, plenty); !errors.Is(err, sdk.ErrUnavailable) {
 				t.Fatalf("an operator's change while one is under way: %v", err)
@@ -140,12 +137,13 @@ func TestScalerFailure(t *testing.T) {
 			s.Failed(s.now, "no such file")
 		}
 	}
-	var apart []time.Duration
-	for i := 1; i < len(tries); i++ {
-		apart = append(apart, tries[i].Sub(tries[i-1])/time.Second)
+	if len(tries) != 8 {
+		t.Errorf("%d tries in an hour, want 8", len(tries))
 	}
-	if want := []time.Duration{50, 80, 140, 260, 500, 980, 980}; !slices.Equal(apart, want) {
-		t.Errorf("tries %d seconds apart, want %d", apart, want)
+	for i := 1; i < len(tries); i++ {
+		if got, want := tries[i].Sub(tries[i-1]), min(rules.CoolDown<<(i-1), rules.CoolDown<<5); got != want {
+			t.Errorf("try %d is %v after the one before, want %v", i, got, want)
+		}
 	}
 	if st := s.State(s.now, 0); st.Wanted != 1 || st.Last.Failed != "no such file" {
 		t.Errorf("%+v", st)
@@ -178,9 +176,9 @@ func TestScalerSet(t *testing.T) {
 	}{
 		{5, plenty, "want 1 to 4"}, {0, plenty, "want 1 to 4"},
 		{4, scaling.Room{Processes: 1, Memory: 1 << 40}, "1 more processes may run"},
-		{4, scaling.Room{Processes: -1, Memory: 1 << 40}, "0 more processes may run"},
 		{4, scaling.Room{Processes: 9, Memory: 3 << 20}, "take 4 MiB more, and 3 MiB"},
-		{4, scaling.Room{Processes: 9, Memory: -1}, "take 4 MiB more, and 0 MiB"},
+		{4, scaling.Room{Processes: -1, Memory: 1 << 40}, "0 more processes may run"},
+		{4, scaling.Room{Processes: 9, Memory: -5 << 20}, "take 4 MiB more, and 0 MiB"},
 	} {
 		if _, ok, err := s.Set(s.now, 0, c.replicas, 2<<20, c.room); ok || !errors.Is(err, sdk.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%d replicas: %v, %v", c.replicas, ok, err)
@@ -195,15 +193,104 @@ func TestScalerSet(t *testing.T) {
 	if got := s.took(); got != "" || !s.State(s.now, 0).Pinned {
 		t.Errorf("load has changed what an operator has set: %s", got)
 	}
-	for _, room := range []scaling.Room{plenty, {Processes: -1}, {Memory: -1}} {
-		if _, ok, err := s.Set(s.now, 0, 1, 0, room); ok || err != nil {
-			t.Errorf("the same number again: %v, %v", ok, err)
+	for _, room := range []scaling.Room{plenty, {Processes: -1, Memory: 1}, {Processes: 1, Memory: -1}} {
+		if _, ok, err := s.Set(s.now, 0, 1, 1, room); ok || err != nil {
+			t.Errorf("the same number again, %+v: %v, %v", room, ok, err)
 		}
 	}
 	s.Unpin(0)
 	s.run(time.Hour, plenty, 0)
 	if got := s.took(); got != "e0 12" {
 		t.Errorf("%q: want the least number again", got)
+	}
+}
+
+// One change at a time, whoever else needs one meanwhile: another group, or the budgets.
+func TestScalerOneAtATime(t *testing.T) {
+	s := newSite(rules, scaling.Bounds{Group: "a", Min: 1, Max: 3}, scaling.Bounds{Group: "b", Min: 1, Max: 3})
+	busy := []scaling.Sample{{Load: 1, Ready: 1}, {Load: 1, Ready: 1}}
+	decide := func(room scaling.Room) (int, scaling.Decision, bool) {
+		s.now = s.now.Add(time.Second)
+		return s.Decide(s.now, busy, room)
+	}
+	for range 10 {
+		decide(plenty)
+	}
+	if g, d, ok := decide(plenty); !ok || g != 0 || d.To != 2 {
+		t.Fatalf("two groups are equally busy: group %d, %+v, %v, want the first one", g, d, ok)
+	}
+	for _, room := range []scaling.Room{plenty, {Processes: -1}} {
+		if g, d, ok := decide(room); ok || g != 0 || d != (scaling.Decision{}) {
+			t.Errorf("%+v, while a change is under way: group %d, %+v, %v", room, g, d, ok)
+		}
+	}
+	s.Failed(s.now, "no")
+	if g, d, ok := decide(plenty); !ok || g != 1 || d.To != 2 {
+		t.Errorf("after the change: group %d, %+v, %v, want the second one", g, d, ok)
+	}
+}
+
+// A group shrinks when its load has been low for three windows, to the second.
+func TestScalerShrinks(t *testing.T) {
+	r := rules
+	r.CoolDown = 0
+	e0 := scaling.Bounds{Group: "e0", Min: 1, Max: 3}
+	s := &site{Scaler: scaling.New(r, []scaling.Bounds{e0}, []int{3}), now: time.Unix(1_700_000_000, 0), bounds: []scaling.Bounds{e0}}
+	s.run(3*r.Window, plenty, 0.7)
+	if got := s.took(); got != "" {
+		t.Errorf("%q before the load is known for three windows", got)
+	}
+	s.run(time.Second, plenty, 0.7)
+	if got, why := s.took(), s.State(s.now, 0).Last.Why; got != "e0 32" || why != "the others would be busy for 35 % of the time" {
+		t.Errorf("%q, %s", got, why)
+	}
+}
+
+// What is said of a group is of its own replicas, and of the time that it is asked in.
+func TestScalerSays(t *testing.T) {
+	s := newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 3})
+	s.run(2*time.Minute, plenty, 1.8)
+	if got, why := s.took(), s.State(s.now, 0).Last.Why; got != "e0 12, e0 23" || why != "its replicas are busy for 90 % of the time" {
+		t.Errorf("%q, %s", got, why)
+	}
+	if got := s.State(s.now, 0).Busy; math.Abs(got-0.6) > 1e-9 {
+		t.Errorf("three replicas with 1.8 calls at once are busy for %g of the time", got)
+	}
+	for room, want := range map[scaling.Room]string{
+		{Memory: 10 << 20}:                 "as many processes run as may",
+		{Processes: 1, Memory: 10<<20 - 1}: "one more takes 10 MiB, and 9 MiB of the memory budget are left",
+	} {
+		s = newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 3})
+		s.run(time.Minute, room, 1)
+		if got := s.State(s.now, 0).Held; got != want {
+			t.Errorf("held: %q, want %q", got, want)
+		}
+		s.run(rules.Window, room, 0.1)
+		if got := s.State(s.now, 0).Held; got != "" {
+			t.Errorf("held although nothing is wanted: %q", got)
+		}
+	}
+}
+
+// The first of two groups grows if it is the busier one, and a group that nothing is known of keeps no core busy.
+func TestScalerNeediest(t *testing.T) {
+	r := rules
+	r.Cores = 2
+	bounds := []scaling.Bounds{{Group: "a", Min: 1, Max: 3}, {Group: "b", Min: 1, Max: 3}}
+	s := newSite(r, bounds...)
+	s.run(11*time.Second, plenty, 0.95, 0.8)
+	if got := s.took(); got != "a 12" {
+		t.Errorf("%q, want the busier one", got)
+	}
+	s = newSite(r, bounds...)
+	s.run(10*time.Second, plenty, 1, 1)
+	if _, ok, err := s.Set(s.now, 1, 2, 0, plenty); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	s.Done(s.now)
+	s.run(time.Second, plenty, 1, 0)
+	if got := s.took(); got != "a 12" {
+		t.Errorf("%q, want one more for the group that is known to be busy: %s", got, s.State(s.now, 0).Held)
 	}
 }
 
@@ -240,6 +327,9 @@ func TestScalerKeepsItsPromises(t *testing.T) {
 			}
 			g, d, ok := s.Decide(s.now, samples, scaling.Room{Processes: budget - total, Memory: math.MaxInt64})
 			if !ok {
+				if g != 0 || d != (scaling.Decision{}) {
+					t.Errorf("seed %d: nothing is decided, and it says group %d, %+v", seed, g, d)
+				}
 				continue
 			}
 			if step > 3000+10*int(r.Window/time.Second+r.CoolDown/time.Second)*budget {
@@ -328,7 +418,7 @@ func TestScalerKeepsForQueue(t *testing.T) {
 		s.now = s.now.Add(time.Second)
 		m := scaling.Sample{Load: 0.1, Ready: s.Wanted(0)}
 		if n < 60 && n%20 == 0 {
-			m.Queue = 1
+			m.Queue = 1 // however short
 		}
 		if _, d, ok := s.Decide(s.now, []scaling.Sample{m}, plenty); ok {
 			if changed++; d.To != 1 || n < 70 {
@@ -378,109 +468,5 @@ func TestScalerUnevenSamples(t *testing.T) {
 	}
 	if got := s.State(s.now.Add(time.Minute), 0).Busy; got != 0 {
 		t.Errorf("busy for %g of a time that nothing is known of", got)
-	}
-}
-
-// What is said of a group of several replicas is of each of them, and a shrinking one waits for three windows.
-func TestScalerShares(t *testing.T) {
-	s := newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 4})
-	why := func() string { return s.State(s.now, 0).Last.Why }
-	s.run(12*time.Second, plenty, 0.8)
-	s.run(time.Minute, plenty, 1.6)
-	if got := s.took(); got != "e0 12, e0 23" || why() != "its replicas are busy for 80 % of the time" {
-		t.Errorf("%q, %s", got, why())
-	}
-	s.run(time.Minute, plenty, 1.2)
-	if st := s.State(s.now, 0); math.Abs(st.Busy-0.4) > 1e-9 || s.took() != "" {
-		t.Errorf("1.2 calls on three replicas are %g of the time", st.Busy)
-	}
-	s.run(time.Minute, plenty, 0.6)
-	if got := s.took(); got != "e0 32" || why() != "the others would be busy for 37 % of the time" { // on average over three windows
-		t.Errorf("%q, %s", got, why())
-	}
-
-	s = newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 4})
-	for s.run(time.Second, plenty, 1); s.Wanted(0) == 1; {
-		s.run(time.Second, plenty, 1)
-	}
-	s.took()
-	s.run(30*time.Second, plenty, 0)
-	if got := s.took(); got != "" {
-		t.Errorf("%q before three windows have been seen", got)
-	}
-	if s.run(time.Second, plenty, 0); s.took() != "e0 21" {
-		t.Error("nothing after three windows")
-	}
-}
-
-// Of several groups the neediest grows, the first one where they are alike; what is not known of a group is no load.
-func TestScalerOrder(t *testing.T) {
-	group := func(name string) scaling.Bounds { return scaling.Bounds{Group: name, Min: 1, Max: 2} }
-	for _, c := range []struct {
-		a, b float64
-		want string
-	}{{0.9, 0.8, "a 12, b 12"}, {0.8, 0.9, "b 12, a 12"}, {0.9, 0.9, "a 12, b 12"}} {
-		r := rules
-		r.Cores = 2
-		s := newSite(r, group("a"), group("b"))
-		s.run(13*time.Second, plenty, c.a, c.b)
-		if got := s.took(); got != c.want {
-			t.Errorf("busy for %g and %g: %q, want %q", c.a, c.b, got, c.want)
-		}
-	}
-	s := newSite(rules, group("a"), group("b"))
-	for n := range 12 {
-		s.now = s.now.Add(time.Second)
-		queue := time.Duration(n) * time.Second
-		g, d, ok := s.Decide(s.now, []scaling.Sample{{Load: 0.7, Ready: 1}, {Load: 0.1, Queue: queue, Ready: 1}}, plenty)
-		if ok != (queue == rules.Window) || ok && (g != 1 || d.Why != "calls have been waiting for 10s without a break") {
-			t.Errorf("a queue of %v: %v, group %d, %+v", queue, ok, g, d)
-		}
-		if ok {
-			break
-		}
-	}
-}
-
-// What holds a group back is said in full, for as long as it does.
-func TestScalerHeld(t *testing.T) {
-	s := newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 3})
-	for _, c := range []struct {
-		room scaling.Room
-		want string
-	}{
-		{scaling.Room{Processes: 0, Memory: 1 << 40}, "as many processes run as may"},
-		{scaling.Room{Processes: 1, Memory: 9<<20 + 7}, "one more takes 10 MiB, and 9 MiB of the memory budget are left"},
-	} {
-		s.run(time.Minute, c.room, 1)
-		if got := s.State(s.now, 0).Held; got != c.want || s.took() != "" {
-			t.Errorf("held: %q, want %q", got, c.want)
-		}
-		s.run(time.Minute, c.room, 0.5)
-		if got := s.State(s.now, 0).Held; got != "" {
-			t.Errorf("without load it is held: %q", got)
-		}
-	}
-	s.run(time.Minute, scaling.Room{Processes: 1, Memory: 10 << 20}, 1) // just enough
-	if got := s.took(); got != "e0 12" {
-		t.Errorf("%q", got)
-	}
-}
-
-// Samples are forgotten one by one, when no window reaches back to them.
-func TestScalerForgets(t *testing.T) {
-	s := newSite(rules, scaling.Bounds{Group: "e0", Min: 1, Max: 2})
-	s.run(time.Minute, plenty, 1)
-	began := s.now
-	s.took()
-	for _, m := range []struct {
-		at   time.Duration
-		load float64
-		ok   bool
-	}{{10, 0, false}, {20, 1.4, false}, {30, 0, false}, {40, 0, false}, {41, 0, false}, {51, 0, true}} {
-		s.now = began.Add(m.at * time.Second)
-		if _, d, ok := s.Decide(s.now, []scaling.Sample{{Load: m.load, Ready: 2}}, plenty); ok != m.ok {
-			t.Errorf("after %d s: %v, %+v", m.at, ok, d)
-		}
 	}
 }
