@@ -221,7 +221,11 @@ func newActor(pid int) *actor {
 	return a
 }
 
-func (a *actor) plays(lines ...line) { a.lines = lines }
+func (a *actor) plays(lines ...line) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.lines = lines
+}
 
 func (a *actor) exit() {
 	a.mu.Lock()

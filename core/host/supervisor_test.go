@@ -80,14 +80,39 @@ type life struct {
 	s     *supervisor
 	began time.Time
 	stop  func() // ends the supervisor and waits for it
-	log   *bytes.Buffer
-	told  []Event
+	log   *transcript
 
 	mu     sync.Mutex // guards what follows
-	next   []birth    // then good ones that live
+	heard  []Event
+	next   []birth // then good ones that live
 	starts []time.Duration
 	actors []*actor
 	known  []*incarnation // by the group
+}
+
+// transcript is a log that is read while it is written.
+type transcript struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (t *transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.Write(b)
+}
+
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.String()
+}
+
+// told is what an operator has been told of.
+func (l *life) told() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.heard)
 }
 
 // birth is how a start goes, and what becomes of the process.
@@ -108,15 +133,23 @@ var (
 func living(t *testing.T, births []birth, f func(l *life)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := &life{t: t, next: births, began: time.Now(), log: &bytes.Buffer{}}
+		l := &life{t: t, next: births, began: time.Now(), log: &transcript{}}
 		log := slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		fleet := &fleet{children: newNotifier()}
 		fleet.count.Add(1)
 		l.s = newSupervisor("e0/0", Options{
-			StartTimeout: time.Second, Metrics: metrics.New(), Log: log, Event: func(e Event) { l.told = append(l.told, e) },
+			StartTimeout: time.Second, Metrics: metrics.New(), Log: log, Event: func(e Event) {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.heard = append(l.heard, e)
+			},
 		}, newNotifier(), fleet, l.launch)
 		l.s.draw = func() float64 { return 1 }
-		l.s.news.changed = func(inc *incarnation) { l.known = append(l.known, inc) }
+		l.s.news.changed = func(inc *incarnation) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.known = append(l.known, inc)
+		}
 		ctx, cancel := context.WithCancel(context.Background())
 		var wg sync.WaitGroup
 		wg.Go(func() { l.s.run(ctx) })
@@ -158,6 +191,7 @@ func (l *life) launch(ctx context.Context) (*incarnation, error) {
 // begins checks when processes were started, since the beginning.
 func (l *life) begins(want ...time.Duration) {
 	l.t.Helper()
+	synctest.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !slices.Equal(l.starts, want) {
@@ -167,6 +201,7 @@ func (l *life) begins(want ...time.Duration) {
 
 func (l *life) is(state State, restarts uint64, hopeless bool, err error) Status {
 	l.t.Helper()
+	synctest.Wait()
 	var st Status
 	l.s.describe(&st)
 	inc, why, never := l.s.ready()
@@ -227,8 +262,8 @@ func TestFirstStartFails(t *testing.T) {
 		if n := strings.Count(l.log.String(), `level=ERROR msg="process start failed"`); n != 1 || !strings.Contains(l.log.String(), "not ready within 1s: handshake failed") {
 			t.Errorf("%d of the second failure in the log:\n%s", n, l.log)
 		}
-		if len(l.told) != 0 {
-			t.Errorf("told of %v", l.told)
+		if len(l.told()) != 0 {
+			t.Errorf("told of %v", l.told())
 		}
 	})
 	living(t, []birth{{takes: time.Hour}}, func(l *life) {
@@ -266,8 +301,8 @@ func TestHopelessStarts(t *testing.T) {
 						t.Errorf("a wait of %v", l.starts[i]-l.starts[i-1])
 					}
 				}
-				if len(l.told) != 1 || l.told[0].What != EventFailed || l.told[0].Why != "cause: "+cause.Error() {
-					t.Errorf("told of %v", l.told)
+				if len(l.told()) != 1 || l.told()[0].What != EventFailed || l.told()[0].Why != "cause: "+cause.Error() {
+					t.Errorf("told of %v", l.told())
 				}
 			})
 			living(t, births[:1], func(l *life) {
@@ -293,8 +328,8 @@ func TestCrashLoop(t *testing.T) {
 		}
 		changed = l.s.changed.wait()
 		l.is(StateFailed, 5, true, sdk.ErrUnavailable)
-		if len(l.told) != 1 || l.told[0] != (Event{What: EventFailed, Object: "e0/0", Why: "it keeps dying before it answers"}) {
-			t.Errorf("told of %v", l.told)
+		if len(l.told()) != 1 || l.told()[0] != (Event{What: EventFailed, Object: "e0/0", Why: "it keeps dying before it answers"}) {
+			t.Errorf("told of %v", l.told())
 		}
 		time.Sleep(time.Minute)
 		l.begins(0, 51*time.Millisecond, 152*time.Millisecond, 353*time.Millisecond, 754*time.Millisecond, 1555*time.Millisecond, 61556*time.Millisecond)
@@ -309,8 +344,8 @@ func TestEndInACrashLoop(t *testing.T) {
 		l.is(StateReady, 5, false, nil)
 		l.stop()
 		l.is(StateStopped, 5, true, sdk.ErrUnavailable)
-		if len(l.told) != 0 {
-			t.Errorf("told of %v", l.told)
+		if len(l.told()) != 0 {
+			t.Errorf("told of %v", l.told())
 		}
 	})
 	living(t, slices.Repeat([]birth{{lives: time.Millisecond, death: crash}}, 2), func(l *life) { // while it rests
@@ -377,6 +412,7 @@ func TestUnreachedIsSaidOnce(t *testing.T) {
 	odd := birth{err: errors.New("odd")}
 	living(t, []birth{gone, gone, gone, odd, gone, {lives: time.Millisecond, death: crash, served: true}, gone, gone, {}}, func(l *life) {
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		errs, quiet := strings.Count(l.log.String(), `level=ERROR msg="process start failed"`), strings.Count(l.log.String(), `level=DEBUG msg="process start failed"`)
 		// The first of all is told by whoever waits for it.
 		if errs != 3 || quiet != 3 {
