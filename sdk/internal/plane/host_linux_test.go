@@ -241,11 +241,11 @@ func TestWaitersForASlot(t *testing.T) {
 		}
 		expect(1, "one came back")
 		second.Leave()
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(8 * time.Millisecond)
 		expect(1, "the other is left and open")
 		plugin.answer(second.slot)
 		time.Sleep(2 * time.Millisecond)
-		expect(2, "the late answer came")
+		expect(2, "the late answer came 2 ms ago")
 		go wait(ctx)
 		expect(2, "both slots taken again")
 		cancel()
