@@ -612,8 +612,10 @@ func TestWaitLetsGoroutinesRun(t *testing.T) {
 	}
 }
 
-// While a wait looks, another thread that is ready on the same core has its turn: a lane's.
+// While a wait looks, another thread that is ready on the same core has its turn: a lane's. The kernel may choose those of other
+// processes first, so there is time for it; without yields it comes to two or three time slices of the kernel.
 func TestWaitGivesTheCoreAway(t *testing.T) {
+	const enough, most = 20, 400
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.NumCPU())))
 	defer func(was bool) { polls = was }(polls)
 	polls = true
@@ -637,10 +639,10 @@ func TestWaitGivesTheCoreAway(t *testing.T) {
 		})
 		ctx := &looker{Context: t.Context(), look: func(n int) error {
 			now := rounds.Load()
-			if n > 0 && now > before {
+			if n%(goschedEvery/checkEvery) != 0 && now > before { // the runtime's scheduler has its turn before the others
 				turns++
 			}
-			if before = now; n == 40 {
+			if before = now; turns == enough || n == most {
 				plugin.answer(call.slot)
 			}
 			return nil
@@ -653,8 +655,8 @@ func TestWaitGivesTheCoreAway(t *testing.T) {
 		}
 		stop.Store(true)
 		wg.Wait()
-		if turns < 20 {
-			t.Errorf("between 41 looks at the clock, %d rounds apart, the other thread had its turn %d times", checkEvery, turns)
+		if turns < enough {
+			t.Errorf("between %d looks at the clock, %d rounds apart, the other thread had its turn %d times, want %d", most, checkEvery, turns, enough)
 		}
 	})
 }
