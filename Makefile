@@ -222,7 +222,7 @@ tenants: build ## 1,000,000 requests of 64 tenants with words of their own, canc
 	  $(GO) test -count=1 -v -timeout 4h -run 'TestTenantsNeverMeet' ./server/acceptance
 
 .PHONY: soak
-soak: build ## many requests and restarts, watching memory, goroutines, descriptors and maps
+soak: build ## 1,000,000 requests and 1,000 restarts (about an hour), watching memory, goroutines, descriptors and maps
 	./$(BIN)/pimoe chaos soak --requests 1000000 --restarts 1000 --tokens 2 --seed $(SEED)
 	PIMOE_BIN=$(CURDIR)/$(BIN) PIMOE_LEAK_REQUESTS=20000 PIMOE_LEAK_RESTARTS=1000 \
 	  $(GO) test -count=1 -v -timeout 4h -run 'Leak' ./server/acceptance

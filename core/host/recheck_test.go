@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -223,4 +224,58 @@ func TestRecheckWaits(t *testing.T) {
 			t.Errorf("%d calls count as work for clients, want 2", h)
 		}
 	})
+}
+
+// TestShadow: of the calls of the group that is being tried as many as its share are repeated by the new version, and compared.
+func TestShadow(t *testing.T) {
+	for name, c := range map[string]struct {
+		draw  float64 // the share is a half
+		seat  string
+		state string
+		self  bool // the new version's own calls
+		want  bool
+	}{
+		"within the share": {0.49, "e0", "running", false, true},
+		"at its end":       {0.5, "e0", "running", false, false},
+		"another group":    {0.49, "e1", "running", false, false},
+		"over":             {0.49, "e0", "promoted", false, false},
+		"itself":           {0.49, "e0", "running", true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			staged(t, pair(1), func(s *stage) {
+				fresh, err := newGroup(2, pair(1), s.l)
+				if err != nil {
+					t.Fatal(err)
+				}
+				a := newActor(9)
+				a.plays(line{wrong: true})
+				fresh.now(0, a.inc)
+				trial := &trialOf{seat: &seat{name: c.seat}, fresh: fresh, share: 0.5, state: c.state, live: Difference{Same: true, Cosine: 1}}
+				if c.self {
+					trial.fresh = s.g
+				}
+				checks := s.l.recheck
+				checks.trial.Store(trial)
+				s.g.draw = func() float64 { return c.draw }
+				ctx, cancel := context.WithCancel(context.Background())
+				var wg sync.WaitGroup
+				wg.Go(func() { checks.run(ctx) })
+				if err := s.ask(context.Background(), rows(2)); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Second)
+				cancel()
+				wg.Wait()
+				if got := a.calls() == 1; got != c.want {
+					t.Errorf("the new version has had %d calls", a.calls())
+				}
+				if got := trial.describe(); got.Checked == 1 != c.want || got.Live.Same == c.want {
+					t.Errorf("compared %d, the same %v", got.Checked, got.Live.Same)
+				}
+				if checks.same.Get()+checks.other.Get() != 0 {
+					t.Error("it was repeated by the group itself, too")
+				}
+			})
+		})
+	}
 }

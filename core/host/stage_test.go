@@ -110,7 +110,7 @@ func (s *stage) enter(r int) *actor {
 	return a
 }
 
-// leave has a replica's process end, for a reason that is hopeless or not.
+// leave has a replica's process end. why is the reason that there is none, as a supervisor would give it.
 func (s *stage) leave(r int, why error, hopeless bool) {
 	s.actors[r].exit()
 	sup := s.g.replicas[r]
@@ -259,6 +259,7 @@ func (a *actor) Ping(context.Context) error { return nil }
 func (a *actor) Lanes() (int, int)          { return 1, 1 }
 func (*actor) Confined() []client.Measure   { return nil }
 func (a *actor) Kill() error                { a.killed++; a.exit(); return nil }
+
 func (a *actor) Stop(context.Context) error {
 	if a.asked++; a.ending != nil {
 		a.ending()
@@ -266,6 +267,7 @@ func (a *actor) Stop(context.Context) error {
 	a.exit()
 	return a.stubborn
 }
+
 func (a *actor) Wake(all bool) { a.woken = append(a.woken, all) }
 
 func (a *actor) Forward(ctx context.Context, call *expert.Call) error {
@@ -310,23 +312,7 @@ func (p *part) end() {
 	}
 }
 
-func (p *part) Settled(within time.Duration) bool {
-	t := time.NewTimer(max(within, 0))
-	defer t.Stop()
-	select {
-	case <-p.done:
-		return true
-	case <-p.actor.exited:
-		return true
-	case <-t.C:
-	}
-	select {
-	case <-p.done:
-		return true
-	default:
-		return p.actor.inc.gone()
-	}
-}
+func (p *part) Settled(within time.Duration) bool { return settled(within, p.done, p.actor.exited) }
 
 func (p *part) Abandon() {
 	p.actor.mu.Lock()

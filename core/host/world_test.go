@@ -532,27 +532,28 @@ func (p *flight) arrive() {
 	}
 }
 
-func (p *flight) settled() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return p.process.gone()
-	}
-}
-
 // Settled implements client.Settling. Like the original it knows nothing of the call's context.
-func (p *flight) Settled(within time.Duration) bool {
-	if within > 0 && !p.settled() {
+func (p *flight) Settled(within time.Duration) bool { return settled(within, p.done, p.process.exited) }
+
+// settled reports whether a call has been answered, or its process has ended, within that time.
+func settled(within time.Duration, done, exited <-chan struct{}) bool {
+	if within > 0 {
 		t := time.NewTimer(within)
 		defer t.Stop()
 		select {
-		case <-p.done:
-		case <-p.process.exited:
+		case <-done:
+		case <-exited:
 		case <-t.C:
 		}
 	}
-	return p.settled()
+	select {
+	case <-done:
+		return true
+	case <-exited:
+		return true
+	default:
+		return false
+	}
 }
 
 // Abandon implements client.Settling.

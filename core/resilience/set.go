@@ -289,7 +289,7 @@ func (s *Set) answered(now time.Time, i int, took time.Duration, work, draw floa
 		return
 	}
 	m.slow += (each - m.slow) * weight
-	if m.slow > slowFactor*s.othersMedian(i) && took > hedgeFloor {
+	if took > hedgeFloor && m.slow > slowFactor*s.othersMedian(i) {
 		s.Doubt(i)
 	}
 }
@@ -309,7 +309,7 @@ func (s *Set) othersMedian(i int) float64 {
 	return times[(len(times)-1)/2]
 }
 
-// Retry asks whether a failed call may be repeated on another replica beside the first try; EndExtra gives it back.
+// Retry asks whether a failed call may be repeated on another replica beside the first try; EndRetry gives it back.
 func (s *Set) Retry() bool { return s.retries.take() }
 
 // EndRetry says that a repeated call has ended.

@@ -133,7 +133,7 @@ func (d *deal) step(list []int) bool {
 			}
 		}
 	}
-	if !(d.load[a]-best.max > leastGain*mean) {
+	if d.load[a]-best.max <= leastGain*mean {
 		return false
 	}
 	d.do(best)

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -85,7 +86,14 @@ func run(c choice, jobs int, patience, least float64, accepted string, list bool
 	if err != nil {
 		return err
 	}
-	all, err := c.mutants()
+	every, err := allMutants()
+	if err != nil {
+		return err
+	}
+	if err := stale(reasons, every); err != nil {
+		return err
+	}
+	all, err := c.of(every)
 	if err != nil {
 		return err
 	}
@@ -114,8 +122,8 @@ type choice struct {
 	again string // output of an earlier run, whose survivors they are; empty = any
 }
 
-func (c choice) mutants() ([]mutant, error) {
-	var all []mutant
+// allMutants are those of all targets.
+func allMutants() (all []mutant, err error) {
 	for i := range targets {
 		found, err := targets[i].mutants()
 		if err != nil {
@@ -123,6 +131,22 @@ func (c choice) mutants() ([]mutant, error) {
 		}
 		all = append(all, found...)
 	}
+	return all, nil
+}
+
+// stale is an error if an accepted survivor is none any more, since its line has changed.
+func stale(reasons map[string]string, all []mutant) error {
+	left := maps.Clone(reasons)
+	for _, m := range all {
+		delete(left, m.name())
+	}
+	if names := slices.Sorted(maps.Keys(left)); len(names) > 0 {
+		return fmt.Errorf("accepted survivor %q: no such mutant: take its line from the list", names[0])
+	}
+	return nil
+}
+
+func (c choice) of(all []mutant) ([]mutant, error) {
 	all = slices.DeleteFunc(all, func(m mutant) bool { return !strings.Contains(m.name(), c.only) })
 	if c.again != "" {
 		survived, err := survivors(c.again)

@@ -108,6 +108,12 @@ func TestVerdicts(t *testing.T) {
 	if err := report(out, reasons, 50); err != nil {
 		t.Errorf("the survivor is accepted: %v", err)
 	}
+	if err := stale(reasons, all); err != nil {
+		t.Error(err)
+	}
+	if err := stale(reasons, all[1:]); err == nil || !strings.Contains(err.Error(), "note(a)") {
+		t.Errorf("an accepted survivor that is none: %v", err)
+	}
 	if report(out, nil, 50) == nil || report(out, reasons, 95) == nil {
 		t.Error("an unknown survivor, and too many, are passed over")
 	}

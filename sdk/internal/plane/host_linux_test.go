@@ -23,16 +23,7 @@ import (
 // byHand makes both ends without lanes: the test does what they would do, when it wants.
 func byHand(t testing.TB, slots, lanes int, cores ...int) (*Host, *Plugin) {
 	t.Helper()
-	host, err := NewHost(Spec{Slots: slots, Lanes: lanes, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, cores)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, res := host.Files()
-	plugin, err := Attach(host.Layout(), nil, req, res)
-	if err != nil {
-		t.Fatal(err)
-	}
-	host.CloseFiles()
+	host, plugin := ends(t, Spec{Slots: slots, Lanes: lanes, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, cores)
 	plugin.handler = echo
 	t.Cleanup(func() {
 		host.Close()

@@ -20,10 +20,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// pair makes both ends in one process, as two mappings of the same memory.
-func pair(t testing.TB, spec Spec, h Handler) (*Host, *Plugin) {
+// ends makes both ends in one process, as two mappings of the same memory. Nobody serves yet.
+func ends(t testing.TB, spec Spec, cores []int) (*Host, *Plugin) {
 	t.Helper()
-	host, err := NewHost(spec, nil)
+	host, err := NewHost(spec, cores)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,6 +33,13 @@ func pair(t testing.TB, spec Spec, h Handler) (*Host, *Plugin) {
 		t.Fatal(err)
 	}
 	host.CloseFiles()
+	return host, plugin
+}
+
+// pair makes both ends, and lanes that serve.
+func pair(t testing.TB, spec Spec, h Handler) (*Host, *Plugin) {
+	t.Helper()
+	host, plugin := ends(t, spec, nil)
 	plugin.Serve(h)
 	t.Cleanup(func() {
 		if err := plugin.Stop(context.Background()); err != nil {
