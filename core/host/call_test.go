@@ -68,16 +68,14 @@ func TestCall(t *testing.T) {
 // What one process fails at another one does: the next call there, and the failed one is not asked again.
 func TestCallFailsOver(t *testing.T) {
 	for name, c := range map[string]struct {
-		line      line
-		nonfinite int
-		verdict   string // on the process
-		state     resilience.State
+		line    line
+		verdict string // on the process
 	}{
-		"death":       {line{dies: true}, 0, "", resilience.Ready},
-		"bad answer":  {line{err: errGarbled}, 0, "gave an invalid answer", resilience.Ready},
-		"refusal":     {line{err: errRefused}, 0, "gave an invalid answer", resilience.Ready},
-		"unavailable": {line{err: errBusy}, 0, "does not take calls", resilience.Ready},
-		"early end":   {line{err: sdk.ErrDeadline}, 0, "gave an invalid answer", resilience.Ready},
+		"death":       {line{dies: true}, ""},
+		"bad answer":  {line{err: errGarbled}, "gave an invalid answer"},
+		"refusal":     {line{err: errRefused}, "gave an invalid answer"},
+		"unavailable": {line{err: errBusy}, "does not take calls"},
+		"early end":   {line{err: sdk.ErrDeadline}, "gave an invalid answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			staged(t, pair(2), func(s *stage) {
@@ -379,9 +377,6 @@ func TestHedge(t *testing.T) {
 				}
 				if got := s.g.state(0) == resilience.Suspect; got != c.suspect {
 					t.Errorf("the first is %s", s.g.state(0))
-				}
-				if s.g.set.Hedge() {
-					s.g.set.EndHedge()
 				}
 			})
 		})
