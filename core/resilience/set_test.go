@@ -190,25 +190,33 @@ func TestOutlier(t *testing.T) {
 	}
 }
 
-// Exactly three times as slow as the others is not too slow yet, and no call that takes the least time of a hedge ever is.
+// Exactly three times as slow as the median of the others, the lower one of two, is not too slow yet, and no call that takes the
+// least time of a hedge ever is.
 func TestOutlierEdges(t *testing.T) {
 	const ms = time.Millisecond
 	for _, c := range []struct {
-		others, took time.Duration
-		want         State
+		others []time.Duration
+		most   time.Duration
 	}{
-		{3 * ms, 9 * ms, Ready}, {3 * ms, 9*ms + 1, Suspect}, {ms / 100, hedgeFloor, Ready}, {ms / 100, hedgeFloor + 1, Suspect},
+		{[]time.Duration{ms / 100}, hedgeFloor}, {[]time.Duration{3 * ms}, 9 * ms}, {[]time.Duration{5 * ms, 3 * ms}, 9 * ms},
+		{[]time.Duration{20 * ms, ms, 3 * ms}, 9 * ms}, {[]time.Duration{30 * ms, 20 * ms, 3 * ms, ms}, 9 * ms},
+		{[]time.Duration{30 * ms, ms, 3 * ms, 20 * ms, 2 * ms}, 9 * ms},
 	} {
-		s := up(t, 2, 0, Options{})
-		for range slowCalls {
-			call(s, 0, Answered, start, c.others)
-			call(s, 1, Answered, start, c.took)
-		}
-		if s.State(1) != Ready {
-			t.Errorf("%v beside %v: %s before it has been measured for long enough", c.took, c.others, s.State(1))
-		}
-		if call(s, 1, Answered, start, c.took); s.State(1) != c.want {
-			t.Errorf("%v beside %v: %s, want %s", c.took, c.others, s.State(1), c.want)
+		for took, want := range map[time.Duration]State{c.most: Ready, c.most + 1: Suspect} {
+			s := up(t, len(c.others)+1, 0, Options{})
+			last := len(c.others)
+			for range slowCalls {
+				for i, took := range c.others {
+					call(s, i, Answered, start, took)
+				}
+				call(s, last, Answered, start, took)
+			}
+			if s.State(last) != Ready {
+				t.Errorf("%v beside %v: %s before it has been measured for long enough", took, c.others, s.State(last))
+			}
+			if call(s, last, Answered, start, took); s.State(last) != want {
+				t.Errorf("%v beside %v: %s, want %s", took, c.others, s.State(last), want)
+			}
 		}
 	}
 }
@@ -248,8 +256,12 @@ func TestHedge(t *testing.T) {
 	if _, ok := s.HedgeAfter(10); !ok {
 		t.Error("not hedged although the second replica may be back by then")
 	}
-	if _, ok := up(t, 2, 0, Options{HedgeShare: -1}).HedgeAfter(10); ok {
-		t.Error("hedged although it is switched off")
+	s = up(t, 2, 0, Options{HedgeShare: -1})
+	for range latencyKept {
+		call(s, 0, Answered, start, time.Millisecond)
+	}
+	if after, ok := s.HedgeAfter(10); ok || s.HangAfter(10) == 0 {
+		t.Errorf("hedged after %v although it is switched off; hung after %v", after, s.HangAfter(10))
 	}
 }
 

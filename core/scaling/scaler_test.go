@@ -230,6 +230,15 @@ func TestScalerOneAtATime(t *testing.T) {
 	}
 }
 
+// No budget takes a group's least number from it.
+func TestScalerKeepsTheLeast(t *testing.T) {
+	s := newSite(rules, scaling.Bounds{Group: "a", Min: 1, Max: 3}, scaling.Bounds{Group: "b", Min: 2, Max: 3})
+	samples := []scaling.Sample{{Ready: 1}, {Ready: 2}}
+	if g, d, ok := s.Decide(s.now, samples, scaling.Room{Processes: -1}); ok || g != 0 || d != (scaling.Decision{}) {
+		t.Errorf("group %d, %+v, %v, want nothing", g, d, ok)
+	}
+}
+
 // A group shrinks when its load has been low for three windows, to the second.
 func TestScalerShrinks(t *testing.T) {
 	r := rules
