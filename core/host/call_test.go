@@ -424,6 +424,16 @@ func TestNoHedge(t *testing.T) {
 			t.Error(err)
 		}
 		s.counted("a short call", before, tally{errors: 1})
+		s.leave(1, sdk.ErrUnavailable, false)
+		for range 20 { // more than are saved up: what nobody takes is given back
+			before = s.tally()
+			s.actors[0].plays(line{after: 50 * time.Millisecond})
+			if err := s.ask(context.Background(), rows(1)); err != nil {
+				t.Error(err)
+			}
+			s.counted("nobody else is there", before, tally{calls: 1, rows: 1})
+		}
+		s.enter(1)
 		for s.g.set.Hedge() {
 		}
 		before = s.tally()

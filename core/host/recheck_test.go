@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/sdk/expert"
 	"github.com/pimoe/pimoe/sdk/tensor"
 )
@@ -171,6 +172,28 @@ func TestRecheck(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestThirdOpinion: the third of three is asked, whoever was the first: one that lies twice must not bear itself out.
+func TestThirdOpinion(t *testing.T) {
+	staged(t, pair(3), func(s *stage) {
+		s.l.recheck.rate = 1
+		r, inc := s.g.begin(0) // so the call goes to the next one
+		s.actors[1].plays(line{wrong: true}, line{wrong: true})
+		if err := s.g.Start(context.Background(), rows(2)).Wait(); err != nil {
+			t.Fatal(err)
+		}
+		s.g.end(r, inc, resilience.Answered, time.Millisecond, 1)
+		s.l.recheck.check(context.Background(), <-s.l.recheck.queue)
+		for r := range 3 {
+			if held := s.g.replicas[r].barred.Load() != nil; held != (r == 1) {
+				t.Errorf("replica %d in quarantine: %v", r, held)
+			}
+			if n := s.actors[r].calls(); n != 1 {
+				t.Errorf("replica %d was asked %d times, want once each", r, n)
+			}
+		}
+	})
 }
 
 // TestTwinIsMadeOnce: what the host can't compute it does not try to make for each call.
