@@ -70,7 +70,7 @@ bench-serve: build ## 32 streaming clients over HTTP
 	@./$(BIN)/pimoe bench http --shape $(SHAPE) $(BENCH)
 
 .PHONY: connections
-connections: build ## 10,000 WebSockets and event streams held for a minute, then 1,000 that do not read; writes docs/benchmarks.md
+connections: build ## 10,000 WebSockets and event streams held for a minute, then 1,000 that do not read, then 5,000 slow ones; writes docs/benchmarks.md
 	@scripts/connections.sh
 
 .PHONY: bench-process

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 ulimit -n "$(ulimit -Hn)"
-run=(bench connections --sockets 8000 --streams 2000 --stalled 1000 --for 60s)
+run=(bench connections --sockets 8000 --streams 2000 --stalled 1000 --slow 5000 --for 60s)
 out="$(mktemp)"
 trap 'rm -f "$out"' EXIT
 {

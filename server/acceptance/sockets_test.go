@@ -24,7 +24,7 @@ func TestConnections(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the server's memory is in /proc")
 	}
-	cmd := exec.Command(filepath.Join(coretest.Binaries(t), "pimoe"), "bench", "connections", "--sockets", "400", "--streams", "100", "--stalled", "50", "--for", "700ms", "-o", "json")
+	cmd := exec.Command(filepath.Join(coretest.Binaries(t), "pimoe"), "bench", "connections", "--sockets", "400", "--streams", "100", "--stalled", "50", "--slow", "60", "--for", "700ms", "-o", "json")
 	cmd.Env = append(os.Environ(), "PIMOE_HOME="+home(t))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -35,13 +35,14 @@ func TestConnections(t *testing.T) {
 		Sockets, Streams, Lost, Heartbeats int
 		BytesPerSocket                     int64 `json:"bytes_per_socket"`
 		With                               struct{ Requests, Trickle struct{ Count int } }
-		GapsStalled                        struct{ Count int } `json:"gaps_stalled"`
+		GapsStalled                        struct{ Count int }                    `json:"gaps_stalled"`
+		SlowWith                           struct{ Requests struct{ Count int } } `json:"slow_with"`
 	}
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%s", &out)
-	if r.Sockets != 400 || r.Streams != 100 || r.Lost != 0 || r.With.Requests.Count == 0 || r.With.Trickle.Count == 0 || r.GapsStalled.Count == 0 {
+	if r.Sockets != 400 || r.Streams != 100 || r.Lost != 0 || r.With.Requests.Count == 0 || r.With.Trickle.Count == 0 || r.GapsStalled.Count == 0 || r.SlowWith.Requests.Count == 0 {
 		t.Errorf("%+v", r)
 	}
 	if r.BytesPerSocket > 64<<10 { // some 10 KiB; a runtime takes memory in steps, which weigh more with few connections

@@ -23,8 +23,9 @@ func (a *app) benchConnections() *cobra.Command {
 		Long: `Hold thousands of WebSockets and event streams at a server of its own, which is another process, while
 some of them generate and somebody else sends requests: memory for each, connections lost, and the
 requests' times with and without the crowd. With --stalled, the times between the tokens of other
-streams while so many listeners do not read what is published to them. The exit code is 1 if a
-connection is lost or a request fails.`,
+streams while so many listeners do not read what is published to them. With --slow, the requests' times
+while so many clients send half a header or half a body, or read an answer, a byte a second, and come back
+when they are cut off. The exit code is 1 if a connection is lost or a request fails.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			shared := chaosFlags{replicas: 1, clients: 1, timeout: time.Minute}
@@ -56,6 +57,7 @@ connection is lost or a request fails.`,
 	f.IntVar(&o.Sockets, "sockets", 8000, "WebSockets")
 	f.IntVar(&o.Streams, "streams", 2000, "streams of server-sent events")
 	f.IntVar(&o.Stalled, "stalled", 1000, "listeners who do not read, measured for themselves")
+	f.IntVar(&o.Slow, "slow", 5000, "clients that send or read a byte a second, measured for themselves")
 	f.DurationVar(&o.Hold, "for", time.Minute, "`time` of each phase")
 	f.Float64Var(&o.Requests, "requests", 10, "requests a second of somebody else")
 	f.Float64Var(&o.Trickle, "trickle", 2, "generations a second over the WebSockets")
@@ -97,6 +99,9 @@ func (a *app) printCrowd(r crowd.Report) error {
 		rows = append(rows, row("between tokens of 4 streams alone", r.GapsAlone), row(fmt.Sprintf("beside %d listeners who read", r.Stalled), r.GapsReading),
 			row(fmt.Sprintf("beside %d who do not", r.Stalled), r.GapsStalled))
 	}
+	if r.Slow > 0 {
+		rows = append(rows, row("others' requests without slow clients", r.SlowWithout.Requests), row(fmt.Sprintf("beside %d slow clients", r.Slow), r.SlowWith.Requests))
+	}
 	if err := table.Write(a.out, []string{"MILLISECONDS", "COUNT", "P50", "P99", "MAX"}, rows); err != nil {
 		return err
 	}
@@ -104,6 +109,9 @@ func (a *app) printCrowd(r crowd.Report) error {
 	if r.Stalled > 0 {
 		fmt.Fprintf(a.out, "p99 between tokens, stalled to reading: %.2f, to alone: %.2f; %d of %d cut off, %.1f KiB of memory each at most\n",
 			r.StalledRatio, r.StalledToAlone, r.StalledCut, r.Stalled, float64(r.StalledBytes)/1024)
+	}
+	if r.Slow > 0 {
+		fmt.Fprintf(a.out, "p99 of others' requests beside slow clients to without: %.2f; %d cut off, %.1f MiB of memory at most\n", r.SlowRatio, r.SlowCut, float64(r.SlowBytes)/(1<<20))
 	}
 	return nil
 }

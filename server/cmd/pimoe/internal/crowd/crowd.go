@@ -26,6 +26,7 @@ type Options struct {
 	Sockets   int                   // WebSockets that are held
 	Streams   int                   // streams of server-sent events that are held
 	Stalled   int                   // WebSockets that do not read, in a measurement of their own; 0 = none
+	Slow      int                   // clients that send or read a byte a second, in a measurement of their own; 0 = none
 	Hold      time.Duration         // for which everything is held, and measured without the crowd before
 	Requests  float64               // a second, one after the other as far as they are fast enough: those who are not of the crowd
 	Trickle   float64               // generations a second, each over one of the WebSockets
@@ -86,12 +87,19 @@ type Report struct {
 	GapsAlone      Quantiles `json:"gaps_alone"`    // without them
 	StalledRatio   float64   `json:"stalled_ratio"` // stalled to reading, p99
 	StalledToAlone float64   `json:"stalled_to_alone"`
+	Slow           int       `json:"slow"`
+	SlowCut        int       `json:"slow_cut"`   // their connections that the server has ended; each comes back at once
+	SlowBytes      int64     `json:"slow_bytes"` // most resident memory more than before, for all of them
+	SlowWithout    Phase     `json:"slow_without"`
+	SlowWith       Phase     `json:"slow_with"`
+	SlowRatio      float64   `json:"slow_ratio"` // of the requests' p99
 }
 
 // Err is not nil if a connection was lost or somebody's request failed.
 func (r Report) Err() error {
-	if bad := r.Lost + r.Without.Failed + r.With.Failed + r.Without.Broken + r.With.Broken; bad > 0 {
-		return fmt.Errorf("%d connections lost, %d requests and %d generations failed: %w", r.Lost, r.Without.Failed+r.With.Failed, r.Without.Broken+r.With.Broken, sdk.ErrInvalidOutput)
+	failed, broken := r.Without.Failed+r.With.Failed+r.SlowWithout.Failed+r.SlowWith.Failed, r.Without.Broken+r.With.Broken
+	if r.Lost+failed+broken > 0 {
+		return fmt.Errorf("%d connections lost, %d requests and %d generations failed: %w", r.Lost, failed, broken, sdk.ErrInvalidOutput)
 	}
 	return nil
 }
@@ -99,14 +107,14 @@ func (r Report) Err() error {
 // few are the WebSockets over which the trickle runs while there is no crowd.
 const few = 8
 
-// Run measures without the crowd, then with it, then what stalled readers do.
+// Run measures without the crowd, then with it, then what stalled readers do, then slow clients.
 func Run(ctx context.Context, o Options) (r Report, err error) {
-	if o.Sockets < few || o.Streams < 0 || o.Stalled < 0 || o.Hold <= 0 || o.Requests <= 0 || o.Trickle <= 0 {
+	if o.Sockets < few || o.Streams < 0 || o.Stalled < 0 || o.Slow < 0 || o.Hold <= 0 || o.Requests <= 0 || o.Trickle <= 0 {
 		return r, fmt.Errorf("want at least %d sockets, and time and rates above zero: %w", few, sdk.ErrInvalid)
 	}
 	h := newHolder(o)
 	defer h.close()
-	r.Sockets, r.Streams, r.Stalled, r.Seconds = o.Sockets, o.Streams, o.Stalled, o.Hold.Seconds()
+	r.Sockets, r.Streams, r.Stalled, r.Slow, r.Seconds = o.Sockets, o.Streams, o.Stalled, o.Slow, o.Hold.Seconds()
 	if err := h.sockets(ctx, few); err != nil {
 		return r, err
 	}
@@ -125,6 +133,9 @@ func Run(ctx context.Context, o Options) (r Report, err error) {
 	h.close()
 	if o.Stalled > 0 {
 		err = o.stall(ctx, &r)
+	}
+	if o.Slow > 0 && err == nil {
+		err = o.slow(ctx, &r)
 	}
 	return r, errors.Join(err, ctx.Err())
 }
