@@ -54,8 +54,8 @@ func (m *matrix) at(panel int) unsafe.Pointer { return unsafe.Pointer(&m.data[pa
 
 const (
 	// depth is how many inputs are multiplied before the next ones: with fewer, sums are stored and loaded more often, and
-	// with twice as many two panels of float32 weights of a group would fill the second cache.
-	depth = 2048
+	// with more, a run of tiles (see runTiles) leaves the second cache before the next group of panels comes.
+	depth = 1024
 	// groupBytes is how much of the second cache the weights of a group may take: half. The rest is for rows.
 	groupBytes = 512 << 10
 	// maxGroup is a multiple of all that kernels have under way.
