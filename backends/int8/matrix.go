@@ -98,20 +98,29 @@ func (w *worker) product(k *kernel.Kernels, m *matrix, a *rows, s span, y []floa
 		for p := 0; p < s.panels; {
 			tall, wide := k.Shape(s.rows, s.panels-p)
 			t.W = m.at(s.panel+p, block)
-			next := wide
-			if p+wide >= s.panels {
-				next += s.skip
-			}
-			t.Next(wide, uintptr(next*m.panelBytes()))
+			next := m.next(s, p+wide, block, step) - (p*m.blocks + block)
 			for r := 0; r < s.rows; r += tall {
 				t.X, t.G = unsafe.Pointer(a.q8(s.row+r, block)), unsafe.Pointer(a.group(s.row+r, block))
 				t.Y = unsafe.Pointer(&y[r*stride+p*pack.Panel])
+				t.Next(wide, uintptr(next*pack.BlockBytes), r/tall, ceil(s.rows, tall))
 				k.Run(t, min(tall, s.rows-r), wide)
 			}
 			p += wide
 		}
 	}
 	*t = kernel.Tile{} // keeps no weights alive
+}
+
+// next is where weights are read after a tile that ends before panel p, counted from the span's first panel, in blocks after the
+// span's first: in the panel beside it, in the next step's first one, or where the next span begins.
+func (m *matrix) next(s span, p, block, step int) int {
+	switch {
+	case p < s.panels:
+		return p*m.blocks + block
+	case block+step < m.blocks:
+		return block + step
+	}
+	return (s.panels + s.skip) * m.blocks
 }
 
 // outputs is product for panels of which the last may stick out of y.

@@ -34,20 +34,30 @@ type Tile struct {
 	Blocks  int            // 64: at least 1
 	Resume  int            // 72: 1 = the sums go on from what y has, 0 = they begin at zero
 	Jump    uintptr        // 80: see Ahead
-	Ahead   uintptr        // 88: bytes from W to where prefetches begin; Jump is added when they have reached the panel's end
+	Ahead   uintptr        // 88: bytes from W to where prefetches begin; with one panel, Jump is added when they have reached its end
 	Follow  uintptr        // 96: bytes from W to where the next tile begins, for kernels that fetch it panel by panel
+	Lines   int            // 104: with two panels, how many lines of each are fetched with a block
 }
 
-// Next says that a tile of so many panels is followed by one whose weights begin at bytes after W. It is a hint: kernels
-// prefetch that far ahead.
-func (t *Tile) Next(panels int, bytes uintptr) {
-	const ahead = 16 // blocks, in all panels together
-	t.Ahead, t.Jump, t.Follow = bytes, 0, bytes
-	if far := ahead / panels; t.Blocks > far {
-		t.Ahead = uintptr(far * pack.BlockBytes)
+// Next says that a tile of so many panels is followed by one whose weights begin at bytes after W, and that it is one, pass, of
+// so many passes of rows by the same weights. It is a hint: kernels prefetch them.
+func (t *Tile) Next(panels int, bytes uintptr, pass, passes int) {
+	t.Ahead, t.Jump, t.Follow, t.Lines = bytes, 0, bytes, 0
+	switch {
+	case panels > 1: // each pass its part
+		t.Lines = (pack.BlockBytes/64 + passes - 1) / passes
+		t.Ahead += uintptr(pass * t.Lines * t.Blocks * 64)
+		if pass*t.Lines >= pack.BlockBytes/64 {
+			t.Lines = 0
+		}
+	case t.Blocks > ahead:
+		t.Ahead = ahead * pack.BlockBytes
 		t.Jump = bytes - uintptr(t.Blocks*pack.BlockBytes)
 	}
 }
+
+// ahead is how many blocks prefetches of one panel are before what is multiplied.
+const ahead = 16
 
 // Kernels are the loops of one level of instructions.
 type Kernels struct {

@@ -252,7 +252,7 @@ func testRun(t *testing.T, r *rand.Rand, k *kernel.Kernels, rows, panels, blocks
 			copy(want, y)
 			mine, twin := p.tile(y, stride), p.tile(want, stride)
 			mine.Resume, twin.Resume = resume, resume
-			mine.Next(panels, uintptr(r.IntN(1<<20)))
+			mine.Next(panels, uintptr(r.IntN(1<<20)), resume, 1+r.IntN(5))
 			k.Run(mine, rows, panels)
 			kernel.At(isa.Generic).Run(twin, rows, panels)
 			for i := range y { // gaps between the rows, too

@@ -19,20 +19,23 @@ const (
 	lineBytes  = 64
 	scales     = 1024 // where they begin in a block
 	groupLines = 8
-	ahead      = 16 // blocks that prefetches run ahead, in all panels together; kernel.go says so, too
+	ahead      = 16 // blocks that prefetches run ahead; kernel.go says so, too
 )
 
 // fetch is how a kernel prefetches weights into the second cache.
-type fetch bool
+type fetch int
 
 const (
 	// inOrder runs some blocks ahead of what is multiplied, over the tile's end to where the next one begins.
-	inOrder fetch = false
+	inOrder fetch = iota
 	// streams fetches all of the next panel while one is multiplied, its lines but the last of each block's worth in four
 	// streams at once. With so many rows that a core reads no faster than it multiplies, pages by turns keep more reads under way:
 	// on Granite Rapids eight rows read at 89 % of the limit instead of 83. Up to four gain nothing, two streams are half of that
 	// and eight no more.
-	streams fetch = true
+	streams
+	// shared fetches as many lines of both panels with a block as the tile says: weights that more rows than a tile has go by
+	// are multiplied several times, and each time fetches its part of those that come next.
+	shared
 )
 
 func main() {
@@ -81,7 +84,7 @@ func (f *file) begin(name string, rows, panels int, how fetch, zero func(), load
 		f.op("ADDQ %s, %s", third.groupBefore, third.group)
 	}
 	f.op("MOVQ 64(DI), R12")
-	if how == inOrder {
+	if how != streams {
 		f.op("MOVQ 88(DI), R13")
 		f.op("ADDQ SI, R13")
 		return
@@ -97,6 +100,7 @@ func (f *file) begin(name string, rows, panels int, how fetch, zero func(), load
 // prefetch fetches for line n of a panel's block, or for its scales, which come after the lines.
 func (f *file) prefetch(how fetch, p, n int) {
 	switch {
+	case how == shared: // all at the block's begin
 	case how == inOrder:
 		f.op("PREFETCHT1 %s", panelAt("R13", p, n*lineBytes))
 	case n == scales/lineBytes:
@@ -104,6 +108,19 @@ func (f *file) prefetch(how fetch, p, n int) {
 	default:
 		f.op("PREFETCHT1 %d(R13)%s", n/4*lineBytes, []string{"", "(R9*1)", "(R9*2)", "(DI*1)"}[n%4])
 	}
+}
+
+// prefetchShare fetches a block's share of both panels.
+func (f *file) prefetchShare() {
+	f.op("MOVQ 104(DI), R9")
+	f.op("JMP fetched")
+	f.WriteString("fetch:\n")
+	f.op("PREFETCHT1 0(R13)")
+	f.op("PREFETCHT1 0(R13)(R8*1)")
+	f.op("ADDQ $%d, R13", lineBytes)
+	f.WriteString("fetched:\n")
+	f.op("DECQ R9")
+	f.op("JGE fetch")
 }
 
 // third is the addresses of the fourth or seventh row.
@@ -142,9 +159,13 @@ func (f *file) next(rows, panels int, how fetch) {
 		return
 	}
 	f.op("DECQ R12")
+	if how == shared {
+		f.op("JNZ block")
+		return
+	}
 	// The prefetch leaves the panel before its end and goes on where the next tile begins.
 	f.op("ADDQ $%d, R13", blockBytes)
-	f.op("CMPQ R12, $%d", ahead/panels)
+	f.op("CMPQ R12, $%d", ahead)
 	f.op("JNE stay")
 	f.op("ADDQ 80(DI), R13")
 	f.WriteString("stay:\n")
@@ -187,7 +208,13 @@ func (f *file) vnni(rows, panels int, fence bool) {
 	integer := func(r, p int) int { return n + r*panels + p }
 	line := func(p int) int { return 31 - p }
 	cast := 31 - panels
-	name, how := fmt.Sprintf("vnni%dx%d", rows, panels), fetch(panels == 1 && rows >= 5)
+	name, how := fmt.Sprintf("vnni%dx%d", rows, panels), inOrder
+	switch {
+	case panels == 2:
+		how = shared
+	case rows >= 5:
+		how = streams
+	}
 	if fence {
 		name += "fenced"
 	}
@@ -203,6 +230,9 @@ func (f *file) vnni(rows, panels int, fence bool) {
 	f.WriteString("block:\n")
 	if fence {
 		f.op("LFENCE")
+	}
+	if how == shared {
+		f.prefetchShare()
 	}
 	for g := range 2 {
 		for r := range rows {
