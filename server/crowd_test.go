@@ -2,11 +2,14 @@ package server
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -126,5 +129,46 @@ func TestCrowd(t *testing.T) {
 	resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(noRoom)), nil)
 	if err != nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || !resp.Close {
 		t.Errorf("%+v %v", resp, err)
+	}
+}
+
+// TestDeadlinesSpread: connections that are to be cut off together are cut off one after the other, and none too early.
+func TestDeadlinesSpread(t *testing.T) {
+	const after = 400 * time.Millisecond
+	ln := loopback(t)
+	l := &lingering{Listener: ln, crowd: newCrowd(0)}
+	var times []time.Duration
+	var mu sync.Mutex // guards times
+	var cut sync.WaitGroup
+	for range 12 {
+		client, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := c.SetReadDeadline(began.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+		cut.Go(func() {
+			_, err := c.Read(make([]byte, 1))
+			took := time.Since(began)
+			client.Close()
+			c.Close()
+			mu.Lock()
+			defer mu.Unlock()
+			if times = append(times, took); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("read: %v", err)
+			}
+		})
+	}
+	cut.Wait()
+	slices.Sort(times)
+	if times[0] < after || times[len(times)-1]-times[0] < after/20 {
+		t.Errorf("cut off after %v, want from %v on and some time apart", times, after)
 	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -74,12 +75,21 @@ type lingerConn struct {
 	leave func() // of the crowd, once; nil = it was never in it
 }
 
+// SetReadDeadline puts a deadline off by up to a quarter of the time to it. Slow clients that have come together would otherwise
+// be cut off together, come back together, and leave no core to anybody else each time.
+func (c *lingerConn) SetReadDeadline(t time.Time) error {
+	if left := time.Until(t); left > 0 {
+		t = t.Add(rand.N(left/4 + 1))
+	}
+	return c.TCPConn.SetReadDeadline(t)
+}
+
 // Close ends the connection.
 func (c *lingerConn) Close() error {
 	if c.leave != nil {
 		defer c.leave()
 	}
-	if c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerFor)) == nil {
+	if c.CloseWrite() == nil && c.TCPConn.SetReadDeadline(time.Now().Add(lingerFor)) == nil {
 		io.Copy(io.Discard, onlyReader{c.TCPConn}) // the deadline or the client ends it, and either is fine
 	}
 	if err := c.TCPConn.Close(); !errors.Is(err, net.ErrClosed) {
