@@ -30,6 +30,7 @@ type caller struct {
 	client            *http.Client
 	answers           map[string]string // by the body of the request
 	rng               *mathrand.Rand
+	variety           int // of requests, of each kind
 }
 
 // TestTenantsNeverMeet: 64 tenants send requests with words of their own through one server that keeps answers, some of them
@@ -42,7 +43,8 @@ func TestTenantsNeverMeet(t *testing.T) {
 	file := access.NewKeyFile(filepath.Join(store, "keys.json"), time.Now)
 	var callers []*caller
 	for i := range tenants {
-		c := &caller{name: fmt.Sprintf("tenant-%02d", i), canary: fmt.Sprintf("canary-%02d-%s", i, rand.Text()[:8]), client: &http.Client{}, answers: map[string]string{}, rng: mathrand.New(mathrand.NewPCG(1, uint64(i)))}
+		c := &caller{name: fmt.Sprintf("tenant-%02d", i), canary: fmt.Sprintf("canary-%02d-%s", i, rand.Text()[:8]), client: &http.Client{}, answers: map[string]string{}, rng: mathrand.New(mathrand.NewPCG(1, uint64(i))),
+			variety: max(6, total/tenants/8)} // so that not nearly all come out of the cache
 		_, key, err := file.Create(access.Template{Name: c.name, Tenant: c.name, Role: access.User})
 		if err != nil {
 			t.Fatal(err)
@@ -134,10 +136,10 @@ func (c *caller) ask(ctx context.Context, url string) (hit, gone bool, err error
 	return hit, false, nil
 }
 
-// request is one of some two dozen: with the caller's word, echoed or not, or the same for all tenants. A common one is
+// request is one of at least two dozen: with the caller's word, echoed or not, or the same for all tenants. A common one is
 // never cut off, so that its first whole answer is known to be the first.
 func (c *caller) request() (path, body string, common bool) {
-	n := c.rng.IntN(6)
+	n := c.rng.IntN(c.variety)
 	switch c.rng.IntN(4) {
 	case 0:
 		return "/v1/completions", fmt.Sprintf(`{"model":"pimoe-tiny","prompt":"%s %d","temperature":0,"max_tokens":3,"echo":true}`, c.canary, n), false
