@@ -40,20 +40,26 @@ func loopback(t *testing.T) net.Listener {
 	return ln
 }
 
+// bothEnds are of a connection to the listener.
+func bothEnds(t *testing.T, l net.Listener) (client, served net.Conn) {
+	t.Helper()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	if served, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return client, served
+}
+
 // A system that has nothing left for a while does not end the listener; a real error does.
 func TestAcceptGoesOn(t *testing.T) {
 	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
 		ln := loopback(t)
 		l := &lingering{Listener: &starved{ln, 5, e}, crowd: newCrowd(0)}
-		client, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		c, err := l.Accept()
-		if err != nil {
-			t.Fatalf("%v: %v", e, err)
-		}
+		client, c := bothEnds(t, l)
 		client.Close()
 		c.Close()
 	}
@@ -135,21 +141,12 @@ func TestCrowd(t *testing.T) {
 // TestDeadlinesSpread: connections that are to be cut off together are cut off one after the other, and none too early.
 func TestDeadlinesSpread(t *testing.T) {
 	const after = 400 * time.Millisecond
-	ln := loopback(t)
-	l := &lingering{Listener: ln, crowd: newCrowd(0)}
+	l := &lingering{Listener: loopback(t), crowd: newCrowd(0)}
 	var times []time.Duration
 	var mu sync.Mutex // guards times
 	var cut sync.WaitGroup
 	for range 12 {
-		client, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		c, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
+		client, c := bothEnds(t, l)
 		began := time.Now()
 		if err := c.SetReadDeadline(began.Add(after)); err != nil {
 			t.Fatal(err)

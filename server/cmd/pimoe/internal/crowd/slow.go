@@ -2,7 +2,6 @@ package crowd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,7 +22,7 @@ func (o Options) slow(ctx context.Context, r *Report) error {
 	h := newHolder(o)
 	defer h.close()
 	o.Say("%v without slow clients", o.Hold)
-	r.SlowWithout = o.others(ctx, h)
+	r.SlowWithout = o.bystanders(ctx, h)
 	before, err := o.settled()
 	if err != nil {
 		return err
@@ -33,7 +32,7 @@ func (o Options) slow(ctx context.Context, r *Report) error {
 		return err
 	}
 	o.Say("the same beside %d slow clients", o.Slow)
-	r.SlowWith = o.others(ctx, h)
+	r.SlowWith = o.bystanders(ctx, h)
 	r.SlowCut, err = l.close()
 	r.SlowBytes = max(l.most.Load()-before, 0)
 	if r.SlowWithout.Requests.P99 > 0 {
@@ -42,8 +41,8 @@ func (o Options) slow(ctx context.Context, r *Report) error {
 	return err
 }
 
-// others are the requests of those who are not slow.
-func (o Options) others(ctx context.Context, h *holder) (p Phase) {
+// bystanders are the requests of those who are not slow.
+func (o Options) bystanders(ctx context.Context, h *holder) (p Phase) {
 	ctx, cancel := context.WithTimeout(ctx, o.Hold)
 	defer cancel()
 	p.Requests, p.Failed = at(ctx, o.Requests, h.request)
@@ -71,7 +70,7 @@ func (o Options) loris(ctx context.Context, h *holder) (*loris, error) {
 	}
 	l := &loris{host: u.Host, holder: h}
 	ctx, l.cancel = context.WithCancel(ctx)
-	ways := []func(context.Context, *net.TCPConn) error{l.header, l.body, l.reader}
+	ways := []func(context.Context, *net.TCPConn){l.header, l.body, l.reader}
 	var there sync.WaitGroup
 	door := make(chan struct{}, opening)
 	for i := range o.Slow {
@@ -84,7 +83,7 @@ func (o Options) loris(ctx context.Context, h *holder) (*loris, error) {
 }
 
 // stay holds a connection, and another one when it has ended, until the context does. It tells when it is there first.
-func (l *loris) stay(ctx context.Context, door chan struct{}, there func(), way func(context.Context, *net.TCPConn) error) {
+func (l *loris) stay(ctx context.Context, door chan struct{}, there func(), way func(context.Context, *net.TCPConn)) {
 	defer there()
 	for ctx.Err() == nil {
 		door <- struct{}{}
@@ -96,16 +95,11 @@ func (l *loris) stay(ctx context.Context, door chan struct{}, there func(), way 
 		}
 		there()
 		end := context.AfterFunc(ctx, func() { c.Close() })
-		tcp := c.(*net.TCPConn) // the network is tcp
-		err = way(ctx, tcp)
+		way(ctx, c.(*net.TCPConn)) // the network is tcp
 		if end(); ctx.Err() == nil {
 			l.cut.Add(1)
 		}
 		c.Close()
-		if errors.Is(err, sdk.ErrInvalidOutput) {
-			l.fail(ctx, err)
-			return
-		}
 	}
 }
 
@@ -121,20 +115,20 @@ func (l *loris) fail(ctx context.Context, err error) {
 }
 
 // header sends a request's header without an end.
-func (l *loris) header(ctx context.Context, c *net.TCPConn) error {
-	return l.drip(ctx, c, "GET /v1/models HTTP/1.1\r\nHost: "+l.host+"\r\nX-Slow: ")
+func (l *loris) header(ctx context.Context, c *net.TCPConn) {
+	l.drip(ctx, c, "GET /v1/models HTTP/1.1\r\nHost: "+l.host+"\r\nX-Slow: ")
 }
 
 // body sends a request's body of which most is missing.
-func (l *loris) body(ctx context.Context, c *net.TCPConn) error {
-	return l.drip(ctx, c, "POST /v1/completions HTTP/1.1\r\nHost: "+l.host+"\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{\"prompt\":\"")
+func (l *loris) body(ctx context.Context, c *net.TCPConn) {
+	l.drip(ctx, c, "POST /v1/completions HTTP/1.1\r\nHost: "+l.host+"\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{\"prompt\":\"")
 }
 
 // drip sends a beginning and then a byte now and then until the server has had enough. What the server answers is read: who
 // drips must not have the request that it pretends to send.
-func (l *loris) drip(ctx context.Context, c *net.TCPConn, begin string) error {
+func (l *loris) drip(ctx context.Context, c *net.TCPConn, begin string) {
 	if _, err := io.WriteString(c, begin); err != nil {
-		return nil
+		return
 	}
 	l.holder.readers.Go(func() { // ends with the connection
 		var b [64]byte
@@ -149,55 +143,49 @@ func (l *loris) drip(ctx context.Context, c *net.TCPConn, begin string) error {
 			}
 		}
 	})
-	tick := time.NewTicker(slowEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if _, err := c.Write([]byte{'x'}); err != nil {
-				return nil
-			}
-		}
-	}
+	slowly(ctx, func() bool {
+		_, err := c.Write([]byte{'x'})
+		return err == nil
+	})
 }
 
 // reader asks for a long answer and reads a byte now and then of what fits into the smallest buffer.
-func (l *loris) reader(ctx context.Context, c *net.TCPConn) error {
-	if err := c.SetReadBuffer(tight); err != nil {
-		return nil
+func (l *loris) reader(ctx context.Context, c *net.TCPConn) {
+	if c.SetReadBuffer(tight) != nil {
+		return
 	}
 	if _, err := io.WriteString(c, "GET /openapi.json HTTP/1.1\r\nHost: "+l.host+"\r\n\r\n"); err != nil {
-		return nil
+		return
 	}
-	tick := time.NewTicker(slowEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			var b [1]byte
-			if _, err := c.Read(b[:]); err != nil {
-				return nil
-			}
-		}
-	}
+	slowly(ctx, func() bool {
+		var b [1]byte
+		_, err := c.Read(b[:])
+		return err == nil
+	})
 }
 
 // weigh keeps the most memory that the server had.
 func (l *loris) weigh(ctx context.Context) {
-	tick := time.NewTicker(slowEvery)
-	defer tick.Stop()
-	for {
+	slowly(ctx, func() bool {
 		if n, err := l.holder.Footprint(); err == nil && n > l.most.Load() {
 			l.most.Store(n)
 		}
+		return true
+	})
+}
+
+// slowly does something again and again, until it is false or the context ends.
+func slowly(ctx context.Context, do func() bool) {
+	tick := time.NewTicker(slowEvery)
+	defer tick.Stop()
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			if !do() {
+				return
+			}
 		}
 	}
 }
