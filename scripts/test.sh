@@ -34,8 +34,8 @@ format() {
 # Kernels are compared bit for bit over many sizes: under the race detector that takes ten times as long. The commands
 # and the acceptance tests start programs that are built without it; the supervisor's side of the latter runs with it
 # once more, with fewer faults. The clients of others take most of their tests' time, and what they reach runs with it in
-# server's own tests. A tokenizer is a pure function; the test that shares one runs with it.
-slow='/(backends|server/acceptance|server/clienttest|server/deploy|server/dashboard)(/|$)|/(server/cmd/pimoe|core/tokenizer)$'
+# server's own tests. A tokenizer and a template are pure functions; the tests that share one run with it.
+slow='/(backends|server/acceptance|server/clienttest|server/deploy|server/dashboard)(/|$)|/(server/cmd/pimoe|core/tokenizer(/jinja)?)$'
 plain_packages=$($GO list $PKGS | grep -E "$slow")
 race_packages=$($GO list $PKGS | grep -vE "$slow")
 
@@ -44,6 +44,11 @@ run_tests() { # PACKAGES GO-TEST-ARGS...: tests with the report
   shift
   [ -n "$packages" ] || return 0
   $GO test -json -count=1 -vet=off -timeout 15m "$@" $packages 2>&1 | "$work/testreport" -save "$skips"
+}
+race_tests() { # PACKAGES GO-TEST-ARGS...: the same with the race detector, which needs cgo; what tests build themselves doesn't
+  local packages=$1
+  shift
+  CGO_ENABLED=1 run_tests "$packages" -race -exec "env CGO_ENABLED=0" "$@"
 }
 
 # aside STEPS runs a function's steps beside others; joined waits for them, shows what they said and takes their failures over. No
@@ -80,7 +85,7 @@ clients() { # what the tests of others' clients need, and the clients that are g
 }
 
 builds() { # everything that is only built or checked
-  step "other systems" make --no-print-directory cross GO="$GO"
+  step "other systems" make --no-print-directory cross-check GO="$GO"
   step "compose specification" composed
   step "Kubernetes manifests" manifests
   if command -v gcc >/dev/null 2>&1; then
@@ -125,6 +130,8 @@ composed() { # compose's own library: it is a module of its own, since nothing e
   (cd scripts/composecheck && $GO vet ./... && $GO run . ../../deploy/compose/compose.yaml)
 }
 
+# As the programs are built: what they need is compiled once for them and for the tests.
+export CGO_ENABLED=0 GOFLAGS="-trimpath${GOFLAGS:+ $GOFLAGS}"
 (cd scripts/testreport && $GO build -o "$work/testreport" .) || exit 1
 export PIMOE_BIN="$PWD/bin"
 unset PIMOE_CONFIG PIMOE_HOME PIMOE_MODEL PIMOE_API_KEY PIMOE_API_KEY_FILE PIMOE_MODE
@@ -138,8 +145,8 @@ step "generated files" generated
 joined clients
 joined builds
 if command -v gcc >/dev/null 2>&1 && [ "$($GO env GOARCH)" != 386 ]; then
-  step "tests with the race detector" run_tests "$race_packages" -race
-  step "shared tokenizer" run_tests "$($GO list ./core/tokenizer)" -race -run TestConcurrentUse
+  step "tests with the race detector" race_tests "$race_packages"
+  step "shared tokenizer" race_tests "$($GO list ./core/tokenizer/...)" -run 'TestConcurrentUse|TestTemplateIsShared'
 else
   skip "race detector" "no C compiler (Debian: gcc)"
   step "tests" run_tests "$race_packages"
@@ -147,7 +154,7 @@ fi
 step "tests of kernels, trunk and the whole" run_tests "$plain_packages"
 if command -v gcc >/dev/null 2>&1; then
   PIMOE_KILLS=18 \
-    step "supervision with the race detector" run_tests ./server/acceptance -race -run 'TestKill$|TestStop$|TestImpossibleRestart'
+    step "supervision with the race detector" race_tests ./server/acceptance -run 'TestKill$|TestStop$|TestImpossibleRestart'
 fi
 step "simulated faults" run_tests ./core/host -v -run 'Simulation|Machines'
 step "mutation tool" mutation

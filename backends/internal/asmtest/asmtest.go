@@ -25,7 +25,7 @@ func Generated(t *testing.T, firstLines bool, args func(out string) []string, na
 	out := t.TempDir()
 	run := exec.CommandContext(t.Context(), "go", append([]string{"run", "."}, args(out)...)...)
 	run.Dir = "_asm"
-	run.Env = append(os.Environ(), "GOWORK=off", "GOOS=", "GOARCH=", "GOFLAGS=")
+	run.Env = append(os.Environ(), "GOWORK=off", "GOOS=", "GOARCH=", "GOFLAGS=-trimpath")
 	if said, err := run.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", run, err, said)
 	}

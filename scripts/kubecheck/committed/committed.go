@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -29,14 +28,21 @@ import (
 // Deploy is the folder with what the default values give.
 func Deploy(t testing.TB) string { return filepath.Join(root(t), "deploy") }
 
-// root is the tree's: the folder above this module's.
+// root is the tree's: a folder above the working one, that of the package under test.
 func root(t testing.TB) string {
 	t.Helper()
-	_, here, _, ok := runtime.Caller(0)
-	if !ok {
-		t.Fatal("no source file")
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return filepath.Join(filepath.Dir(here), "..", "..", "..")
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "deploy", "kube")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatal("no folder above this one has deploy/kube")
+		}
+	}
 }
 
 // Deployment is one set of rendered manifests with the chart's values that belong to it.
