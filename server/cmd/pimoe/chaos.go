@@ -179,7 +179,7 @@ func (a *app) printChaos(r chaos.Report) error {
 	fmt.Fprintf(a.out, "%d requests: %d failed, %d wrong, %d lost\n", r.Requests, r.Failed, r.Wrong, r.Lost)
 	fmt.Fprintf(a.out, "deaths in the server's words: %s; %d that no fault explains\n\n", strings.Join(causes, ", "), r.Unexplained)
 	err := table.Write(a.out, []string{"MILLISECONDS", "COUNT", "P50", "P99", "MAX"}, [][]string{
-		chaosRow("longest gap of a stream with a fault", r.FailoverMS), chaosRow("the same without one", r.CalmMS),
+		chaosRow("longest wait for a token at a fault", r.FailoverMS), chaosRow("the same at a calm moment", r.CalmMS),
 		chaosRow("fault to notice", r.DetectedMS), chaosRow("fault to complete group", r.RecoveryMS),
 	})
 	for _, w := range r.Worst {

@@ -38,8 +38,8 @@ type Report struct {
 	Failed     int                   `json:"failed"`
 	Wrong      int                   `json:"wrong"`
 	Lost       int                   `json:"lost"`
-	FailoverMS Quantiles             `json:"failover_ms"` // longest gap between two tokens, of streams with a fault between their tokens
-	CalmMS     Quantiles             `json:"calm_ms"`     // the same of all other streams
+	FailoverMS Quantiles             `json:"failover_ms"` // of each fault, see pauses
+	CalmMS     Quantiles             `json:"calm_ms"`     // the same of moments at which no fault was felt
 	DetectedMS Quantiles             `json:"detected_ms"` // from a fault to the server's notice
 	RecoveryMS Quantiles             `json:"recovery_ms"` // from a fault to its group being complete
 	// Unexplained are deaths that no fault explains, Unsettled faults after which the processes were not complete in time.
@@ -56,43 +56,6 @@ type Report struct {
 	Examples    []string       `json:"examples,omitempty"`
 	Worst       []Stall        `json:"worst"`         // the longest gaps, of one moment one
 	Dir         string         `json:"dir,omitempty"` // where ledger, oracle and events are, if they were kept
-}
-
-// Stall is a long gap of a stream, and what happened around it.
-type Stall struct {
-	MS     float64   `json:"ms"`
-	Since  time.Time `json:"since"`
-	Faults []string  `json:"faults"` // that fired from shortBefore it until its end
-}
-
-const (
-	worstStalls = 3
-	shortBefore = 300 * time.Millisecond // a stopped process is found after 200 ms
-)
-
-// worst are the longest gaps. Streams stall together: of those that overlap, the longest counts.
-func worst(paces []load.Pace, outcomes []nemesis.Outcome) (out []Stall) {
-	byLength := slices.Clone(paces)
-	slices.SortFunc(byLength, func(a, b load.Pace) int { return cmp.Compare(b.Stall, a.Stall) })
-	for _, p := range byLength {
-		end := p.Since.Add(p.Stall)
-		if len(out) == worstStalls || p.Stall == 0 {
-			return out
-		}
-		if slices.ContainsFunc(out, func(s Stall) bool {
-			return p.Since.Before(s.Since.Add(time.Duration(s.MS*float64(time.Millisecond)))) && s.Since.Before(end)
-		}) {
-			continue
-		}
-		s := Stall{MS: round(ms(p.Stall)), Since: p.Since}
-		for _, o := range outcomes {
-			if !o.Fired.IsZero() && o.Fired.After(p.Since.Add(-shortBefore)) && o.Fired.Before(end) {
-				s.Faults = append(s.Faults, fmt.Sprintf("%s %s at %+.0f ms", o.Kind, o.Process, ms(o.Fired.Sub(p.Since))))
-			}
-		}
-		out = append(out, s)
-	}
-	return out
 }
 
 // Err is nil if the run kept every promise.
@@ -247,17 +210,8 @@ func summary(outcomes []nemesis.Outcome, paces []load.Pace, restarts uint64) Rep
 		detected, recovered = append(detected, o.Detected), append(recovered, o.Recovered)
 	}
 	r.Unexplained = int(restarts) - replaced
-	slices.SortFunc(moments, time.Time.Compare)
-	var hurt, calm []float64
-	for _, p := range paces {
-		at, _ := slices.BinarySearchFunc(moments, p.First, time.Time.Compare)
-		if at < len(moments) && moments[at].Before(p.Last) {
-			hurt = append(hurt, ms(p.Stall))
-		} else {
-			calm = append(calm, ms(p.Stall))
-		}
-	}
-	r.FailoverMS, r.CalmMS, r.DetectedMS, r.RecoveryMS = quantiles(hurt), quantiles(calm), quantiles(detected), quantiles(recovered)
+	r.FailoverMS, r.CalmMS = quantiles(pauses(moments, paces)), quantiles(pauses(calm(outcomes, paces), paces))
+	r.DetectedMS, r.RecoveryMS = quantiles(detected), quantiles(recovered)
 	return r
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -35,22 +36,31 @@ type RefusedError struct{ Why string }
 
 func (e *RefusedError) Error() string { return e.Why }
 
-// Pace is when the tokens of one stream came.
-type Pace struct {
-	First, Last time.Time
-	Stall       time.Duration // the longest time between two tokens
-	Since       time.Time     // its begin
+// Pace is when the tokens of one stream came, in order.
+type Pace []time.Time
+
+// Longest is the longest time between two tokens, and its begin; 0 with fewer than two.
+func (p Pace) Longest() (since time.Time, gap time.Duration) {
+	for i := 1; i < len(p); i++ {
+		if d := p[i].Sub(p[i-1]); d > gap {
+			since, gap = p[i-1], d
+		}
+	}
+	return since, gap
 }
 
-func (p *Pace) token(now time.Time) {
-	if p.First.IsZero() {
-		p.First, p.Last = now, now
-		return
+// Around is the longer of two gaps: that in which the moment falls, and the one after it. It is 0 if the moment falls between no
+// two tokens.
+func (p Pace) Around(moment time.Time) time.Duration {
+	next, _ := slices.BinarySearchFunc(p, moment, time.Time.Compare)
+	if next == 0 || next == len(p) {
+		return 0
 	}
-	if gap := now.Sub(p.Last); gap > p.Stall {
-		p.Stall, p.Since = gap, p.Last
+	gap := p[next].Sub(p[next-1])
+	if next+1 < len(p) {
+		gap = max(gap, p[next+1].Sub(p[next]))
 	}
-	p.Last = now
+	return gap
 }
 
 // chunk is a whole answer or an event of a stream.
@@ -140,7 +150,7 @@ func (a *Answer) readStream(body io.Reader, p *Pace) error {
 			return nil
 		}
 		if strings.Contains(data, `"text":"`) {
-			p.token(time.Now())
+			*p = append(*p, time.Now())
 		}
 		if err := a.add([]byte(data)); err != nil {
 			return err
