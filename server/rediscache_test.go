@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/gomodule/redigo/redis"
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/engine"
@@ -219,7 +219,10 @@ func TestRedisLies(t *testing.T) {
 	}
 	g := newRedisRig(t, func(c *config.Config) { c.Cache.TTL, c.Redis.Timeout = time.Second, 50*time.Millisecond })
 	g.found()
-	liar := redis.NewClient(&redis.Options{Addr: g.server.Addr})
+	liar, err := redis.DialContext(t.Context(), "tcp", g.server.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer liar.Close()
 	ctx, stop := context.WithCancel(t.Context())
 	var lying sync.WaitGroup
@@ -243,7 +246,7 @@ func TestRedisLies(t *testing.T) {
 }
 
 // lie changes what is in Redis, and now and then the version of what computes, until ctx ends.
-func lie(ctx context.Context, c *redis.Client, version *atomic.Int64) {
+func lie(ctx context.Context, c redis.Conn, version *atomic.Int64) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	var kept []string // records of before
 	change := time.NewTicker(300 * time.Millisecond)
@@ -254,12 +257,12 @@ func lie(ctx context.Context, c *redis.Client, version *atomic.Int64) {
 			version.Add(1)
 		default:
 		}
-		key, err := c.RandomKey(ctx).Result()
+		key, err := redis.String(c.Do("RANDOMKEY"))
 		if err != nil {
 			time.Sleep(time.Millisecond)
 			continue
 		}
-		value, err := c.Get(ctx, key).Bytes()
+		value, err := redis.Bytes(c.Do("GET", key))
 		if err != nil || len(value) == 0 {
 			continue
 		}
@@ -273,7 +276,7 @@ func lie(ctx context.Context, c *redis.Client, version *atomic.Int64) {
 		default:
 			value = []byte(kept[rng.IntN(len(kept))])
 		}
-		c.Set(ctx, key, value, time.Minute)
+		c.Do("SET", key, value, "EX", 60)
 		time.Sleep(time.Millisecond)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/gomodule/redigo/redis"
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/metrics"
@@ -106,17 +106,20 @@ func TestSlowRedis(t *testing.T) {
 func TestGarbageInRedis(t *testing.T) {
 	server := redistest.Start(t)
 	n := newNode(t, server.Addr, patience, []Rule{{Tokens: 1000}})
-	direct := redis.NewClient(&redis.Options{Addr: server.Addr})
+	direct, err := redis.DialContext(t.Context(), "tcp", server.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer direct.Close()
 	g, _ := admit(n.Limiter, ann, 1)
 	g.Close(t.Context(), 1)
-	keys, err := direct.Keys(t.Context(), "*limit:*").Result()
+	keys, err := redis.Strings(direct.Do("KEYS", "*limit:*"))
 	if err != nil || len(keys) != 1 || strings.Contains(keys[0], "ann") {
 		t.Fatalf("%v %v", keys, err)
 	}
 	rng := rand.New(rand.NewPCG(15, 16))
 	for i, value := range []string{"", "nan", "-1", "1e300", "0x10", "inf", "99999999999999999999", "{}", "\x00\xff"} {
-		if err := direct.Set(t.Context(), keys[0], value, 0).Err(); err != nil {
+		if _, err := direct.Do("SET", keys[0], value); err != nil {
 			t.Fatal(err)
 		}
 		g, refused := admit(n.Limiter, ann, 1+rng.Int64N(3))
@@ -125,20 +128,20 @@ func TestGarbageInRedis(t *testing.T) {
 		}
 		g.Close(t.Context(), 1)
 	}
-	if err := direct.Del(t.Context(), keys[0]).Err(); err != nil {
+	if _, err := direct.Do("DEL", keys[0]); err != nil {
 		t.Fatal(err)
 	}
-	if err := direct.LPush(t.Context(), keys[0], "a").Err(); err != nil {
+	if _, err := direct.Do("LPUSH", keys[0], "a"); err != nil {
 		t.Fatal(err)
 	}
 	if _, refused := admit(n.Limiter, ann, 1); refused != nil {
 		t.Error("a list in the place of a bucket:", refused)
 	}
-	if kind := direct.Type(t.Context(), keys[0]).Val(); kind != "string" {
-		t.Errorf("it is still a %s", kind)
+	if kind, err := redis.String(direct.Do("TYPE", keys[0])); kind != "string" {
+		t.Errorf("it is still a %s: %v", kind, err)
 	}
-	if ttl := direct.PTTL(t.Context(), keys[0]).Val(); ttl <= 0 || ttl > Period {
-		t.Errorf("a bucket stays for %s", ttl)
+	if ms, err := redis.Int64(direct.Do("PTTL", keys[0])); ms <= 0 || ms > Period.Milliseconds() {
+		t.Errorf("a bucket stays for %d ms: %v", ms, err)
 	}
 }
 

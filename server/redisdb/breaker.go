@@ -7,6 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pimoe/pimoe/sdk"
 )
 
@@ -18,6 +21,7 @@ const (
 
 	firstProbe   = 100 * time.Millisecond // after a loss, doubled each time
 	longestProbe = 5 * time.Second
+	warm         = 4 // connections that a probe makes
 )
 
 // breaker says whether calls are tried. It begins open: the first probe closes it, so that no request waits for the first
@@ -100,18 +104,31 @@ func (d *DB) probe() {
 	}
 }
 
-// ping tries the server as a request would: after a first call, which may have to connect, one within the timeout.
+// ping tries the server as requests would: some at once, which may have to connect and leave their connections to those that
+// come, and one within the timeout.
 func (d *DB) ping() error {
-	for _, limit := range []time.Duration{dialTimeout + d.timeout, d.timeout} {
-		ctx, cancel := context.WithTimeout(d.ctx, limit)
-		said, err := d.client.Ping(ctx).Result()
-		cancel()
-		if err != nil {
-			return errors.Join(sdk.ErrUnavailable, err)
-		}
-		if said != "PONG" {
-			return fmt.Errorf("redis answers PING with %.20q: %w", said, sdk.ErrUnavailable)
-		}
+	var first errgroup.Group
+	for range warm {
+		first.Go(func() error { return d.pong(dialTimeout + d.timeout) })
+	}
+	err := first.Wait()
+	if err == nil {
+		err = d.pong(d.timeout)
+	}
+	if err != nil {
+		return errors.Join(sdk.ErrUnavailable, err)
 	}
 	return nil
+}
+
+func (d *DB) pong(within time.Duration) error {
+	ctx, cancel := context.WithTimeout(d.ctx, within)
+	defer cancel()
+	return d.on(ctx, func(c redis.Conn) error {
+		said, err := redis.String(c.Do("PING"))
+		if err == nil && said != "PONG" {
+			err = fmt.Errorf("redis answers PING with %.20q", said)
+		}
+		return err
+	})
 }

@@ -10,11 +10,10 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/logging"
-	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/gomodule/redigo/redis"
 
 	"github.com/pimoe/pimoe/core/config"
 	"github.com/pimoe/pimoe/core/metrics"
@@ -45,13 +44,14 @@ type Options struct {
 // DB is one Redis. Life: Open, calls from any goroutine, Close. A DB whose server is away is as usable as any other: calls
 // fail at once.
 type DB struct {
-	client  *redis.Client
+	pool    *redis.Pool
 	timeout time.Duration
 	prefix  string
 	log     *slog.Logger
 	meters  *meters
 	slots   chan struct{} // one for each call under way
 	breaker *breaker
+	lost    atomic.Int64 // when the breaker opened, in ns since 1970
 
 	ctx     context.Context // of all calls; ends with Close
 	cancel  context.CancelFunc
@@ -67,36 +67,36 @@ func Open(o Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis.url: want %w", err)
 	}
-	opts := &redis.Options{
-		Addr: server.Addr, DB: server.DB, Username: o.Config.Username, Password: o.Config.Password,
-		Protocol: 2, // values and errors are all that is needed; nothing comes unasked
-		// A call that is repeated by the client would wait twice; a write that is repeated would count twice.
-		MaxRetries: -1, DialerRetries: 1,
-		DialTimeout: dialTimeout, ReadTimeout: o.Config.Timeout, WriteTimeout: o.Config.Timeout, PoolTimeout: o.Config.Timeout, ContextTimeoutEnabled: true,
-		PoolSize: connections, MaxActiveConns: connections, MinIdleConns: 4, PipelinePoolSize: -1, ConnMaxIdleTime: idleTimeout,
-		DisableIdentity:          true,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}
-	if opts.Dialer, err = dialer(server, o.Config.CAFile); err != nil {
+	dial, err := dialer(server, o.Config.CAFile)
+	if err != nil {
 		return nil, err
 	}
-	quiet()
+	opts := []redis.DialOption{
+		redis.DialContextFunc(dial), redis.DialDatabase(server.DB), redis.DialUsername(o.Config.Username), redis.DialPassword(o.Config.Password),
+		redis.DialReadTimeout(o.Config.Timeout), redis.DialWriteTimeout(o.Config.Timeout),
+	}
 	d := &DB{
-		client: redis.NewClient(opts), timeout: o.Config.Timeout, prefix: o.Config.Prefix, log: o.Log,
+		pool: &redis.Pool{
+			DialContext: func(ctx context.Context) (redis.Conn, error) {
+				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+				defer cancel()
+				return redis.DialContext(ctx, "tcp", server.Addr, opts...)
+			},
+			MaxIdle: connections, MaxActive: connections, IdleTimeout: idleTimeout,
+		},
+		timeout: o.Config.Timeout, prefix: o.Config.Prefix, log: o.Log,
 		slots: make(chan struct{}, connections), breaker: newBreaker(),
 	}
+	d.pool.TestOnBorrow = d.current
 	d.meters = newMeters(o.Metrics, d)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.running.Go(d.probe)
 	return d, nil
 }
 
-// quiet keeps the library from writing to standard error on its own; what it would say is in the errors of calls.
-var quiet = sync.OnceFunc(logging.Disable)
-
 // dialer connects to the one address, through a reader that refuses replies of any size.
 func dialer(server config.RedisServer, caFile string) (func(context.Context, string, string) (net.Conn, error), error) {
-	plain := &net.Dialer{Timeout: dialTimeout}
+	plain := new(net.Dialer)
 	if !server.TLS {
 		return func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := plain.DialContext(ctx, "tcp", server.Addr)
@@ -124,8 +124,8 @@ func dialer(server config.RedisServer, caFile string) (func(context.Context, str
 // Get is the value of a key, or ErrMissing.
 func (d *DB) Get(ctx context.Context, key string) ([]byte, error) {
 	var out []byte
-	err := d.call(ctx, "get", func(ctx context.Context) (err error) {
-		out, err = d.client.Get(ctx, d.prefix+key).Bytes()
+	err := d.call(ctx, "get", func(c redis.Conn) (err error) {
+		out, err = redis.Bytes(c.Do("GET", d.prefix+key))
 		return err
 	})
 	if err != nil {
@@ -140,33 +140,48 @@ func (d *DB) Set(ctx context.Context, key string, value []byte, ttl time.Duratio
 	if ttl < time.Millisecond || len(value) > maxValue {
 		return fmt.Errorf("redis set: want a time to live of a millisecond or more and at most %d bytes, got %s and %d: %w", maxValue, ttl, len(value), sdk.ErrInvalid)
 	}
-	return d.call(ctx, "set", func(ctx context.Context) error { return d.client.Set(ctx, d.prefix+key, value, ttl).Err() })
+	return d.call(ctx, "set", func(c redis.Conn) error {
+		_, err := c.Do("SET", d.prefix+key, value, "PX", ttl.Milliseconds())
+		return err
+	})
 }
 
 // Script is a Lua script that runs whole in Redis. Its text is a constant of the program.
 type Script struct{ script *redis.Script }
 
 // NewScript registers a script's text; Redis learns it with the first Eval.
-func NewScript(text string) *Script { return &Script{redis.NewScript(text)} }
+func NewScript(text string) *Script { return &Script{redis.NewScript(-1, text)} }
 
 // Eval runs a script. keys and args reach it as KEYS and ARGV and never as text of it. The result is int64, string, nil or
 // a list of them. A call that has run out of time may have run in Redis all the same.
 func (d *DB) Eval(ctx context.Context, s *Script, keys []string, args ...any) (any, error) {
-	full := make([]string, len(keys))
-	for i, k := range keys {
-		full[i] = d.prefix + k
+	all := []any{len(keys)}
+	for _, k := range keys {
+		all = append(all, d.prefix+k)
 	}
+	all = append(all, args...)
 	var out any
-	err := d.call(ctx, "eval", func(ctx context.Context) (err error) {
-		if out, err = s.script.Run(ctx, d.client, full, args...).Result(); errors.Is(err, redis.Nil) {
-			out, err = nil, nil // a script may return nothing
-		}
+	err := d.call(ctx, "eval", func(c redis.Conn) (err error) {
+		out, err = s.script.Do(c, all...)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	return texts(out), nil
+}
+
+// texts makes strings of a reply's bytes.
+func texts(reply any) any {
+	switch v := reply.(type) {
+	case []byte:
+		return string(v)
+	case []any:
+		for i := range v {
+			v[i] = texts(v[i])
+		}
+	}
+	return reply
 }
 
 // Healthy reports whether calls are tried at all.
@@ -182,14 +197,14 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.cancel()
-	err := d.client.Close()
+	err := d.pool.Close()
 	d.running.Wait()
 	return err
 }
 
-// call runs f beside its caller, which waits no longer than the timeout whatever f does: the library connects, checks and
-// waits in more places than its own timeouts cover. At most as many calls as there are connections run at once.
-func (d *DB) call(ctx context.Context, op string, f func(context.Context) error) error {
+// call runs f on a connection beside its caller, which waits no longer than the timeout: to connect may take longer, and is then
+// done for those that come later. At most as many calls as there are connections run at once.
+func (d *DB) call(ctx context.Context, op string, f func(redis.Conn) error) error {
 	if !d.breaker.closed() {
 		d.meters.count(op, "down")
 		return ErrDown
@@ -208,7 +223,7 @@ func (d *DB) call(ctx context.Context, op string, f func(context.Context) error)
 	if !d.start(func() {
 		defer cancel()
 		defer func() { <-d.slots }()
-		done <- f(ctx)
+		done <- d.on(ctx, f)
 	}) {
 		<-d.slots
 		cancel()
@@ -231,6 +246,31 @@ func (d *DB) call(ctx context.Context, op string, f func(context.Context) error)
 	return d.outcome(op, began, err)
 }
 
+// on runs f on a connection, unless the call is over when there is one.
+func (d *DB) on(ctx context.Context, f func(redis.Conn) error) (err error) {
+	c, err := d.pool.GetContext(d.ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := c.Close(); err == nil {
+			err = e
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return f(c)
+}
+
+// current refuses a connection that has been idle since before Redis was lost: a server that came back knows nothing of it.
+func (d *DB) current(_ redis.Conn, since time.Time) error {
+	if since.UnixNano() <= d.lost.Load() {
+		return ErrDown
+	}
+	return nil
+}
+
 // start runs f on a goroutine that Close waits for; false once the DB is closed.
 func (d *DB) start(f func()) bool {
 	d.closing.RLock()
@@ -250,7 +290,7 @@ func (d *DB) outcome(op string, began time.Time, err error) error {
 		d.breaker.success()
 		d.meters.count(op, "ok")
 		return nil
-	case errors.Is(err, redis.Nil):
+	case errors.Is(err, redis.ErrNil):
 		d.breaker.success()
 		d.meters.count(op, "missing")
 		return ErrMissing
@@ -268,6 +308,7 @@ func (d *DB) outcome(op string, began time.Time, err error) error {
 	}
 	d.meters.count(op, word)
 	if d.breaker.failure() {
+		d.lost.Store(time.Now().UnixNano())
 		d.meters.opened.Inc()
 		d.log.Warn("redis_lost", "op", op, "error", err.Error())
 	}

@@ -6,11 +6,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -18,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -323,4 +326,73 @@ func TestCallsAreBounded(t *testing.T) {
 	if busy < 50 {
 		t.Errorf("%d of 100 calls at once were turned away", busy)
 	}
+}
+
+// TestSlowToConnect: where a connection takes longer than a call may, those that the probe has made serve the first calls, and a
+// call that finds none leaves the one that it began to those that come later.
+func TestSlowToConnect(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := certificate(t, dir)
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := redistest.Start(t)
+	var made atomic.Int32
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		made.Add(1)
+		time.Sleep(300 * time.Millisecond)
+		return &cert, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var both sync.WaitGroup
+	t.Cleanup(func() { ln.Close(); both.Wait() })
+	both.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			both.Go(func() { forward(c, s.Addr) })
+		}
+	})
+	d := open(t, "", func(c *config.Redis) { c.URL, c.CAFile = "rediss://"+ln.Addr().String(), certFile })
+	waitFor(t, "healthy", d.Healthy)
+	first := made.Load()
+	if first < 2 {
+		t.Errorf("the probe has made %d connections", first)
+	}
+	for range 20 {
+		if err := d.Set(t.Context(), "k", []byte("v"), time.Minute); err != nil {
+			t.Fatalf("beside idle connections: %v", err)
+		}
+	}
+	var calls sync.WaitGroup
+	for range 12 {
+		calls.Go(func() { d.Get(t.Context(), "k") })
+	}
+	calls.Wait()
+	waitFor(t, "healthy after more calls at once than connections", func() bool {
+		_, err := d.Get(t.Context(), "k")
+		return err == nil
+	})
+	if n := made.Load(); n > 16+2*4 { // a pool, and what two probes may make
+		t.Errorf("%d connections were made", n)
+	}
+}
+
+// forward joins a connection with one to addr until either ends.
+func forward(c net.Conn, addr string) {
+	defer c.Close()
+	to, err := net.Dial("tcp", addr)
+	if err != nil {
+		return
+	}
+	var back sync.WaitGroup
+	back.Go(func() { io.Copy(c, to); c.Close() })
+	io.Copy(to, c)
+	to.Close()
+	back.Wait()
 }

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/gomodule/redigo/redis"
 
 	"github.com/pimoe/pimoe/core/coretest"
 	"github.com/pimoe/pimoe/server/deploy"
@@ -94,12 +94,17 @@ func TestPodStarts(t *testing.T) {
 
 	cache := object(find(t, all, "Deployment", "pimoe-redis").at("spec", "template", "spec", "containers", 0).(map[string]any))
 	run(t, append(p.variables(cache), "PATH="+os.Getenv("PATH")), words(cache["command"])...)
-	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + strconv.Itoa(v.Ports.Redis), Password: "nB7cE1kYt5Wq3Zs8"})
-	defer client.Close()
-	eventually(t, "Redis answers", func() error { return client.Ping(t.Context()).Err() })
-	open := redis.NewClient(&redis.Options{Addr: client.Options().Addr})
-	defer open.Close()
-	if open.Ping(t.Context()).Err() == nil {
+	redisDo := func(command string, opts ...redis.DialOption) (any, error) {
+		c, err := redis.DialContext(t.Context(), "tcp", "127.0.0.1:"+strconv.Itoa(v.Ports.Redis), opts...)
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		return c.Do(command)
+	}
+	password := redis.DialPassword("nB7cE1kYt5Wq3Zs8")
+	eventually(t, "Redis answers", func() error { _, err := redisDo("PING", password); return err })
+	if _, err := redisDo("PING"); err == nil {
 		t.Error("Redis asks for no password")
 	}
 
@@ -122,7 +127,7 @@ func TestPodStarts(t *testing.T) {
 		}
 	}
 	eventually(t, "the answer is in Redis", func() error {
-		if n, err := client.DBSize(t.Context()).Result(); err != nil || n == 0 {
+		if n, err := redis.Int(redisDo("DBSIZE", password)); err != nil || n == 0 {
 			return fmt.Errorf("%d keys: %v", n, err)
 		}
 		return nil
