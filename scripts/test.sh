@@ -39,11 +39,17 @@ slow='/(backends|server/acceptance|server/clienttest|server/deploy|server/dashbo
 plain_packages=$($GO list $PKGS | grep -E "$slow")
 race_packages=$($GO list $PKGS | grep -vE "$slow")
 
+# Tests of these packages wait much and long. They come first, or at the end the last would run alone; and for what they leave idle one
+# more than there are cores runs at a time.
+long='/(server|server/acceptance|server/clienttest|sdk/sdktest|sdk/client|core/host|core/engine)$'
+parallel=$(($(nproc) + 1))
+
 run_tests() { # PACKAGES GO-TEST-ARGS...: tests with the report
   local packages=$1
   shift
   [ -n "$packages" ] || return 0
-  $GO test -json -count=1 -vet=off -timeout 15m "$@" $packages 2>&1 | "$work/testreport" -save "$skips"
+  packages="$(grep -E "$long" <<<"$packages") $(grep -vE "$long" <<<"$packages")"
+  $GO test -json -count=1 -vet=off -timeout 15m -p "$parallel" "$@" $packages 2>&1 | "$work/testreport" -save "$skips"
 }
 race_tests() { # PACKAGES GO-TEST-ARGS...: the same with the race detector, which needs cgo; what tests build themselves doesn't
   local packages=$1

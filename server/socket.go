@@ -15,7 +15,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/fasthttp/websocket"
+	fast "github.com/fasthttp/websocket"
+	"github.com/gofiber/contrib/websocket"
 
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/ws"
@@ -115,11 +116,11 @@ func (c *socket) messages() int {
 
 // codeOf is the code of an end that the client or the protocol has brought about.
 func codeOf(err error) int {
-	var closed *websocket.CloseError
+	var closed *fast.CloseError
 	if errors.As(err, &closed) {
 		return closed.Code
 	}
-	if errors.Is(err, websocket.ErrReadLimit) {
+	if errors.Is(err, fast.ErrReadLimit) {
 		return ws.TooBig.Code
 	}
 	return websocket.CloseAbnormalClosure
@@ -127,7 +128,7 @@ func codeOf(err error) int {
 
 func (c *socket) pong(data string) error {
 	err := c.conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(c.hub.limits.stalled))
-	if errors.Is(err, websocket.ErrCloseSent) {
+	if errors.Is(err, fast.ErrCloseSent) {
 		return nil
 	}
 	return err

@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/fasthttp/websocket"
+	"github.com/gofiber/contrib/websocket"
 
 	"github.com/pimoe/pimoe/server/access"
 	"github.com/pimoe/pimoe/server/ws"

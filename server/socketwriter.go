@@ -5,7 +5,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/fasthttp/websocket"
+	"github.com/gofiber/contrib/websocket"
 
 	"github.com/pimoe/pimoe/server/ws"
 )
