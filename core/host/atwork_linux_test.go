@@ -79,3 +79,24 @@ func TestOverdue(t *testing.T) {
 		})
 	}
 }
+
+// TestThread: what the kernel says of a thread, whatever its name is, and that one which takes itself down is not at work.
+func TestThread(t *testing.T) {
+	const rest = " 0 20 0 1 0 5678 1000 200 18446744073709551615\n"
+	for stat, want := range map[string]struct {
+		thread
+		ending bool
+	}{
+		"12 (sh) R 1 12 12 0 -1 4194304 100" + rest:             {thread{'R', 4194304}, false},
+		"12 (a) S (b) R) S 1 12 12 34816 12 4194560 100" + rest: {thread{'S', 4194560}, false},
+		"12 (pimoe-expert) R 1 12 12 0 -1 4227084 100" + rest:   {thread{'R', 4227084}, true}, // PF_EXITING and others
+		"12 (pimoe-expert) Z 1 12 12 0 -1 4227084 100" + rest:   {thread{'Z', 4227084}, true},
+		"12 (sh) R 1 12":           {},
+		"":                         {},
+		"12 sh R 1 12 12 0 -1 4 1": {},
+	} {
+		if got := parseThread([]byte(stat)); got != want.thread || got.ending() != want.ending {
+			t.Errorf("%q: %+v, ending %v", stat, got, got.ending())
+		}
+	}
+}

@@ -57,11 +57,12 @@ func (d *Death) describe() string {
 
 // stoppedState reports whether the kernel has the process stopped or traced.
 func stoppedState(pid int) bool {
-	state := stateOf("/proc/" + strconv.Itoa(pid) + "/stat")
-	return state == 'T' || state == 't'
+	t := threadOf("/proc/" + strconv.Itoa(pid) + "/stat")
+	return t.state == 'T' || t.state == 't'
 }
 
-// atWork reports whether a thread of the process computes or waits for a core.
+// atWork reports whether a thread of the process computes or waits for a core. One that takes itself down, as those of a killed
+// process do for some milliseconds before the kernel tells of its end, answers no call any more.
 func atWork(pid int) bool {
 	dir := "/proc/" + strconv.Itoa(pid) + "/task"
 	d, err := os.Open(dir)
@@ -73,20 +74,40 @@ func atWork(pid int) bool {
 	if err != nil {
 		return false
 	}
-	return slices.ContainsFunc(threads, func(id string) bool { return stateOf(dir+"/"+id+"/stat") == 'R' })
+	return slices.ContainsFunc(threads, func(id string) bool {
+		t := threadOf(dir + "/" + id + "/stat")
+		return t.state == 'R' && !t.ending()
+	})
 }
 
-// stateOf is the field state of such a file (proc(5)); 0 where the kernel doesn't say.
-func stateOf(stat string) byte {
+// thread is what the kernel says of one (proc(5), stat).
+type thread struct {
+	state byte   // 0 where it doesn't say
+	flags uint64 // PF_* of the kernel's sched.h
+}
+
+func (t thread) ending() bool {
+	const exiting = 0x4 // PF_EXITING
+	return t.flags&exiting != 0
+}
+
+func threadOf(stat string) thread {
 	b, err := os.ReadFile(stat)
 	if err != nil {
-		return 0
+		return thread{}
 	}
-	_, rest, ok := bytes.Cut(b[bytes.LastIndexByte(b, ')')+1:], []byte(" "))
-	if !ok || len(rest) == 0 {
-		return 0
+	return parseThread(b)
+}
+
+// parseThread reads "pid (name) state ppid pgrp session tty tpgid flags ...", in which a name may have anything.
+func parseThread(stat []byte) (t thread) {
+	f := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(f) < 7 || len(f[0]) != 1 {
+		return thread{}
 	}
-	return rest[0]
+	t.state = f[0][0]
+	t.flags, _ = strconv.ParseUint(string(f[6]), 10, 64)
+	return t
 }
 
 // memoryAge is how old a figure of a process's memory may be: to take it, the kernel walks over all pages of the process.
