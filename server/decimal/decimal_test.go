@@ -11,7 +11,7 @@ import (
 
 // reference is the standard library's reading; ok is false where JSON has no such number.
 func reference(text string) (float32, bool) {
-	if !json.Valid([]byte(text)) {
+	if !json.Valid([]byte(text)) || strings.Trim(text, "-0123456789.eE+") != "" { // other values, or white space around one
 		return 0, false
 	}
 	f, _ := strconv.ParseFloat(text, 32)
