@@ -14,10 +14,12 @@ const (
 )
 
 // boundedConn reads Redis' replies along with the client and ends the connection at one that announces more than there
-// can be. The client makes room for what is announced before it comes: without this, twelve bytes cost gigabytes.
+// can be. The client makes room for what is announced before it comes: without this, twelve bytes cost gigabytes. It also calls
+// itself for a list in a list, which no script of ours returns: some megabytes of these would be more than a stack holds.
 type boundedConn struct {
 	net.Conn
 	skip int    // bytes of a string that are still to come
+	left int    // elements of a list that are still to come
 	line []byte // the begin of a line that is not complete
 	err  error
 }
@@ -74,6 +76,8 @@ func (c *boundedConn) begin() error {
 		text = text[:len(text)-1]
 	}
 	n, err := strconv.ParseInt(string(text), 10, 64)
+	element := c.left > 0
+	c.left = max(c.left-1, 0)
 	switch c.line[0] {
 	case '$', '=', '!':
 		if err != nil || n < 0 {
@@ -84,9 +88,16 @@ func (c *boundedConn) begin() error {
 		}
 		c.skip = int(n) + len("\r\n")
 	case '*', '%', '~', '>', '|':
-		if err == nil && n > maxElements {
+		if err != nil || n < 0 {
+			return nil
+		}
+		if n > maxElements {
 			return tooLarge("a list")
 		}
+		if element {
+			return fmt.Errorf("redis announces a list in a list: %w", sdk.ErrUnavailable)
+		}
+		c.left = int(n)
 	}
 	return nil
 }

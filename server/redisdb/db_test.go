@@ -143,6 +143,7 @@ func TestFaultsCostLittle(t *testing.T) {
 		"refuse": {Refuse: true}, "freeze": {Freeze: true}, "2 s late": {Delay: 2 * time.Second}, "cut": {Cut: 3},
 		"flipped": {Flip: 0.2}, "foreign": {Answer: []byte("$7\r\nforeign\r\n")}, "a bomb": {Answer: []byte("$2147483647\r\n")},
 		"a list of lists": {Answer: []byte("*2000000000\r\n")}, "a line without end": {Answer: bytes.Repeat([]byte("+"), 100<<10)},
+		"lists in lists": {Answer: bytes.Repeat([]byte("*1\r\n"), 1<<20)}, "lists beside numbers": {Answer: bytes.Repeat([]byte("*2\r\n:1\r\n"), 1<<19)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p.Set(redistest.Fault{})
