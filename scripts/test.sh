@@ -42,7 +42,7 @@ race_packages=$($GO list $PKGS | grep -vE "$slow")
 # Tests of these packages wait much and long. They come first, or at the end the last would run alone; and for what they leave idle one
 # more than there are cores runs at a time.
 long='/(server|server/acceptance|server/clienttest|sdk/sdktest|sdk/client|core/host|core/engine)$'
-parallel=$(($(nproc) + 1))
+parallel=$(($(getconf _NPROCESSORS_ONLN) + 1))
 
 run_tests() { # PACKAGES GO-TEST-ARGS...: tests with the report
   local packages=$1

@@ -91,9 +91,10 @@ func TestThread(t *testing.T) {
 		"12 (a) S (b) R) S 1 12 12 34816 12 4194560 100" + rest: {thread{'S', 4194560}, false},
 		"12 (pimoe-expert) R 1 12 12 0 -1 4227084 100" + rest:   {thread{'R', 4227084}, true}, // PF_EXITING and others
 		"12 (pimoe-expert) Z 1 12 12 0 -1 4227084 100" + rest:   {thread{'Z', 4227084}, true},
-		"12 (sh) R 1 12":           {},
-		"":                         {},
-		"12 sh R 1 12 12 0 -1 4 1": {},
+		"12 (sh) R 1 12 12 0 -1 x 100" + rest:                   {},
+		"12 (sh) R 1 12":                                        {},
+		"":                                                      {},
+		"12 sh R 1 12 12 0 -1 4 1":                              {},
 	} {
 		if got := parseThread([]byte(stat)); got != want.thread || got.ending() != want.ending {
 			t.Errorf("%q: %+v, ending %v", stat, got, got.ending())

@@ -100,14 +100,16 @@ func threadOf(stat string) thread {
 }
 
 // parseThread reads "pid (name) state ppid pgrp session tty tpgid flags ...", in which a name may have anything.
-func parseThread(stat []byte) (t thread) {
+func parseThread(stat []byte) thread {
 	f := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(f) < 7 || len(f[0]) != 1 {
 		return thread{}
 	}
-	t.state = f[0][0]
-	t.flags, _ = strconv.ParseUint(string(f[6]), 10, 64)
-	return t
+	flags, err := strconv.ParseUint(string(f[6]), 10, 64)
+	if err != nil {
+		return thread{}
+	}
+	return thread{f[0][0], flags}
 }
 
 // memoryAge is how old a figure of a process's memory may be: to take it, the kernel walks over all pages of the process.

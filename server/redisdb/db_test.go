@@ -342,7 +342,7 @@ func TestSlowToConnect(t *testing.T) {
 	var made atomic.Int32
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		made.Add(1)
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(600 * time.Millisecond)
 		return &cert, nil
 	}})
 	if err != nil {
@@ -359,7 +359,9 @@ func TestSlowToConnect(t *testing.T) {
 			both.Go(func() { forward(c, s.Addr) })
 		}
 	})
-	d := open(t, "", func(c *config.Redis) { c.URL, c.CAFile = "rediss://"+ln.Addr().String(), certFile })
+	d := open(t, "", func(c *config.Redis) {
+		c.URL, c.CAFile, c.Timeout = "rediss://"+ln.Addr().String(), certFile, 300*time.Millisecond
+	})
 	waitFor(t, "healthy", d.Healthy)
 	first := made.Load()
 	if first < 2 {

@@ -13,9 +13,17 @@ import (
 // pauses are, for each moment at which a stream was under way, the longest that a stream then waited for a token: for the next one,
 // or, since what happens to an idle process is met by whoever needs it next, for the one after that.
 func pauses(moments []time.Time, paces []load.Pace) (out []float64) {
+	moments, paces = slices.Clone(moments), slices.DeleteFunc(slices.Clone(paces), func(p load.Pace) bool { return len(p) == 0 })
+	slices.SortFunc(moments, time.Time.Compare)
+	slices.SortFunc(paces, func(a, b load.Pace) int { return a[0].Compare(b[0]) })
+	var under []load.Pace // those that go on at the moment
 	for _, m := range moments {
+		for ; len(paces) > 0 && !paces[0][0].After(m); paces = paces[1:] {
+			under = append(under, paces[0])
+		}
+		under = slices.DeleteFunc(under, func(p load.Pace) bool { return p[len(p)-1].Before(m) })
 		var longest time.Duration
-		for _, p := range paces {
+		for _, p := range under {
 			longest = max(longest, p.Around(m))
 		}
 		if longest > 0 {
