@@ -65,7 +65,7 @@ type Catalogue struct {
 
 // The bounds of a catalogue, far beyond any that a host could use.
 const (
-	maxBytes   = 1 << 20
+	MaxBytes   = 1 << 20
 	maxPlugins = 1000
 	maxGroups  = 10_000
 	maxReads   = 16
@@ -79,12 +79,12 @@ var (
 
 // Read parses a catalogue. Its errors are sdk.ErrInvalid and name the entry.
 func Read(r io.Reader) (*Catalogue, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
+	b, err := io.ReadAll(io.LimitReader(r, MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("catalogue: %w", err)
 	}
-	if len(b) > maxBytes {
-		return nil, invalid("more than %d bytes", maxBytes)
+	if len(b) > MaxBytes {
+		return nil, invalid("more than %d bytes", MaxBytes)
 	}
 	if err := plain(b); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,9 +114,10 @@ func newGroup(n int, spec GroupSpec, l *launcher) (*group, error) {
 // adopt makes a supervisor's process the group's r-th replica.
 func (g *group) adopt(r int, s *supervisor) {
 	s.news = news{
-		changed: func(inc *incarnation) { g.now(r, inc) },
-		probed:  func(inc *incarnation, err error) { g.probed(r, inc, err) },
-		hurry:   func() bool { return g.state(r) == resilience.Suspect },
+		changed:  func(inc *incarnation) { g.now(r, inc) },
+		probed:   func(inc *incarnation, err error) { g.probed(r, inc, err) },
+		hurry:    func() bool { return g.state(r) == resilience.Suspect },
+		replaced: g.works,
 	}
 	g.replicas = append(g.replicas, s)
 }
@@ -225,13 +227,20 @@ func (g *group) begin(avoid uint64) (int, *incarnation) {
 		if r < 0 {
 			return -1, nil
 		}
-		if inc := g.living[r]; inc.verdict.Load() == nil && !inc.gone() {
+		if inc := g.living[r]; inc.verdict.Load() == nil && !inc.proc.Ending() {
 			g.set.Begin(r)
 			g.demand.begin(now, r)
 			return r, inc
 		}
 		avoid |= 1 << r // it is being replaced, or will be as soon as its supervisor has noticed
 	}
+}
+
+// works reports whether a process is ready for calls.
+func (g *group) works() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.ContainsFunc(g.living, func(inc *incarnation) bool { return inc != nil && !inc.proc.Ending() })
 }
 
 // end takes a call's outcome, and does with the process what follows from it.

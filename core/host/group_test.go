@@ -12,6 +12,7 @@ import (
 	"github.com/pimoe/pimoe/core/discovery"
 	"github.com/pimoe/pimoe/core/resilience"
 	"github.com/pimoe/pimoe/sdk"
+	"github.com/pimoe/pimoe/sdk/client"
 )
 
 // A group has its replicas from the beginning; what load may call for is parked, and what stands by is not.
@@ -255,6 +256,37 @@ func TestCondemnedGetNoCalls(t *testing.T) {
 		}
 		if g.usable() || g.available() == nil {
 			t.Error("all are condemned, and the group can be used")
+		}
+	})
+}
+
+// Whoever is being taken down gets no calls, and a call that meets the beginning of the end is another one's at once.
+func TestTheEndingGetNoCalls(t *testing.T) {
+	staged(t, pair(2), func(s *stage) {
+		before := s.tally()
+		early := fmt.Errorf("on its way: %w", &client.DeadError{Early: true})
+		first := s.actors[0]
+		first.plays(line{err: early})
+		time.AfterFunc(500*time.Microsecond, first.fades)
+		began := time.Now()
+		for range 3 {
+			if err := s.ask(context.Background(), rows(1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took != 4*time.Millisecond {
+			t.Errorf("took %v, want the failed try and three answers of a millisecond", took)
+		}
+		s.counted("one that ends", before, tally{calls: 3, rows: 3, errors: 1, retries: 1})
+		if first.calls() != 1 || first.condemnedFor() != "" {
+			t.Errorf("the first one got %d calls, condemned %q", first.calls(), first.condemnedFor())
+		}
+		if !s.g.works() {
+			t.Error("one is left, and nobody does the work")
+		}
+		s.actors[1].fades()
+		if s.g.works() {
+			t.Error("both end, and somebody does the work")
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 type process interface {
 	PID() int
 	Exited() <-chan struct{}
+	Ending() bool // has exited, or is about to and answers no calls any more
 	Death() client.Death
 	Beat() (count uint64, beats bool)
 	Stopped() bool // by a signal or a debugger

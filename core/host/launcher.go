@@ -187,14 +187,16 @@ func (l *launcher) tellOfGaps(measures []client.Measure) {
 
 // abandon ends a process that must not serve, and passes the reason on with the process's last words.
 func (l *launcher) abandon(inc *incarnation, cause error) error {
-	select {
-	case <-inc.proc.Exited():
-		cause = fmt.Errorf("%w (the process %s)", cause, deathOf(inc.proc.Death()).describe())
-	default:
-	}
-	inc.proc.Kill()
 	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
 	defer cancel()
+	if inc.proc.Ending() { // how it ends says more than what it has failed at
+		select {
+		case <-inc.proc.Exited():
+			cause = fmt.Errorf("%w (the process %s)", cause, deathOf(inc.proc.Death()).describe())
+		case <-ctx.Done():
+		}
+	}
+	inc.proc.Kill()
 	if err := inc.proc.Stop(ctx); err != nil {
 		return errors.Join(cause, err)
 	}

@@ -48,6 +48,7 @@ func newSupervisedRouter(spec RouterSpec, l *launcher) *supervisedRouter {
 	}
 	r.knownRows = knownBatch(spec.Spec, l.options.Experts.Hidden)
 	r.process = newSupervisor("router", l.options, r.changed, l.fleet, func(ctx context.Context) (*incarnation, error) { return r.launch(ctx, l) })
+	r.process.news.replaced = func() bool { return r.spec.StandIn != nil }
 	return r
 }
 

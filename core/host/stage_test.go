@@ -198,6 +198,7 @@ type actor struct {
 	inc      *incarnation
 	exited   chan struct{}
 	working  bool // as others see it
+	fading   bool // is being taken down
 	stopped  bool // so too
 	death    client.Death
 	killed   int    // how often it has been
@@ -249,8 +250,16 @@ func (a *actor) condemnedFor() string {
 	return ""
 }
 
+// fades has the kernel take the process down.
+func (a *actor) fades() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fading = true
+}
+
 func (a *actor) PID() int                   { return a.pid }
 func (a *actor) Exited() <-chan struct{}    { return a.exited }
+func (a *actor) Ending() bool               { a.mu.Lock(); defer a.mu.Unlock(); return a.fading || a.inc.gone() }
 func (a *actor) Death() client.Death        { return a.death }
 func (a *actor) Beat() (uint64, bool)       { return uint64(time.Now().UnixNano()), true }
 func (a *actor) Stopped() bool              { return a.stopped }

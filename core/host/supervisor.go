@@ -55,6 +55,8 @@ type news struct {
 	changed func(inc *incarnation)            // the ready process, nil when there is none any more
 	probed  func(inc *incarnation, err error) // it has been asked a question with a known answer
 	hurry   func() bool                       // it should be asked more often
+	// replaced says whether another one does the work of a process that has ended.
+	replaced func() bool
 }
 
 func newSupervisor(name string, o Options, changed *notifier, f *fleet, launch func(context.Context) (*incarnation, error)) *supervisor {
@@ -160,6 +162,7 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 	if !stopping {
 		s.set(StateStarting, nil, fmt.Errorf("its process %s: %w", cause, sdk.ErrUnavailable), false)
 		inc.proc.Kill()
+		s.giveWay(ctx)
 	}
 	stop, cancel := context.WithTimeout(context.Background(), stopWithin)
 	defer cancel()
@@ -182,6 +185,29 @@ func (s *supervisor) attend(ctx context.Context, inc *incarnation) ending {
 		return struck
 	}
 	return broken
+}
+
+// wayFor is how long what a dead process leaves behind, and its successor, wait while others do its work. The calls that have
+// been thrown back on those are what somebody waits for just now, and a start takes a core for two dozen milliseconds.
+const wayFor = 20 * time.Millisecond
+
+// giveWay waits as long as there is somebody who does the process's work.
+func (s *supervisor) giveWay(ctx context.Context) {
+	until := time.NewTimer(wayFor)
+	defer until.Stop()
+	for s.news.replaced != nil {
+		changed := s.changed.wait()
+		if !s.news.replaced() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-until.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // firstStart waits for the first start and returns its error.

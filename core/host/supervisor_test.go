@@ -88,6 +88,7 @@ type life struct {
 	starts []time.Duration
 	actors []*actor
 	known  []*incarnation // by the group
+	others time.Duration  // others do the process's work until so long after the beginning
 }
 
 // transcript is a log that is read while it is written.
@@ -149,6 +150,11 @@ func living(t *testing.T, births []birth, f func(l *life)) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.known = append(l.known, inc)
+		}
+		l.s.news.replaced = func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return time.Since(l.began) < l.others
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		var wg sync.WaitGroup
@@ -242,6 +248,44 @@ func TestReplacesTheDead(t *testing.T) {
 		if want := []*incarnation{l.actors[0].inc, nil, l.actors[1].inc, nil}; !slices.Equal(l.known, want) {
 			t.Errorf("the group was told of %v, want %v", l.known, want)
 		}
+	})
+}
+
+// While others do a dead process's work, its successor waits a moment; it does not as soon as there are none.
+func TestGivesWay(t *testing.T) {
+	const ms = time.Millisecond
+	for name, c := range map[string]struct {
+		others time.Duration // how long they last after the death
+		want   time.Duration // until the start
+	}{"alone": {0, 0}, "others": {time.Hour, wayFor}, "the last other dies": {5 * ms, 5 * ms}} {
+		t.Run(name, func(t *testing.T) {
+			living(t, []birth{{lives: time.Second, death: murder, served: true}}, func(l *life) {
+				l.mu.Lock()
+				l.others = time.Second + c.others
+				l.mu.Unlock()
+				time.Sleep(time.Second + min(c.others, wayFor))
+				l.s.changed.broadcast()
+				time.Sleep(time.Second)
+				l.begins(0, time.Second+c.want)
+				l.is(StateReady, 1, false, nil)
+			})
+		})
+	}
+}
+
+// A process that is said to end and does not is replaced by the second look at it.
+func TestEndsWithoutAnEnd(t *testing.T) {
+	living(t, []birth{{served: true, as: func(a *actor) {
+		time.AfterFunc(500*time.Millisecond, a.fades)
+	}}}, func(l *life) {
+		time.Sleep(1999 * time.Millisecond)
+		l.is(StateReady, 0, false, nil)
+		time.Sleep(2 * time.Second)
+		st := l.is(StateReady, 1, false, nil)
+		if d := st.LastDeath; d == nil || d.Cause != "hung (one of its threads has ended)" {
+			t.Errorf("last death %+v", d)
+		}
+		l.begins(0, 2*time.Second)
 	})
 }
 

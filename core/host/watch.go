@@ -44,7 +44,7 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 		probes.Go(func() { s.ping(probing, inc) })
 	}
 	defer func() { stopProbing(); probes.Wait() }()
-	pulse := newPulse(time.Now())
+	pulse, ending := newPulse(time.Now()), false
 	var patience <-chan time.Time // runs while the process is stopped
 	for {
 		children := s.fleet.children.wait() // before the state: a change after this look is told
@@ -77,6 +77,10 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 			if count, ok := inc.proc.Beat(); ok && pulse.silent(now, count) {
 				return "hung (no heartbeat)"
 			}
+			if ending && inc.proc.Ending() && !inc.gone() {
+				return "hung (one of its threads has ended)"
+			}
+			ending = inc.proc.Ending()
 		}
 	}
 }
@@ -109,9 +113,7 @@ func (s *supervisor) probe(ctx context.Context, inc *incarnation) {
 			s.news.probed(inc, err)
 		}
 		if err != nil && ctx.Err() == nil {
-			select {
-			case <-inc.proc.Exited(): // its death says more than the failed probe
-			default:
+			if !inc.proc.Ending() { // else its death says more than the failed probe
 				s.log.Warn("known-answer test failed", "pid", inc.proc.PID(), "err", err)
 				inc.condemned("failed its known-answer test")
 			}

@@ -381,6 +381,7 @@ func (f *fake) abandon(cause error) error {
 
 func (f *fake) PID() int                 { return int(f.run) }
 func (f *fake) Exited() <-chan struct{}  { return f.exited }
+func (f *fake) Ending() bool             { return f.gone() }
 func (f *fake) Lanes() (int, int)        { return 1, 1 }
 func (*fake) Confined() []client.Measure { return nil }
 func (f *fake) Wake(bool)                {}

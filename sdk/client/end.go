@@ -182,5 +182,10 @@ func (p *Process) hasExited() bool {
 	}
 }
 
+// ending is the error of a call on a process whose end the kernel has begun and not yet told.
+func (p *Process) ending() error {
+	return &DeadError{Process: p, Death: Death{ExitCode: -1, Asked: p.asked.Load(), At: time.Now()}, Early: true}
+}
+
 // dead is the error of a call on an ended process.
 func (p *Process) dead() error { return &DeadError{Process: p, Death: p.deathNow()} }

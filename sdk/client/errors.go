@@ -87,13 +87,17 @@ func (d Death) withLines() string {
 	return d.String() + ", last on standard error: " + strings.Join(last, " / ")
 }
 
-// DeadError is the error of every call on a process that has ended. It wraps sdk.ErrUnavailable.
+// DeadError is the error of every call on a process that has ended, or that the kernel is taking down. It wraps sdk.ErrUnavailable.
 type DeadError struct {
 	Process *Process
 	Death   Death
+	Early   bool // it is only ending: how is not known yet. Process.Death waits for that
 }
 
 func (e *DeadError) Error() string {
+	if e.Early {
+		return fmt.Sprintf("plugin %s (pid %d) is ending", e.Process.name, e.Process.PID())
+	}
 	return fmt.Sprintf("plugin %s (pid %d) is dead: %s", e.Process.name, e.Process.PID(), e.Death)
 }
 

@@ -63,6 +63,9 @@ func (l *link) failure(ctx context.Context, err error) error {
 	if errors.Is(err, context.Canceled) && p.hasExited() { // cancelled because of it
 		return p.dead()
 	}
+	if errors.Is(err, plane.ErrEnding) {
+		return p.ending()
+	}
 	if errors.Is(err, plane.ErrClosed) || errors.Is(err, sdk.ErrUnavailable) {
 		// The connection's end is often seen before the process's.
 		wait := time.NewTimer(250 * time.Millisecond)

@@ -374,11 +374,38 @@ func TestDeathInACall(t *testing.T) {
 					t.Errorf("%s/%s: another call: %v", transport, mode, err)
 				}
 			}
+			if !p.Ending() {
+				t.Errorf("%s/%s: not ending", transport, mode)
+			}
 			d := p.Death()
 			if d.ExitCode != want.ExitCode || d.Signal != want.Signal || d.Asked || d.OOM || !strings.Contains(strings.Join(d.LastLines, "\n"), strings.Join(want.LastLines, "\n")) {
 				t.Errorf("%s/%s: %v %q", transport, mode, d, d.LastLines)
 			}
 		}
+	}
+}
+
+// A process whose thread ends under a call is taken for one that ends: the call fails, later ones are not even sent, and the process can
+// still be stopped.
+func TestThreadEnds(t *testing.T) {
+	p := startNasty(t, nastyCommand(nothingLeft(t), "exit-thread"))
+	if p.Ending() {
+		t.Error("ending from the beginning")
+	}
+	for range 2 {
+		began := time.Now()
+		var dead *client.DeadError
+		if err := p.Expert().Forward(t.Context(), call(1, 1)); !errors.As(err, &dead) || !dead.Early || dead.Death.Asked || !strings.Contains(err.Error(), "is ending") {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		if !p.Ending() {
+			t.Error("not ending")
+		}
+	}
+	select {
+	case <-p.Exited():
+		t.Error("the whole process has ended")
+	default:
 	}
 }
 

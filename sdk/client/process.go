@@ -85,6 +85,9 @@ func (p *Process) deathNow() Death {
 // Core is the core that the caller runs on just now, as Command.Cores counts them; -1 if the system doesn't tell.
 func Core() int { return plane.Core() }
 
+// Ending reports that the process has exited, or that a call has met the beginning of its end. One that lives on is broken.
+func (p *Process) Ending() bool { return p.hasExited() || p.shared() != nil && p.plane.Ending() }
+
 // BeatEvery is the period of heartbeats.
 const BeatEvery = plane.BeatEvery
 

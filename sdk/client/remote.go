@@ -160,6 +160,16 @@ func (r *Remote) PID() int { return 0 }
 // Exited is closed as soon as the connection has ended.
 func (r *Remote) Exited() <-chan struct{} { return r.exited }
 
+// Ending is whether the connection has ended: nobody sees its process from here.
+func (r *Remote) Ending() bool {
+	select {
+	case <-r.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 // Death tells how it ended.
 func (r *Remote) Death() Death {
 	<-r.exited

@@ -30,6 +30,7 @@ type Host struct {
 	res     []byte // read-only; hostile
 	files   [2]*os.File
 	aborted atomic.Bool
+	ending  atomic.Bool   // a lane's thread has ended
 	asleep  atomic.Uint32 // lanes to be woken, a bit each
 	freed   chan struct{} // holds something after a slot came back; whoever takes it and finds more passes it on
 	once    sync.Once     // of Close
@@ -156,6 +157,20 @@ func (h *Host) Abort() {
 	}
 }
 
+// Ending reports whether somebody who waited for an answer has seen that the thread which should give it has ended. Calls that
+// are posted from then on fail with ErrEnding.
+func (h *Host) Ending() bool { return h.ending.Load() }
+
+// ended looks whether the lane's thread has ended. The kernel says so at the beginning of a process's end (set_robust_list(2)),
+// which is milliseconds before it tells the parent, since it takes the memory down in between.
+func (h *Host) ended(lane int) bool {
+	if word(h.res, resThread+lane*line).Load()&ownerDied == 0 {
+		return false
+	}
+	h.ending.Store(true)
+	return true
+}
+
 // Close aborts, waits until nobody reads the mappings any more, and unmaps them. It may be called again.
 func (h *Host) Close() error {
 	h.once.Do(func() {
@@ -190,6 +205,9 @@ func (h *Host) TryPost(lane int, head Head, fill func(payload []byte)) (Ticket, 
 		return Ticket{}, false, ErrClosed
 	}
 	defer h.users.RUnlock()
+	if h.ending.Load() {
+		return Ticket{}, false, ErrEnding
+	}
 	slot, more := h.take(lane)
 	if slot < 0 {
 		return Ticket{}, false, nil
@@ -409,6 +427,8 @@ func (t Ticket) arrive(ctx context.Context, limit time.Duration) error {
 			return ErrClosed
 		case v != before: // nobody honest writes anything else here
 			return fmt.Errorf("answer of generation %d to a call of generation %d: %w", v, want, sdk.ErrInvalidOutput)
+		case h.ended(h.layout.lane(t.slot)) && done.Load() == before:
+			return ErrEnding
 		}
 		if n%checkEvery == 0 || took >= looks {
 			if err := ctx.Err(); err != nil {

@@ -651,3 +651,90 @@ func TestWaitGivesTheCoreAway(t *testing.T) {
 		}
 	})
 }
+
+// thread runs f on a thread of its own that ends with it, and waits for the thread's end. It is not the first one, which Go keeps.
+func thread(t *testing.T, f func()) {
+	t.Helper()
+	number := make(chan int)
+	var run func()
+	run = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			go run()
+			<-t.Context().Done() // holds the first thread
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+		number <- unix.Gettid()
+	}
+	go run()
+	task := fmt.Sprintf("/proc/self/task/%d", <-number)
+	until(t, "the thread's end", func() bool { return unix.Access(task, unix.F_OK) != nil })
+}
+
+// The kernel says of a lane's thread that it has ended, unless the thread has said before that it goes.
+func TestWill(t *testing.T) {
+	_, plugin := byHand(t, 1, 1)
+	w := word(plugin.res, resThread)
+	thread(t, func() {
+		willOf(w)
+		if got := w.Load(); got != uint32(unix.Gettid()) {
+			t.Errorf("the word is %#x, want the thread's number %#x", got, unix.Gettid())
+		}
+	})
+	if w.Load() != ownerDied {
+		t.Errorf("after the thread's end the word is %#x, want %#x", w.Load(), ownerDied)
+	}
+	thread(t, func() { willOf(w).revoke() })
+	if w.Load() != 0 {
+		t.Errorf("after the end of a thread that has revoked the word is %#x, want 0", w.Load())
+	}
+}
+
+// An answer that was given before the lane's thread ended counts; a call without one fails at once, and so do all later ones.
+func TestTheLanesThreadEnds(t *testing.T) {
+	host, plugin := byHand(t, 3, 3)
+	answered, lost, other := mustPost(t, host, 0, Head{}), mustPost(t, host, 1, Head{}), mustPost(t, host, 2, Head{})
+	plugin.answer(answered.slot)
+	if host.Ending() {
+		t.Fatal("ending, when nobody has")
+	}
+	for lane := range 2 {
+		word(plugin.res, resThread+lane*line).Store(ownerDied)
+	}
+	if err := answered.Wait(context.Background(), time.Second, ignore); err != nil || host.Ending() {
+		t.Errorf("the answered call: %v, ending %v", err, host.Ending())
+	}
+	if lost.long = true; !lost.Settled(time.Minute) { // also when nobody looks: the word is read before every sleep
+		t.Error("the call without an answer isn't settled")
+	}
+	if err := lost.Wait(context.Background(), time.Minute, ignore); !errors.Is(err, ErrEnding) || !host.Ending() {
+		t.Errorf("the call without an answer: %v, ending %v", err, host.Ending())
+	}
+	if _, _, err := host.TryPost(2, Head{}, func([]byte) {}); !errors.Is(err, ErrEnding) {
+		t.Errorf("posted later: %v", err)
+	}
+	plugin.answer(other.slot)
+	if err := other.Wait(context.Background(), time.Second, ignore); err != nil {
+		t.Errorf("the answer of another lane: %v", err)
+	}
+}
+
+// A plugin that stops takes its threads' words back: its lanes end, and it goes on.
+func TestStopIsNoEnd(t *testing.T) {
+	host, plugin := ends(t, Spec{Slots: 2, Lanes: 2, MaxRows: 1, InBytesPerRow: 64, OutBytesPerRow: 64}, nil)
+	defer host.Close()
+	plugin.Serve(echo)
+	for lane := range 2 {
+		until(t, "the lane's thread has a number", func() bool { return word(host.res, resThread+lane*line).Load() != 0 })
+	}
+	if err := plugin.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for lane := range 2 {
+		if got := word(host.res, resThread+lane*line).Load(); got != 0 {
+			t.Errorf("lane %d: %#x after the stop, want 0", lane, got)
+		}
+	}
+}

@@ -45,6 +45,7 @@ const (
 	resPins = 8 // u32, lanes that are bound to their cores
 	// A line of each lane.
 	resSleeping = 1024 // u32: the lane sleeps on its bell
+	resThread   = 1028 // u32 robust futex: the number of the lane's thread, with ownerDied when it has ended; 0 = the lane doesn't say
 	line        = 64   // between the words of two lanes
 
 	// Request header of a slot.
@@ -96,6 +97,8 @@ const BeatEvery = 2 * time.Second
 var (
 	// ErrClosed: the other side is gone or this side is closing.
 	ErrClosed = errors.New("plane closed")
+	// ErrEnding: a thread of the other side has ended, and with it the process: the kernel takes it down.
+	ErrEnding = errors.New("plugin ending")
 	// ErrTooWide: one row of the call doesn't fit a slot; the caller uses gRPC.
 	ErrTooWide = errors.New("row does not fit a slot")
 )

@@ -58,6 +58,9 @@ func (*Host) Wake(bool) {}
 // Abort has nobody to wake.
 func (*Host) Abort() {}
 
+// Ending has nobody to end.
+func (*Host) Ending() bool { return false }
+
 // Close has nothing to close.
 func (*Host) Close() error { return nil }
 

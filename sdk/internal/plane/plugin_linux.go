@@ -145,6 +145,7 @@ func (p *Plugin) unmap() error {
 // lane serves its slots, on a thread of its own that ends with it.
 func (p *Plugin) lane(n int) {
 	runtime.LockOSThread()
+	defer willOf(word(p.res, resThread+n*line)).revoke()
 	p.pin(n)
 	var slots []slot
 	for i := n; i < p.layout.Slots; i += p.layout.Lanes {
