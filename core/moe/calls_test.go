@@ -252,10 +252,10 @@ func (c *drowsyCall) Wake(all bool) {
 	*c.of.log = append(*c.of.log, fmt.Sprintf("wake %s %v", c.of.name, all))
 }
 
-// TestWake: all calls are sent before anybody is woken, but for those that take longer to gather than a thread to wake; then
+// TestWake: all calls are sent before anybody is woken, but for those that are large; then
 // everybody is woken, those on the caller's core last.
 func TestWake(t *testing.T) {
-	const wide = 4096 // a row is a quarter of what a thread wakes in
+	const wide = 512 // a row is a quarter of what is woken for at once
 	groups, _ := newGroups(3)
 	var log []string
 	groups[0], groups[1] = &drowsy{groups[0], "long", &log}, &drowsy{groups[1], "short", &log}

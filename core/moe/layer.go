@@ -312,9 +312,9 @@ func (w *work) differing(predicted *work) {
 	w.routes.IDs, w.routes.Weights = ids, weights
 }
 
-// wakeAtOnce is the size of a call, in values, whose process is woken before the other calls are gathered: to copy 16,000
-// takes as long as to wake a thread.
-const wakeAtOnce = 1 << 14
+// wakeAtOnce is the size of a call, in values, whose process is woken before the other calls are gathered, if it sleeps on another
+// core: that stands idle meanwhile. A smaller one has been computed before the next call is there, and its wake only delays that.
+const wakeAtOnce = 1 << 11
 
 // send plans the work, groups serving the experts, and sends every call before any answer is read, unless they are dealt.
 func (l *Layer) send(ctx context.Context, in Input, w *work, groups []int) {

@@ -155,9 +155,8 @@ func (p *Plugin) lane(n int) {
 		})
 	}
 	bell, ctx := word(p.req, reqBell+n*line), new(callContext)
-	// The last time. The first one is long: a plugin loads its weights meanwhile, and a garbage collection would wait for each
-	// doze.
-	waited := patience * laneDozes
+	// The first wait is a long one: a plugin loads its weights meanwhile, and a garbage collection would wait for each doze.
+	last := waits{patience * laneDozes, patience * laneDozes}
 	for !p.stop.Load() {
 		rung := bell.Load() // before the slots: a post after this look changes it
 		for i := range slots {
@@ -165,7 +164,7 @@ func (p *Plugin) lane(n int) {
 				ctx = p.serve(s, ctx)
 			}
 		}
-		waited = p.await(n, bell, rung, waited)
+		last = waits{p.await(n, bell, rung, last), last[0]}
 	}
 }
 
@@ -223,7 +222,10 @@ const (
 	// lanePolls is how long a lane looks for the next call: as long as the host's own work between two layers takes.
 	// The looks give the core away, so that they cost the host little.
 	lanePolls = 200 * time.Microsecond
-	// patience is how many times that a wait may have taken for the next one to begin with looking.
+	// lookWithin is how long one of the last two waits may have been for the next one to begin with looking: as long as a look
+	// lasts and a lane that slept takes to wake. Two, since between a step's last layer and the next step's first there is more time.
+	lookWithin = 3 * lanePolls / 2
+	// patience is how many times laneDozes the last wait may have been for the next one to doze.
 	patience = 8
 	// laneLooks is how often it looks between two yields: as many lanes as there are processes may look on one core, and the
 	// host's turn comes after theirs.
@@ -238,13 +240,16 @@ const (
 	laneSleeps = time.Minute
 )
 
-// await returns when the bell has rung or the plane stops, and says how long that took. A lane that waited much longer the
-// last time than it may look does not look: where there are many processes, those that look would keep the one that works
-// from its core. Nor does it doze if it waited much longer than that: its last call was a lone one, such as a test.
-func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last time.Duration) (idle time.Duration) {
+// waits are how long a lane waited for the last call and for the one before.
+type waits [2]time.Duration
+
+// await returns when the bell has rung or the plane stops, and says how long that took. A lane that would look in vain does not
+// look: those that look keep the one that works, and the host, from their core, and are woken all the same. Nor does it doze if it
+// waited much longer than that: its last call was a lone one, such as a test.
+func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last waits) (idle time.Duration) {
 	start := time.Now()
 	sleeping := word(p.res, resSleeping+n*line)
-	for p.polls && last < patience*lanePolls && idle < lanePolls {
+	for p.polls && min(last[0], last[1]) < lookWithin && idle < lanePolls {
 		for range 8 {
 			yield() // first: after an answer the host has something to do, perhaps on this core
 			if watch((*uint32)(unsafe.Pointer(bell)), rung, laneLooks) != rung || p.stop.Load() {
@@ -255,7 +260,7 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last time.Durati
 	}
 	sleeping.Store(1)
 	for bell.Load() == rung && !p.stop.Load() {
-		if idle = time.Since(start); p.polls && last < patience*laneDozes && idle < lanePolls+laneDozes {
+		if idle = time.Since(start); p.polls && last[0] < patience*laneDozes && idle < lanePolls+laneDozes {
 			doze(bell, rung, dozeEach)
 		} else {
 			futexWait(bell, rung, laneSleeps)
