@@ -46,25 +46,26 @@ section() {
 }
 
 int8=(--backend int8 --trunk-backend int8)
+half=(--set kv_cache.dtype=f16) # with 8-bit weights, as in configs/int8.yaml; other engines keep keys and values so, too
 common=(--isolation both --rounds "$rounds" --threads "$threads" --limits --starts 3 --idle 2s)
 for shape in "$@"; do
   variable=PEER_$(tr 'a-z-' 'A-Z_' <<<"$shape")
-  half=${variable}_BF16
-  peer=() halfpeer=()
+  wide=${variable}_BF16
+  peer=() widepeer=()
   [ -z "${!variable:-}" ] || peer=(--peer "${!variable}")
-  [ -z "${!half:-}" ] || halfpeer=(--peer "${!half}")
-  section "$shape, int8g32" bench --shape "$shape" "${int8[@]}" --max-processes 8 --workload prefill,decode,batch8,batch32 "${common[@]}" "${peer[@]}"
-  section "$shape, bf16w-f32" bench --shape "$shape" --max-processes 8 --workload prefill,decode "${common[@]}" "${halfpeer[@]}"
+  [ -z "${!wide:-}" ] || widepeer=(--peer "${!wide}")
+  section "$shape, int8g32" bench --shape "$shape" "${int8[@]}" "${half[@]}" --max-processes 8 --workload prefill,decode,batch8,batch32 "${common[@]}" "${peer[@]}"
+  section "$shape, bf16w-f32" bench --shape "$shape" --max-processes 8 --workload prefill,decode "${common[@]}" "${widepeer[@]}"
 done
 case " $* " in *" olmoe-4l "*)
   peer=()
   [ -z "${PEER_OLMOE_4L_BF16:-}" ] || peer=(--peer "$PEER_OLMOE_4L_BF16")
   section "olmoe-4l, bf16" bench --shape olmoe-4l --precision bf16 --trunk-precision bf16 --max-processes 8 --workload prefill,decode "${common[@]}" "${peer[@]}"
-  section "olmoe-4l, 64 processes" bench --shape olmoe-4l "${int8[@]}" --workload decode,batch8,batch32 "${common[@]}" ;;
+  section "olmoe-4l, 64 processes" bench --shape olmoe-4l "${int8[@]}" "${half[@]}" --workload decode,batch8,batch32 "${common[@]}" ;;
 esac
 section "One layer" bench --shape layer512 "${int8[@]}" --workload layer32 --isolation both --rounds "$rounds" --threads "$threads"
 section "The embedded model" bench --workload decode,batch8,batch32 --isolation both --rounds "$rounds" --threads "$threads" --starts 3
-section "32 streaming clients" bench http --shape small "${int8[@]}" --threads "$threads" --rounds "$rounds"
+section "32 streaming clients" bench http --shape small "${int8[@]}" "${half[@]}" --threads "$threads" --rounds "$rounds"
 section "Perplexity of the embedded model, int8g32 against bf16w-f32" eval --texts-file core/weights/embedded/pimoe-tiny/heldout.json "${int8[@]}" \
   --against experts.backend=cpu --against trunk.backend=cpu
 section "Kernels" bench kernels --backend cpu,int8 --threads "$threads"
