@@ -22,7 +22,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -175,7 +174,8 @@ func attach(doc bootstrap.Document, svc service.Service, w watcher) (p *plane.Pl
 	if p, err = plane.Attach(doc.Plane.Layout, doc.Plane.Cores, requests, results); err != nil {
 		return nil, nil, err
 	}
-	p.Idle = debug.FreeOSMemory // there may be dozens of such processes, and their start and a load leave each with megabytes of garbage
+	hold()
+	p.Idle = rest
 	p.Busy = w.rest
 	if s, wants := svc.(service.Sharing); wants {
 		release = s.Share(p.Memory())

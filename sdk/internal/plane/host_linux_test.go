@@ -738,3 +738,38 @@ func TestStopIsNoEnd(t *testing.T) {
 		}
 	}
 }
+
+// A plugin cleans up once after its start, not while calls come, and when a load of more than the host's own tests has ended.
+func TestPace(t *testing.T) {
+	for name, c := range map[string]struct {
+		calls      []uint32 // in the time before each beat
+		busy, rest string   // at which beats, from 0
+	}{
+		"nobody comes":                   {[]uint32{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, "[]", "[1]"},
+		"the start's own calls":          {[]uint32{4, 0, 0}, "[]", "[1]"},
+		"a load at once":                 {[]uint32{2, 900, 900, 1, 0, 0, 0, 0, 0, 0, 0, 0}, "[1 2]", "[3]"},
+		"a load at once, for long":       {[]uint32{2, 900, 900, 900, 900, 900, 900, 900, 1, 0, 0, 0, 0, 0, 0}, "[1 2 3 4 5 6 7]", "[5 12]"},
+		"a load later":                   {[]uint32{0, 0, 0, 900, 5, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0}, "[3 4]", "[1 9]"},
+		"a short one":                    {[]uint32{0, 0, 127, 0, 0, 0, 0, 0, 0, 0, 0, 0}, "[2]", "[1]"},
+		"a pause of the load":            {[]uint32{0, 0, 900, 0, 0, 0, 0, 900, 0, 0, 0, 0, 0, 0, 0}, "[2 7]", "[1 12]"},
+		"the host's tests, for long":     {[]uint32{1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1}, "[]", "[1]"},
+		"a second load after a long one": {[]uint32{0, 0, 900, 0, 0, 0, 0, 0, 0, 200, 0, 0, 0, 0, 0}, "[2 9]", "[1 7 14]"},
+	} {
+		p := pace{late: 6}
+		var calls uint32
+		busy, rest := []int{}, []int{}
+		for i, n := range c.calls {
+			calls += n
+			b, r := p.beat(calls)
+			if b {
+				busy = append(busy, i)
+			}
+			if r {
+				rest = append(rest, i)
+			}
+		}
+		if fmt.Sprint(busy) != c.busy || fmt.Sprint(rest) != c.rest {
+			t.Errorf("%s: busy at %v, rest at %v; want %s, %s", name, busy, rest, c.busy, c.rest)
+		}
+	}
+}

@@ -23,7 +23,7 @@ type Handler func(ctx context.Context, head Head, in, out []byte) Reply
 
 // Plugin is the plugin's end of a plane.
 type Plugin struct {
-	Idle func() // called, if not nil, once soon after the start, and when a load has ended. Set before Serve
+	Idle func() // called, if not nil, once after the start, and when a load has ended. Set before Serve
 	Busy func() // called, if not nil, with every heartbeat before which calls came, but for the host's own tests. Set before Serve
 
 	calls   atomic.Uint32 // served
@@ -33,6 +33,7 @@ type Plugin struct {
 	res     []byte // writable
 	handler Handler
 	stop    atomic.Bool
+	resting atomic.Bool // Idle runs: a lane that sleeps lets the runtime know
 	quit    chan struct{}
 	wg      sync.WaitGroup
 	workers sync.WaitGroup
@@ -122,9 +123,7 @@ func (p *Plugin) Stop(ctx context.Context) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		for n := range p.layout.Lanes { // again each time: a lane may have been about to sleep
-			futexWake(word(p.req, reqBell+n*line))
-		}
+		p.wake() // again each time: a lane may have been about to sleep
 		select {
 		case <-idle:
 			close(p.quit)
@@ -260,7 +259,7 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last waits) (idl
 	}
 	sleeping.Store(1)
 	for bell.Load() == rung && !p.stop.Load() {
-		if idle = time.Since(start); p.polls && last[0] < patience*laneDozes && idle < lanePolls+laneDozes {
+		if idle = time.Since(start); p.polls && !p.resting.Load() && last[0] < patience*laneDozes && idle < lanePolls+laneDozes {
 			doze(bell, rung, dozeEach)
 		} else {
 			futexWait(bell, rung, laneSleeps)
@@ -272,13 +271,46 @@ func (p *Plugin) await(n int, bell *atomic.Uint32, rung uint32, last waits) (idl
 
 // A load has ended when many calls, more than the host's own tests make in some minutes, are followed by ten seconds with
 // hardly one: the memory that is given back then has to be made again for the next load. What a start leaves behind is given
-// back with the second heartbeat: to collect it takes a fifth of what the whole start does, while the group waits for the
-// process, and left to the runtime it would come in the middle of the first load.
+// back with the second heartbeat, since to collect it takes a fifth of what the whole start does, while the group waits for the
+// process; or if calls have begun, with the first heartbeat before which there was hardly one, or at last with one that differs from
+// process to process. A collection waits for each lane that computes, and the other lanes wait for it.
 const (
 	loadCalls  = 128
 	quietCalls = 4
 	quietBeats = 5
+	// lastBeats is how many heartbeats cleaning up may be put off after the start, and up to so many more.
+	lastBeats, lastSpread = 5, 8
 )
+
+// pace tells loads and their ends from the number of calls at each heartbeat.
+type pace struct {
+	late   int // the beat at which it cleans up after the start, whatever comes
+	beats  int
+	before uint32 // calls when the quiet began
+	quiet  int    // beats since then
+	told   uint32 // calls at the last time of rest
+	rested bool   // there was one
+}
+
+// beat takes the number of calls so far. busy: calls came, more than the host's own tests. rest: it is time to clean up.
+func (p *pace) beat(calls uint32) (busy, rest bool) {
+	if p.beats++; calls-p.before > quietCalls {
+		p.before, p.quiet, busy = calls, 0, true
+	} else {
+		p.quiet++
+	}
+	switch {
+	case p.beats > 1 && !p.rested && (p.quiet > 0 || p.beats == p.late):
+		p.rested, rest = true, true
+	case p.quiet == quietBeats:
+		rest = calls-p.told >= loadCalls
+		p.before, p.quiet = calls, 0
+	}
+	if rest {
+		p.told = calls
+	}
+	return busy, rest
+}
 
 // beat counts up, and notices the end of a load.
 func (p *Plugin) beat() {
@@ -286,32 +318,36 @@ func (p *Plugin) beat() {
 	defer runtime.UnlockOSThread()
 	tick := time.NewTicker(BeatEvery)
 	defer tick.Stop()
-	var before, told uint32
-	quiet := 0
-	for n := 0; ; n++ {
+	pace := pace{late: lastBeats + os.Getpid()%lastSpread}
+	for {
 		word64(p.res, resBeat).Add(1)
-		if n == 1 && p.Idle != nil {
-			p.Idle()
+		busy, rest := pace.beat(p.calls.Load())
+		if busy && p.Busy != nil {
+			p.Busy()
 		}
-		calls := p.calls.Load()
-		if quiet++; calls-before > quietCalls {
-			before, quiet = calls, 0
-			if p.Busy != nil {
-				p.Busy()
-			}
-		}
-		if quiet == quietBeats {
-			if calls-told >= loadCalls && p.Idle != nil {
-				p.Idle()
-				told = calls
-			}
-			before, quiet = calls, 0
+		if rest && p.Idle != nil {
+			p.rest()
 		}
 		select {
 		case <-p.quit:
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// rest calls Idle. What that does waits for lanes that doze, so they are woken, to sleep as the runtime knows it.
+func (p *Plugin) rest() {
+	p.resting.Store(true)
+	defer p.resting.Store(false)
+	p.wake()
+	p.Idle()
+}
+
+// wake wakes all lanes that sleep. Those that nobody has called go on sleeping.
+func (p *Plugin) wake() {
+	for n := range p.layout.Lanes {
+		futexWake(word(p.req, reqBell+n*line))
 	}
 }
 
