@@ -193,8 +193,7 @@ const wayFor = 20 * time.Millisecond
 
 // giveWay waits as long as there is somebody who does the process's work.
 func (s *supervisor) giveWay(ctx context.Context) {
-	until := time.NewTimer(wayFor)
-	defer until.Stop()
+	until := time.After(wayFor)
 	for s.news.replaced != nil {
 		changed := s.changed.wait()
 		if !s.news.replaced() {
@@ -202,7 +201,7 @@ func (s *supervisor) giveWay(ctx context.Context) {
 		}
 		select {
 		case <-changed:
-		case <-until.C:
+		case <-until:
 			return
 		case <-ctx.Done():
 			return
