@@ -2,7 +2,7 @@ package host
 
 import "time"
 
-// The restart rules of FAULTS 5.1: a process that had worked is restarted at once, however often; deaths before the
+// The restart rules of FAULTS 5.1: a process that had worked is restarted at once (but see giveWay), however often; deaths before the
 // first answer wait longer and longer, and too many of them in a short time mean that a restart does not help. What
 // others did to a process, a SIGKILL or a SIGSTOP, says nothing about the next one: a replica that stands by and is killed
 // again and again before its first call is no crash loop.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -117,7 +116,7 @@ func (g *group) adopt(r int, s *supervisor) {
 		changed:  func(inc *incarnation) { g.now(r, inc) },
 		probed:   func(inc *incarnation, err error) { g.probed(r, inc, err) },
 		hurry:    func() bool { return g.state(r) == resilience.Suspect },
-		replaced: g.works,
+		replaced: g.usable,
 	}
 	g.replicas = append(g.replicas, s)
 }
@@ -222,25 +221,27 @@ func (g *group) Here() int { return g.lanes.here() }
 func (g *group) begin(avoid uint64) (int, *incarnation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for now := time.Now(); ; {
+	now := time.Now()
+	r, inc := g.pick(now, avoid)
+	if inc != nil {
+		g.set.Begin(r)
+		g.demand.begin(now, r)
+	}
+	return r, inc
+}
+
+// pick is begin that counts nothing. The caller holds mu.
+func (g *group) pick(now time.Time, avoid uint64) (int, *incarnation) {
+	for {
 		r := g.set.Pick(now, avoid)
 		if r < 0 {
 			return -1, nil
 		}
 		if inc := g.living[r]; inc.verdict.Load() == nil && !inc.proc.Ending() {
-			g.set.Begin(r)
-			g.demand.begin(now, r)
 			return r, inc
 		}
 		avoid |= 1 << r // it is being replaced, or will be as soon as its supervisor has noticed
 	}
-}
-
-// works reports whether a process is ready for calls.
-func (g *group) works() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return slices.ContainsFunc(g.living, func(inc *incarnation) bool { return inc != nil && !inc.proc.Ending() })
 }
 
 // end takes a call's outcome, and does with the process what follows from it.
@@ -330,19 +331,12 @@ func (g *group) program() string {
 
 func (g *group) class() string { return g.answers.numericClass() }
 
+// usable reports whether a process would take a call.
 func (g *group) usable() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for avoid := uint64(0); ; {
-		r := g.set.Pick(time.Now(), avoid)
-		if r < 0 {
-			return false
-		}
-		if g.living[r].verdict.Load() == nil {
-			return true
-		}
-		avoid |= 1 << r
-	}
+	_, inc := g.pick(time.Now(), 0)
+	return inc != nil
 }
 
 var (

@@ -281,12 +281,12 @@ func TestTheEndingGetNoCalls(t *testing.T) {
 		if first.calls() != 1 || first.condemnedFor() != "" {
 			t.Errorf("the first one got %d calls, condemned %q", first.calls(), first.condemnedFor())
 		}
-		if !s.g.works() {
-			t.Error("one is left, and nobody does the work")
+		if !s.g.usable() {
+			t.Error("one is left, and the group can't be used")
 		}
 		s.actors[1].fades()
-		if s.g.works() {
-			t.Error("both end, and somebody does the work")
+		if s.g.usable() {
+			t.Error("both end, and the group can be used")
 		}
 	})
 }

@@ -53,9 +53,11 @@ type incarnation struct {
 }
 
 // gone reports that the process has ended, whether or not its supervisor has noticed.
-func (i *incarnation) gone() bool {
+func (i *incarnation) gone() bool { return isClosed(i.proc.Exited()) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-i.proc.Exited():
+	case <-c:
 		return true
 	default:
 		return false

@@ -26,7 +26,7 @@ type fakeProcess struct {
 
 func (p *fakeProcess) PID() int                   { return p.pid }
 func (p *fakeProcess) Exited() <-chan struct{}    { return p.exited }
-func (p *fakeProcess) Ending() bool               { return false }
+func (p *fakeProcess) Ending() bool               { return isClosed(p.exited) }
 func (p *fakeProcess) Death() client.Death        { return client.Death{Signal: "SIGKILL", ExitCode: -1} }
 func (p *fakeProcess) Beat() (uint64, bool)       { return uint64(time.Now().UnixNano()), true }
 func (p *fakeProcess) Stopped() bool              { return false }

@@ -44,7 +44,7 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 		probes.Go(func() { s.ping(probing, inc) })
 	}
 	defer func() { stopProbing(); probes.Wait() }()
-	pulse, ending := newPulse(time.Now()), false
+	pulse, doomed := newPulse(time.Now()), false
 	var patience <-chan time.Time // runs while the process is stopped
 	for {
 		children := s.fleet.children.wait() // before the state: a change after this look is told
@@ -77,10 +77,10 @@ func (s *supervisor) watch(ctx context.Context, inc *incarnation) string {
 			if count, ok := inc.proc.Beat(); ok && pulse.silent(now, count) {
 				return "hung (no heartbeat)"
 			}
-			if ending && inc.proc.Ending() && !inc.gone() {
+			if doomed && !inc.gone() { // for a whole look: an end takes milliseconds
 				return "hung (one of its threads has ended)"
 			}
-			ending = inc.proc.Ending()
+			doomed = inc.proc.Ending()
 		}
 	}
 }

@@ -365,14 +365,7 @@ func (f *fake) exit(d client.Death) {
 	w.event("exit", f.site, f.run)
 }
 
-func (f *fake) gone() bool {
-	select {
-	case <-f.exited:
-		return true
-	default:
-		return false
-	}
-}
+func (f *fake) gone() bool { return isClosed(f.exited) }
 
 func (f *fake) abandon(cause error) error {
 	f.exit(client.Death{Signal: "SIGKILL", ExitCode: -1, Asked: true})

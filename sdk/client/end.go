@@ -173,9 +173,11 @@ func (p *Process) outOfMemory(e ending) (oom, limit bool) {
 	}
 }
 
-func (p *Process) hasExited() bool {
+func (p *Process) hasExited() bool { return isClosed(p.exited) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-p.exited:
+	case <-c:
 		return true
 	default:
 		return false

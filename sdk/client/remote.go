@@ -161,14 +161,7 @@ func (r *Remote) PID() int { return 0 }
 func (r *Remote) Exited() <-chan struct{} { return r.exited }
 
 // Ending is whether the connection has ended: nobody sees its process from here.
-func (r *Remote) Ending() bool {
-	select {
-	case <-r.exited:
-		return true
-	default:
-		return false
-	}
-}
+func (r *Remote) Ending() bool { return isClosed(r.exited) }
 
 // Death tells how it ended.
 func (r *Remote) Death() Death {

@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"math"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -23,29 +22,35 @@ func rest() {
 	hold()
 }
 
-// hold lets the memory grow by spare before the next collection, with which Go's own rule comes back: a plugin that goes on allocating
+// hold lets the memory grow by spare before the next collection, with which the rule before comes back: a plugin that goes on allocating
 // must not collect at a limit all the time.
 func hold() {
 	holds.mu.Lock()
 	defer holds.mu.Unlock()
 	holds.latest++
 	own := holds.latest
-	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(held() + spare)
+	if !holds.on {
+		holds.on, holds.percent, holds.limit = true, debug.SetGCPercent(-1), debug.SetMemoryLimit(-1)
+	}
+	debug.SetMemoryLimit(min(held()+spare, holds.limit))
 	runtime.SetFinalizer(&sentinel{new(byte)}, func(*sentinel) {
 		holds.mu.Lock()
 		defer holds.mu.Unlock()
 		if own == holds.latest {
-			debug.SetGCPercent(100)
-			debug.SetMemoryLimit(math.MaxInt64)
+			holds.on = false
+			debug.SetGCPercent(holds.percent)
+			debug.SetMemoryLimit(holds.limit)
 		}
 	})
 }
 
-// holds counts them, so that only the latest one's end counts.
+// holds counts them, so that only the latest one's end counts, and keeps the rule that comes back: Go's, or that of the plugin's author.
 var holds struct {
-	mu     sync.Mutex
-	latest int
+	mu      sync.Mutex
+	latest  int
+	on      bool
+	percent int   // as debug.SetGCPercent takes it
+	limit   int64 // as debug.SetMemoryLimit does
 }
 
 // sentinel is garbage from the beginning, so the next collection finds it. It has a pointer, since small values without one share

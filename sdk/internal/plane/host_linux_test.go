@@ -676,9 +676,10 @@ func thread(t *testing.T, f func()) {
 // The kernel says of a lane's thread that it has ended, unless the thread has said before that it goes.
 func TestWill(t *testing.T) {
 	_, plugin := byHand(t, 1, 1)
+	plugin.wills = make([]will, 1)
 	w := word(plugin.res, resThread)
 	thread(t, func() {
-		willOf(w)
+		plugin.wills[0].make(w)
 		if got := w.Load(); got != uint32(unix.Gettid()) {
 			t.Errorf("the word is %#x, want the thread's number %#x", got, unix.Gettid())
 		}
@@ -686,7 +687,10 @@ func TestWill(t *testing.T) {
 	if w.Load() != ownerDied {
 		t.Errorf("after the thread's end the word is %#x, want %#x", w.Load(), ownerDied)
 	}
-	thread(t, func() { willOf(w).revoke() })
+	thread(t, func() {
+		plugin.wills[0].make(w)
+		plugin.wills[0].revoke()
+	})
 	if w.Load() != 0 {
 		t.Errorf("after the end of a thread that has revoked the word is %#x, want 0", w.Load())
 	}

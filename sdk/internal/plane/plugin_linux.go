@@ -37,7 +37,8 @@ type Plugin struct {
 	quit    chan struct{}
 	wg      sync.WaitGroup
 	workers sync.WaitGroup
-	polls   bool // lanes may look for calls for a while
+	wills   []will // of the lanes' threads
+	polls   bool   // lanes may look for calls for a while
 }
 
 // Attach maps both regions after checking that they are what the host says: sealed, and of the right size. The files
@@ -105,6 +106,7 @@ func (p *Plugin) Serve(h Handler) {
 	p.handler = h
 	// A lane that looks holds one of the runtime's processors: with one for each and one to spare nobody is kept from working.
 	p.polls = polls && runtime.GOMAXPROCS(0) > p.layout.Lanes
+	p.wills = make([]will, p.layout.Lanes)
 	for n := range p.layout.Lanes {
 		p.workers.Go(func() { p.lane(n) })
 	}
@@ -144,7 +146,8 @@ func (p *Plugin) unmap() error {
 // lane serves its slots, on a thread of its own that ends with it.
 func (p *Plugin) lane(n int) {
 	runtime.LockOSThread()
-	defer willOf(word(p.res, resThread+n*line)).revoke()
+	p.wills[n].make(word(p.res, resThread+n*line))
+	defer p.wills[n].revoke()
 	p.pin(n)
 	var slots []slot
 	for i := n; i < p.layout.Slots; i += p.layout.Lanes {

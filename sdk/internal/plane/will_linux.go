@@ -3,8 +3,6 @@
 package plane
 
 import (
-	"runtime"
-	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -15,7 +13,7 @@ import (
 const ownerDied = 0x40000000
 
 // will is what the kernel does for a thread when that ends: it marks one word, as if that were a mutex that the thread held
-// (set_robust_list(2)). The kernel reads it until then, so it lies where the garbage collector leaves it: on the heap, and in wills.
+// (set_robust_list(2)). The kernel reads it until then: it must lie on the heap, where nothing moves, and be held until then.
 type will struct {
 	head struct { // struct robust_list_head
 		first   uintptr // in the list; the last one's next is the head
@@ -26,26 +24,19 @@ type will struct {
 	word  *atomic.Uint32
 }
 
-// wills keeps them alive. A thread that ends with its process revokes nothing.
-var wills sync.Map
-
-// willOf makes the calling thread, which must be locked, one whose end is marked in the word. It replaces the list that a C library may
+// make makes the calling thread, which must be locked, one whose end is marked in the word. It replaces the list that a C library may
 // have registered, of mutexes that are shared with other processes and held by the thread. Where the system refuses, the word stays 0.
-func willOf(word *atomic.Uint32) *will {
-	w := &will{word: word}
+func (w *will) make(word *atomic.Uint32) {
+	w.word = word
 	w.head.first, w.entry = uintptr(unsafe.Pointer(&w.entry)), uintptr(unsafe.Pointer(&w.head))
 	w.head.offset = int(uintptr(unsafe.Pointer(word)) - w.head.first)
-	wills.Store(w, nil)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SET_ROBUST_LIST, uintptr(unsafe.Pointer(&w.head)), unsafe.Sizeof(w.head), 0); errno == 0 {
 		word.Store(uint32(unix.Gettid()))
 	}
-	return w
 }
 
 // revoke is for a thread that ends while its process goes on.
 func (w *will) revoke() {
 	w.word.Store(0)
 	unix.RawSyscall(unix.SYS_SET_ROBUST_LIST, 0, unsafe.Sizeof(w.head), 0)
-	wills.Delete(w)
-	runtime.KeepAlive(w)
 }
